@@ -1,0 +1,161 @@
+//! The running agent: reads the hooks' events until it is told to stop.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use ssa_common::limits::Counter;
+use tokio::io::unix::AsyncFd;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    contexts::Contexts,
+    kernel::{
+        events::{Event, Events},
+        loader::Hooks,
+        maps::Maps,
+        sys,
+    },
+    netns::Namespaces,
+    registry::Registry,
+};
+
+/// Where the agent works, and how long it waits.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) cgroup: PathBuf,
+    pub(crate) bpffs: PathBuf,
+    pub(crate) limits: Limits,
+}
+
+/// How long each step of a connect may take.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    /// For the TCP connection to the peer.
+    pub(crate) dial: Duration,
+    /// For the TLS handshake.
+    pub(crate) handshake: Duration,
+}
+
+/// What all connections share.
+pub(crate) struct Agent {
+    pub(crate) maps: Arc<Maps>,
+    pub(crate) contexts: Contexts,
+    pub(crate) namespaces: Namespaces,
+    pub(crate) limits: Limits,
+}
+
+/// How often ids are refilled and lost events made up for, if no event comes.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Attaches, serves until `stop`, then ends what is open and detaches.
+pub(crate) async fn run(
+    options: Options,
+    ready: impl AsyncFnOnce(&Path) -> Result<()>,
+    stop: CancellationToken,
+) -> Result<()> {
+    let mut hooks = Hooks::attach(&options.cgroup, &options.bpffs)?;
+    let maps = Arc::new(hooks.maps.take().context("the maps were taken before")?);
+    if let Some(logger) = hooks.logger.take() {
+        tokio::spawn(log_hooks(sys::async_fd(logger)?));
+    }
+    let ring = maps.take_events().context("the events were taken before")?;
+    let agent = Arc::new(Agent {
+        contexts: Contexts::new(Arc::clone(&maps))?,
+        namespaces: Namespaces::new(Arc::clone(&maps)),
+        maps: Arc::clone(&maps),
+        limits: options.limits,
+    });
+    offer_ids(&maps)?;
+    hooks.open()?;
+    let serving = tokio::spawn(serve(Arc::clone(&agent), Events::new(ring)?, stop.clone()));
+    let attended = ready(&options.cgroup).await;
+    serving.await??;
+    hooks.close();
+    end_sockets(&maps).await;
+    hooks.detach()?;
+    info!("detached");
+    attended
+}
+
+/// Handles events until `stop`, then cancels the attempts, which resets their connections.
+async fn serve(agent: Arc<Agent>, mut events: Events, stop: CancellationToken) -> Result<()> {
+    let mut registry = Registry::default();
+    let mut lost = agent.maps.counter(Counter::EventsLost);
+    while !stop.is_cancelled() {
+        let batch = events.batch(TICK, |event| handle(&agent, &mut registry, event));
+        tokio::select! {
+            batch = batch => batch.context("reading the hooks' events")?,
+            () = stop.cancelled() => {}
+        }
+        offer_ids(&agent.maps)?;
+        let now = agent.maps.counter(Counter::EventsLost);
+        if now != lost {
+            warn!(lost = now - lost, "the ring buffer was full");
+            lost = now;
+            registry.reconcile(&agent);
+        }
+    }
+    registry.cancel().await;
+    Ok(())
+}
+
+fn handle(agent: &Arc<Agent>, registry: &mut Registry, event: Event) {
+    match event {
+        // Its id has left the pool, which is refilled after each batch.
+        Event::Opened => {}
+        Event::Blob(set) => agent.contexts.set(&set),
+        Event::Held(held) => registry.held(agent, held),
+        Event::Left(left) => registry.left(&left),
+        Event::Closed(closed) => registry.closed(agent, &closed),
+    }
+}
+
+/// Fills the pool of socket ids: random, so that nobody can guess a context's, and never zero.
+fn offer_ids(maps: &Maps) -> Result<()> {
+    loop {
+        let mut bytes = [0; 8];
+        openssl::rand::rand_bytes(&mut bytes)?;
+        let id = u64::from_ne_bytes(bytes);
+        if id != 0 && !maps.offer_id(id) {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits until no TLS socket of the cgroup is left. Those that were connected are reset by now, and
+/// those that were connecting are refused; ones that are open still must not become plain sockets.
+async fn end_sockets(maps: &Maps) {
+    let mut told = 0;
+    loop {
+        let open = maps.counter(Counter::Sockets);
+        if open == 0 {
+            return;
+        }
+        if open != told {
+            told = open;
+            warn!(open, "TLS sockets are still open in the cgroup; waiting for their programs to close them");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Passes the hooks' own messages on (level debug, target `ssa_ebpf`).
+async fn log_hooks(mut logger: AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>) {
+    loop {
+        match logger.readable_mut().await {
+            Ok(mut ready) => {
+                ready.get_inner_mut().flush();
+                ready.clear_ready();
+            }
+            Err(error) => {
+                error!(%error, "reading the hooks' log failed");
+                return;
+            }
+        }
+    }
+}

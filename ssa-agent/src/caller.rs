@@ -1,0 +1,229 @@
+//! Opens a path as the program that named it would: with its user, groups, capabilities, root,
+//! working directory and mounts. The kernel then decides, just as it would for the program itself.
+//!
+//! Who called was noted by the hook, at the call. /proc only confirms it: a process that has since
+//! become somebody else (a setuid program) opens nothing.
+
+#![expect(unsafe_code, reason = "credentials of one thread: libc's wrappers change all threads")]
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    os::fd::{AsFd as _, FromRawFd as _, OwnedFd},
+    path::{Path, PathBuf},
+    thread,
+};
+
+use nix::{
+    fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sched::{CloneFlags, unshare},
+    unistd::{chroot, fchdir},
+};
+use ssa_common::socket::Caller;
+
+/// Files of more bytes are refused.
+pub(crate) const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Files of a directory that are read at most.
+const DIRECTORY_FILES_MAX: usize = 2000;
+
+/// Why a file was not read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("{}: {source}", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("{}: neither a file nor a directory", path.display())]
+    Kind { path: PathBuf },
+    #[error("{}: larger than {FILE_BYTES_MAX} bytes", path.display())]
+    Size { path: PathBuf },
+    #[error("the program that named the path has ended, or become another user")]
+    Changed,
+    #[error("reading as the program failed: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// Reads a file, or every file of a directory whose name is a certificate's hash (`c_rehash`),
+/// as `caller`. Blocks for as long as the file system does: call it where that is right.
+pub(crate) fn read(caller: Caller, path: &Path) -> Result<Vec<Vec<u8>>, Error> {
+    let path = path.to_owned();
+    // A thread of its own: it can never take its rights back.
+    thread::Builder::new()
+        .name("as-caller".to_owned())
+        .spawn(move || {
+            become_caller(&caller)?;
+            read_here(&path)
+        })
+        .map_err(Error::Thread)?
+        .join()
+        .map_err(|_panic| Error::Thread(io::Error::other("the thread died")))?
+}
+
+fn read_here(path: &Path) -> Result<Vec<Vec<u8>>, Error> {
+    let file = open(path)?;
+    let kind = file.metadata().map_err(|source| open_error(path, source))?.file_type();
+    if kind.is_file() {
+        return Ok(vec![contents(file, path)?]);
+    }
+    if !kind.is_dir() {
+        return Err(Error::Kind { path: path.to_owned() });
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path).map_err(|source| open_error(path, source))?.take(DIRECTORY_FILES_MAX) {
+        let entry = entry.map_err(|source| open_error(path, source))?;
+        if is_hash(&entry.file_name().to_string_lossy()) {
+            let path = entry.path();
+            files.push(contents(open(&path)?, &path)?);
+        }
+    }
+    Ok(files)
+}
+
+/// `O_NONBLOCK`: a FIFO must not stop us. No magic links: `/proc/self/fd/3` is ours, not the
+/// program's.
+fn open(path: &Path) -> Result<File, Error> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let here = nix::fcntl::AT_FDCWD;
+    openat2(here, path, how).map(File::from).map_err(|errno| open_error(path, errno.into()))
+}
+
+fn contents(file: File, path: &Path) -> Result<Vec<u8>, Error> {
+    let metadata = file.metadata().map_err(|source| open_error(path, source))?;
+    if !metadata.is_file() {
+        return Err(Error::Kind { path: path.to_owned() });
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|source| open_error(path, source))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(Error::Size { path: path.to_owned() });
+    }
+    Ok(bytes)
+}
+
+fn open_error(path: &Path, source: io::Error) -> Error {
+    Error::Open { path: path.to_owned(), source }
+}
+
+/// A name such as `4f06f81d.0`.
+fn is_hash(name: &str) -> bool {
+    name.split_once('.').is_some_and(|(hash, number)| {
+        hash.len() == 8
+            && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+            && !number.is_empty()
+            && number.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
+/// What /proc says of a process.
+struct Status {
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+    effective: u64,
+}
+
+/// Turns this thread into the caller, for good.
+fn become_caller(caller: &Caller) -> Result<(), Error> {
+    let process = PathBuf::from(format!("/proc/{}", caller.tgid));
+    let changed = |_error: io::Error| Error::Changed;
+    let pidfd = pidfd_open(caller.tgid).map_err(changed)?;
+    let root = File::open(process.join("root")).map_err(changed)?;
+    let cwd = File::open(process.join("cwd")).map_err(changed)?;
+    let status = status(&process).map_err(changed)?;
+    let own_users = fs::read_link("/proc/self/ns/user").map_err(Error::Thread)?;
+    let users = fs::read_link(process.join("ns/user")).map_err(changed)?;
+    // All of this was the caller's, if the process that had its number is still the same one.
+    if exited(&pidfd) || status.uid != caller.uid || status.gid != caller.gid {
+        return Err(Error::Changed);
+    }
+    // Capabilities of another user namespace are none over our files.
+    let effective = if users == own_users { status.effective } else { 0 };
+    let failed = |errno: nix::errno::Errno| Error::Thread(errno.into());
+    unshare(CloneFlags::CLONE_FS).map_err(failed)?;
+    fchdir(&root).map_err(failed)?;
+    chroot(".").map_err(failed)?;
+    fchdir(&cwd).map_err(failed)?;
+    drop_rights(&status, effective).map_err(Error::Thread)
+}
+
+fn status(process: &Path) -> io::Result<Status> {
+    let text = fs::read_to_string(process.join("status"))?;
+    let words = |key: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(key))
+            .map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+            .ok_or(io::ErrorKind::InvalidData)
+    };
+    let number = |word: Option<&String>| word.and_then(|word| word.parse().ok()).ok_or(io::ErrorKind::InvalidData);
+    // The real ids come first, and are what bpf_get_current_uid_gid gives.
+    let (uids, gids) = (words("Uid:")?, words("Gid:")?);
+    let effective = words("CapEff:")?;
+    Ok(Status {
+        uid: number(uids.first())?,
+        gid: number(gids.first())?,
+        groups: words("Groups:")?.iter().filter_map(|word| word.parse().ok()).collect(),
+        effective: effective.first().and_then(|word| u64::from_str_radix(word, 16).ok()).unwrap_or(0),
+    })
+}
+
+/// Takes on the caller's file rights. Only the file-system ids change: were the thread's user the
+/// caller, the caller could kill the agent.
+fn drop_rights(status: &Status, effective: u64) -> io::Result<()> {
+    // A program that is not root has no capabilities here, even if it has some now: it may have got
+    // them by an exec after the call.
+    let keep = if status.uid == 0 { effective } else { 0 };
+    let groups: Vec<libc::gid_t> = status.groups.clone();
+    // SAFETY: raw calls that change this thread alone; the list outlives the call.
+    unsafe {
+        check(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
+        // These two return the previous id, and never fail for a process that may change ids.
+        libc::syscall(libc::SYS_setfsgid, status.gid);
+        libc::syscall(libc::SYS_setfsuid, status.uid);
+    }
+    limit_capabilities(keep)?;
+    // SAFETY: an invalid id changes nothing, and the present one is returned.
+    let (gid, uid) = unsafe { (libc::syscall(libc::SYS_setfsgid, -1), libc::syscall(libc::SYS_setfsuid, -1)) };
+    if (gid, uid) == (i64::from(status.gid), i64::from(status.uid)) {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+}
+
+/// Takes all capabilities from this thread but those in `keep` (capset(2), version 3).
+fn limit_capabilities(keep: u64) -> io::Result<()> {
+    const VERSION_3: u32 = 0x2008_0522;
+    let mut header = [VERSION_3, 0];
+    // Effective, permitted, inheritable: low words, then high words.
+    let mut data = [0_u32; 6];
+    // SAFETY: the kernel fills 24 bytes of `data`, and then reads them.
+    unsafe {
+        check(libc::syscall(libc::SYS_capget, header.as_mut_ptr(), data.as_mut_ptr()))?;
+        let halves = [keep as u32, (keep >> 32) as u32];
+        for (half, mask) in halves.into_iter().enumerate() {
+            data[half * 3] &= mask;
+            data[half * 3 + 1] &= mask;
+            data[half * 3 + 2] = 0;
+        }
+        check(libc::syscall(libc::SYS_capset, header.as_mut_ptr(), data.as_ptr()))
+    }
+}
+
+fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; the kernel has just made the descriptor for us.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        check(fd)?;
+        Ok(OwnedFd::from_raw_fd(i32::try_from(fd).map_err(|_range| io::ErrorKind::InvalidData)?))
+    }
+}
+
+/// A pidfd is readable once its process has ended.
+fn exited(pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO) != Ok(0)
+}
+
+fn check(result: libc::c_long) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

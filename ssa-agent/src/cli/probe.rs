@@ -1,0 +1,58 @@
+//! `ssa-agent probe`: the program of the self-test. Knows only sockets.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    process::ExitCode,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result};
+use socket2::{Domain, Socket, Type};
+use ssa_common::uapi;
+
+use crate::sockopt::{tls_get, tls_set};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Where the server listens
+    addr: SocketAddr,
+    /// The server's name
+    name: String,
+    /// PEM of the only trusted CA
+    #[arg(allow_hyphen_values = true)]
+    ca: String,
+}
+
+/// Connects, fetches a line, and prints what the socket says of its peer.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let socket = Socket::new(Domain::for_address(args.addr), Type::STREAM, None)?;
+    tls_set(&socket, uapi::TLS_HOSTNAME, &args.name).context("setting TLS_HOSTNAME")?;
+    tls_set(&socket, uapi::TLS_TRUSTED_PEER_CERTIFICATES, &args.ca).context("setting the trusted CA")?;
+    let began = Instant::now();
+    if let Err(error) = socket.connect(&args.addr.into()) {
+        let why = tls_get(&socket, uapi::TLS_ERROR).unwrap_or_default();
+        return Err(error).with_context(|| format!("connecting: {}", String::from_utf8_lossy(&why)));
+    }
+    let took = began.elapsed();
+    let cipher = tls_get(&socket, uapi::TLS_CHOSEN_CIPHER)?;
+    let version = tls_get(&socket, uapi::TLS_VERSION_CONN)?;
+    let mut stream = TcpStream::from(socket);
+    stream.write_all(b"hello\n")?;
+    let mut line = String::new();
+    stream.read_to_string(&mut line)?;
+    anyhow::ensure!(line == "hello\n", "the server's answer was {line:?}");
+    let cipher = String::from_utf8_lossy(&cipher);
+    let version = match version[..] {
+        [4, 3, ..] => "TLS 1.3",
+        _ => "TLS 1.2",
+    };
+    println!(
+        "ssa-agent: it works: peer {} ({}), {version}, {}, connect took {:.1} ms",
+        args.name,
+        args.addr,
+        cipher.trim_end_matches('\0'),
+        took.as_secs_f64() * 1e3
+    );
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,170 @@
+//! `ssa-agent run`: serves a cgroup until it is told to stop, or until one command has ended.
+
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tokio::{
+    process::{Child, Command},
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::{agent, cgroup, selftest};
+
+/// Serve a cgroup: its programs' TLS sockets connect through this agent
+///
+/// Loads and attaches the eBPF programs, and stays up until SIGINT or SIGTERM. Then it resets the
+/// open TLS connections, waits until no TLS socket is left, and detaches. A second signal ends it at
+/// once: the guards then stay attached and refuse every TLS socket, until the next run.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The cgroup, as a path of the file system or below the cgroup2 mount; made if it is not there
+    #[arg(long, value_name = "PATH", default_value = "ssa")]
+    cgroup: PathBuf,
+    /// Where maps and programs are pinned; a bpffs is mounted if none is there
+    #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf")]
+    bpffs: PathBuf,
+    /// How long a TCP connection to a peer may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    connect_limit: Duration,
+    /// How long a TLS handshake may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    handshake_limit: Duration,
+    /// What to log: error, warn, info, debug, trace, or a filter such as `warn,ssa_agent=debug`. At
+    /// debug the eBPF programs' own messages come as target `ssa_ebpf`
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// Prove first that it works: a plain socket in the cgroup fetches from a TLS server of our own
+    #[arg(long)]
+    prove: bool,
+    /// Run this command in the cgroup, and end with it and its exit status
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (0.1..=60.0).contains(&seconds) {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err("not in 0.1 to 60".to_owned())
+    }
+}
+
+pub(crate) fn run(args: Args) -> Result<ExitCode> {
+    let log = args.log.as_deref().unwrap_or(if args.command.is_empty() { "info" } else { "warn" });
+    super::start_logging(log)?;
+    check_machine()?;
+    raise_file_limit();
+    let path = cgroup::resolve(&args.cgroup)?;
+    let made = cgroup::create(&path)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let code = runtime.block_on(serve(&args, &path));
+    runtime.shutdown_background();
+    if made {
+        // Programs that are still in it keep it; they may be in it for as long as they like.
+        let _busy = fs::remove_dir(&path);
+    }
+    code
+}
+
+/// One clear sentence for what the kernel would say in many.
+fn check_machine() -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "it must run as root, to load eBPF programs and to attach them");
+    let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    ensure!(version >= (6, 1), "Linux 6.1 or later is needed, for errnos of connect hooks; this is {release}");
+    ensure!(
+        Path::new("/sys/kernel/btf/vmlinux").exists(),
+        "the kernel lacks type information (/sys/kernel/btf/vmlinux; CONFIG_DEBUG_INFO_BTF)"
+    );
+    Ok(())
+}
+
+/// Each connection takes two descriptors: take all that the administrator allows.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+async fn serve(args: &Args, path: &Path) -> Result<ExitCode> {
+    let options = agent::Options {
+        cgroup: path.to_owned(),
+        bpffs: args.bpffs.clone(),
+        limits: agent::Limits { dial: args.connect_limit, handshake: args.handshake_limit },
+    };
+    let stop = CancellationToken::new();
+    let mut code = ExitCode::SUCCESS;
+    let ready = {
+        let (stop, code) = (stop.clone(), &mut code);
+        async move |path: &Path| {
+            let served = attended(args, path, stop.clone(), code).await;
+            stop.cancel();
+            served
+        }
+    };
+    tokio::select! {
+        done = agent::run(options, ready, stop.clone()) => done?,
+        () = second_signal(stop) => bail!("ended at once: the guards stay attached and refuse every TLS socket"),
+    }
+    Ok(code)
+}
+
+/// What happens while the agent serves.
+async fn attended(args: &Args, path: &Path, stop: CancellationToken, code: &mut ExitCode) -> Result<()> {
+    if args.prove {
+        selftest::run(path).await.context("the self-test failed")?;
+    }
+    if args.command.is_empty() {
+        tell(path);
+        stop.cancelled().await;
+        return Ok(());
+    }
+    let mut child = spawn(path, &args.command)?;
+    let status = child.wait().await?;
+    let number = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    *code = ExitCode::from(u8::try_from(number).unwrap_or(u8::MAX));
+    Ok(())
+}
+
+fn tell(path: &Path) {
+    eprintln!("ssa-agent: ready. Programs in {} speak TLS by IPPROTO_TLS options.", path.display());
+    eprintln!("ssa-agent: start one there:  ssa-agent exec --cgroup {} -- COMMAND", path.display());
+    eprintln!("ssa-agent: or move one in:   echo PID > {}/cgroup.procs", path.display());
+}
+
+/// Starts a command inside the cgroup.
+fn spawn(path: &Path, command: &[OsString]) -> Result<Child> {
+    Command::new(std::env::current_exe()?)
+        .args(["exec".as_ref(), "--cgroup".as_ref(), path.as_os_str(), "--".as_ref()])
+        .args(command)
+        .kill_on_drop(true)
+        .spawn()
+        .context("starting the command")
+}
+
+/// Stops at the first SIGINT or SIGTERM; completes at the second, or if signals can't be had.
+async fn second_signal(stop: CancellationToken) {
+    let signals = || Ok::<_, std::io::Error>((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?));
+    let Ok((mut interrupt, mut terminate)) = signals() else { return };
+    for _time in 0..2 {
+        tokio::select! {
+            _signal = interrupt.recv() => {}
+            _signal = terminate.recv() => {}
+        }
+        stop.cancel();
+    }
+}

@@ -1,0 +1,96 @@
+//! Why a connection failed, and the one table from that to an errno.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use crate::{
+    kernel::{self, packet::Errno},
+    netns, tls,
+};
+
+/// A connection that was not made, by whose fault.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The peer's network, or the way there.
+    #[error("connecting to {to} failed")]
+    Dial { to: SocketAddr, source: io::Error },
+    /// Nobody answered.
+    #[error("no answer from {to} within {} s", limit.as_secs_f32())]
+    DialTimeout { to: SocketAddr, limit: Duration },
+    /// The peer accepted the connection, and no more.
+    #[error("{to} did not finish the TLS handshake within {} s", limit.as_secs_f32())]
+    HandshakeTimeout { to: SocketAddr, limit: Duration },
+    /// The kernel or the machine.
+    #[error("the TLS agent failed")]
+    Kernel(#[from] kernel::Error),
+    /// The program's network namespace.
+    #[error("the TLS agent can't serve this network namespace")]
+    Namespace(#[from] netns::Error),
+    /// The peer, or the program's settings.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+}
+
+impl Error {
+    /// What the application's `connect` fails with. Exhaustive on purpose. A held SYN can't end with
+    /// any other errno (docs/adr/0001-hold-the-syn.md).
+    pub(crate) fn errno(&self) -> Errno {
+        match self {
+            Self::Dial { source, .. } => match source.raw_os_error() {
+                Some(libc::ECONNREFUSED) => Errno::ConnectionRefused,
+                Some(libc::ENETUNREACH | libc::ENETDOWN) => Errno::NetworkUnreachable,
+                Some(_) | None => Errno::HostUnreachable,
+            },
+            Self::DialTimeout { .. } | Self::HandshakeTimeout { .. } => Errno::HostUnreachable,
+            Self::Kernel(_) | Self::Namespace(_) => Errno::HostUnreachable,
+            Self::Tls(_) => Errno::Protocol,
+        }
+    }
+
+    /// The whole story in one line, at most `limit` bytes, for `TLS_ERROR`.
+    pub(crate) fn text(&self, limit: usize) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            if !text.ends_with(&cause_text) {
+                text.push_str(": ");
+                text.push_str(&cause_text);
+            }
+            source = cause.source();
+        }
+        // One line of text without a NUL, whatever a peer has put into its certificate.
+        text = text.replace(|letter: char| letter.is_control(), " ");
+        while text.len() > limit {
+            text.pop();
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_network_keep_their_errno() {
+        let to = "127.0.0.1:1".parse().unwrap();
+        for (number, errno) in [
+            (libc::ECONNREFUSED, Errno::ConnectionRefused),
+            (libc::EHOSTUNREACH, Errno::HostUnreachable),
+            (libc::ENETUNREACH, Errno::NetworkUnreachable),
+            (libc::ETIMEDOUT, Errno::HostUnreachable),
+            (libc::EACCES, Errno::HostUnreachable),
+        ] {
+            let error = Error::Dial { to, source: io::Error::from_raw_os_error(number) };
+            assert_eq!(error.errno(), errno, "{number}");
+        }
+    }
+
+    #[test]
+    fn text_has_the_causes_and_fits() {
+        let to = "127.0.0.1:1".parse().unwrap();
+        let error = Error::Dial { to, source: io::Error::from_raw_os_error(libc::ECONNREFUSED) };
+        assert_eq!(error.text(255), "connecting to 127.0.0.1:1 failed: Connection refused (os error 111)");
+        assert_eq!(error.text(10), "connecting");
+    }
+}

@@ -1,0 +1,56 @@
+//! The ring buffer as a stream of typed events.
+
+use std::{io, time::Duration};
+
+use aya::maps::{MapData, RingBuf};
+use ssa_common::event::{BlobSet, Closed, Held, Left, Opened, kind};
+use tokio::{io::unix::AsyncFd, time::timeout};
+use tracing::error;
+use zerocopy::FromBytes as _;
+
+/// What happened to a TLS socket.
+pub(crate) enum Event {
+    Opened,
+    Blob(BlobSet),
+    Held(Box<Held>),
+    Left(Left),
+    Closed(Closed),
+}
+
+/// Reads events in order.
+pub(crate) struct Events(AsyncFd<RingBuf<MapData>>);
+
+impl Events {
+    /// Must be called inside the runtime.
+    pub(crate) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
+        super::sys::async_fd(ring).map(Self)
+    }
+
+    /// Waits for events, at most `limit`, and hands all that are there to `handle`.
+    ///
+    /// Cancellation loses nothing.
+    pub(crate) async fn batch(&mut self, limit: Duration, mut handle: impl FnMut(Event)) -> io::Result<()> {
+        let Ok(ready) = timeout(limit, self.0.readable_mut()).await else { return Ok(()) };
+        let mut ready = ready?;
+        while let Some(record) = ready.get_inner_mut().next() {
+            match parse(&record) {
+                Some(event) => handle(event),
+                None => error!(length = record.len(), "the hooks sent an unknown event"),
+            }
+        }
+        ready.clear_ready();
+        Ok(())
+    }
+}
+
+fn parse(record: &[u8]) -> Option<Event> {
+    let number = u32::from_ne_bytes(record.get(..4)?.try_into().ok()?);
+    match number {
+        kind::OPENED => Opened::read_from_bytes(record).ok().map(|_opened| Event::Opened),
+        kind::BLOB => BlobSet::read_from_bytes(record).ok().map(Event::Blob),
+        kind::HELD => Held::read_from_bytes(record).ok().map(Box::new).map(Event::Held),
+        kind::LEFT => Left::read_from_bytes(record).ok().map(Event::Left),
+        kind::CLOSED => Closed::read_from_bytes(record).ok().map(Event::Closed),
+        _ => None,
+    }
+}

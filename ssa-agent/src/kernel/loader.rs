@@ -1,0 +1,191 @@
+//! Loads the hooks, attaches them to a cgroup, and pins what must outlive the agent.
+//!
+//! Pinned under `BPFFS/ssa/v<ABI>-<inode of the cgroup>/`: the maps, and the links of the guards.
+//! A new agent for the same cgroup opens the same maps and puts its programs into the same links,
+//! one by one and each in one step, so that no packet or call ever finds a guard missing.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::ProgramArray,
+    programs::{Program, ProgramFd},
+};
+use aya_log::{EbpfLogger, Level};
+use aya_obj::generated::bpf_attach_type::{self, *};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+use ssa_common::ABI_VERSION;
+use tracing::debug;
+
+use super::{Error, HOOKS, maps::Maps, sys};
+
+/// Maps that outlive the agent. The arrays of live programs do not: that is how the guards know.
+const PINNED_MAPS: [&str; 9] =
+    ["BLOBS", "CONNECTIONS", "CONTEXTS", "COUNTERS", "EVENTS", "FAST_OPEN", "IDS", "LISTENERS", "SOCKETS"];
+
+/// The guards, in the order in which they are attached: those that hold and keep out before those
+/// that make TLS sockets. They are detached the other way round.
+const GUARDS: [(&str, bpf_attach_type); 12] = [
+    ("ssa_egress", BPF_CGROUP_INET_EGRESS),
+    ("ssa_ingress", BPF_CGROUP_INET_INGRESS),
+    ("ssa_release", BPF_CGROUP_INET_SOCK_RELEASE),
+    ("ssa_sock_ops", BPF_CGROUP_SOCK_OPS),
+    ("ssa_connect4", BPF_CGROUP_INET4_CONNECT),
+    ("ssa_connect6", BPF_CGROUP_INET6_CONNECT),
+    ("ssa_peername4", BPF_CGROUP_INET4_GETPEERNAME),
+    ("ssa_peername6", BPF_CGROUP_INET6_GETPEERNAME),
+    ("ssa_sockname4", BPF_CGROUP_INET4_GETSOCKNAME),
+    ("ssa_sockname6", BPF_CGROUP_INET6_GETSOCKNAME),
+    ("ssa_getsockopt", BPF_CGROUP_GETSOCKOPT),
+    ("ssa_setsockopt", BPF_CGROUP_SETSOCKOPT),
+];
+
+/// The programs that guards tail-call, by the array that says whether the agent lives.
+const LIVE: [(&str, &str); 3] =
+    [("LIVE_CONNECT4", "ssa_live_conn4"), ("LIVE_CONNECT6", "ssa_live_conn6"), ("LIVE_SETSOCKOPT", "ssa_live_set")];
+
+/// The hooks of one cgroup, attached. Dropping it leaves the guards attached, and closed.
+pub(crate) struct Hooks {
+    /// For whoever runs the agent to take.
+    pub(crate) maps: Option<Maps>,
+    pub(crate) logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    /// Life tokens: user space's only references to these arrays.
+    live: Vec<ProgramArray<aya::maps::MapData>>,
+    /// Keeps the programs that the arrays name.
+    ebpf: Ebpf,
+    pins: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Hooks {
+    /// Loads and attaches. `bpffs` is mounted if nothing is there.
+    pub(crate) fn attach(cgroup: &Path, bpffs: &Path) -> Result<Self, Error> {
+        let broken = |source| Error::Cgroup { path: cgroup.to_owned(), source };
+        let directory = File::open(cgroup).map_err(broken)?;
+        let service = directory.metadata().map_err(broken)?.ino();
+        let pins = pin_folder(bpffs, service)?;
+        let lock = lock(&pins)?;
+        let mut loader = EbpfLoader::new();
+        // Nothing is relocated against the kernel's types, whose reading would take a tenth of a second.
+        loader.btf(None);
+        for name in PINNED_MAPS {
+            loader.map_pin_path(name, pins.join(name));
+        }
+        let verbose = tracing::enabled!(target: "ssa_ebpf", tracing::Level::DEBUG);
+        let level = if verbose { Level::Debug as u8 } else { 0 };
+        loader.override_global("SERVICE", &service, true).override_global(aya_log::LEVEL, &level, true);
+        let mut ebpf = loader.load(&HOOKS.0).map_err(Box::new)?;
+        let logger = if verbose { EbpfLogger::init(&mut ebpf).ok() } else { None };
+        for name in GUARDS.map(|(name, _kind)| name).into_iter().chain(LIVE.map(|(_array, name)| name)) {
+            load(&mut ebpf, name)?;
+        }
+        for (name, kind) in GUARDS {
+            let program = program_fd(&ebpf, name)?;
+            guard(&pins.join(name), program, &directory, kind)
+                .map_err(|source| Error::Attach { program: name, source })?;
+        }
+        let maps = Maps::take(&mut ebpf)?;
+        Ok(Self { maps: Some(maps), logger, live: Vec::new(), ebpf, pins, _lock: lock })
+    }
+
+    /// Says that the agent lives: from here on options can be set and sockets connect.
+    pub(crate) fn open(&mut self) -> Result<(), Error> {
+        for (array, name) in LIVE {
+            let map = self.ebpf.take_map(array).ok_or(Error::Missing { name: array })?;
+            let failed = |source| Error::Map { name: array, source };
+            let mut map = ProgramArray::try_from(map).map_err(failed)?;
+            map.set(0, program_fd(&self.ebpf, name)?, 0).map_err(failed)?;
+            self.live.push(map);
+        }
+        Ok(())
+    }
+
+    /// Takes that back: every option and every connect is refused.
+    pub(crate) fn close(&mut self) {
+        for array in &mut self.live {
+            // Absent is as good as cleared.
+            let _absent = array.clear_index(&0);
+        }
+    }
+
+    /// Detaches the guards and forgets the maps. Only right when no TLS socket is left: an open one
+    /// would turn into a plain one.
+    pub(crate) fn detach(self) -> Result<(), Error> {
+        detach(&self.pins)
+    }
+}
+
+/// Removes the pins of a cgroup's guards and maps.
+fn detach(pins: &Path) -> Result<(), Error> {
+    let names = GUARDS.iter().rev().map(|(name, _kind)| *name).chain(PINNED_MAPS);
+    for name in names {
+        match fs::remove_file(pins.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::Bpffs { path: pins.join(name), source: error });
+            }
+            Ok(()) | Err(_) => debug!(name, "unpinned"),
+        }
+    }
+    fs::remove_dir(pins).map_err(|source| Error::Bpffs { path: pins.to_owned(), source })
+}
+
+/// Puts a program into the guard's pinned link, which is made if there is none.
+fn guard(pin: &Path, program: &ProgramFd, cgroup: &File, kind: bpf_attach_type) -> io::Result<()> {
+    match sys::pinned(pin) {
+        Ok(link) => sys::link_update(link.as_fd(), program.as_fd()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let link: OwnedFd = sys::link_create(program.as_fd(), cgroup.as_fd(), kind)?;
+            sys::pin(link.as_fd(), pin)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
+    let program = ebpf.program_mut(name).ok_or(Error::Missing { name })?;
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the object holds these kinds only")]
+    let loaded = match program {
+        Program::CgroupSkb(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSockopt(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        _ => return Err(Error::Missing { name }),
+    };
+    loaded.map_err(|source| Error::Program { name, source: Box::new(source) })
+}
+
+fn program_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a ProgramFd, Error> {
+    let program = ebpf.program(name).ok_or(Error::Missing { name })?;
+    program.fd().map_err(|source| Error::Program { name, source: Box::new(source) })
+}
+
+/// The folder of a cgroup's pins, for root only.
+fn pin_folder(bpffs: &Path, service: u64) -> Result<PathBuf, Error> {
+    let failed = |source| Error::Bpffs { path: bpffs.to_owned(), source };
+    if statfs(bpffs).map_err(|errno| failed(errno.into()))?.filesystem_type() != BPF_FS_MAGIC {
+        mount(Some("bpf"), bpffs, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(|errno| failed(errno.into()))?;
+    }
+    let pins = bpffs.join("ssa").join(format!("v{ABI_VERSION}-{service}"));
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&pins).map_err(failed)?;
+    Ok(pins)
+}
+
+/// One agent for each cgroup: two would both hold, and both answer.
+fn lock(pins: &Path) -> Result<Flock<File>, Error> {
+    let folder = File::open(pins).map_err(|source| Error::Bpffs { path: pins.to_owned(), source })?;
+    Flock::lock(folder, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_folder, _errno)| Error::Busy { path: pins.to_owned() })
+}

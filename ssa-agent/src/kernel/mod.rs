@@ -1,0 +1,39 @@
+//! The kernel half, seen from the agent: hooks of a cgroup, their maps and their events.
+
+pub(crate) mod events;
+pub(crate) mod loader;
+pub(crate) mod maps;
+pub(crate) mod packet;
+pub(crate) mod sys;
+
+use std::{io, path::PathBuf};
+
+/// What the kernel refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("attaching {program} to the cgroup failed")]
+    Attach { program: &'static str, source: io::Error },
+    #[error("bpffs at {}", path.display())]
+    Bpffs { path: PathBuf, source: io::Error },
+    #[error("another agent serves this cgroup (its pins are in {})", path.display())]
+    Busy { path: PathBuf },
+    #[error("cgroup {}", path.display())]
+    Cgroup { path: PathBuf, source: io::Error },
+    #[error("loading the eBPF programs failed")]
+    Load(#[from] Box<aya::EbpfError>),
+    #[error("map {name}")]
+    Map { name: &'static str, source: aya::maps::MapError },
+    #[error("the eBPF object lacks {name}")]
+    Missing { name: &'static str },
+    #[error("loading the eBPF program {name} failed")]
+    Program { name: &'static str, source: Box<aya::programs::ProgramError> },
+}
+
+/// An object of the agent's own file, aligned as ELF wants it.
+#[repr(C, align(8))]
+pub(crate) struct Object<Bytes: ?Sized>(pub(crate) Bytes);
+
+/// The hooks of a cgroup.
+pub(crate) static HOOKS: &Object<[u8]> = &Object(*include_bytes!(concat!(env!("OUT_DIR"), "/ssa-hooks")));
+/// The steering of a network namespace.
+pub(crate) static STEER: &Object<[u8]> = &Object(*include_bytes!(concat!(env!("OUT_DIR"), "/ssa-steer")));

@@ -1,0 +1,33 @@
+//! `ssa-agent`: TLS as a service of the operating system.
+//!
+//! The path of a connection through these modules:
+//!
+//! 1. `kernel::events`: a hook has held a SYN;
+//! 2. `registry`: which attempt of which socket it is;
+//! 3. `outbound`: dials from inside the program's `netns`, shakes hands (`tls`), with the settings of
+//!    the socket's context (`contexts`, and `caller` for files that they name);
+//! 4. `kernel::maps`: the answers to the program's questions are published;
+//! 5. `kernel::packet`: the SYN is resumed, or refused with what `error` says;
+//! 6. `relay`: bytes both ways.
+#![deny(unsafe_code)]
+
+mod agent;
+mod caller;
+mod cgroup;
+mod cli;
+mod contexts;
+mod error;
+mod kernel;
+mod netns;
+mod outbound;
+mod registry;
+mod relay;
+mod selftest;
+mod sockopt;
+mod tls;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

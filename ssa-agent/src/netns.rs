@@ -1,0 +1,344 @@
+//! What the agent has inside each network namespace: listeners for application legs, raw sockets
+//! that end holds, the steering program, and a thread that makes sockets there.
+//!
+//! Made at a namespace's first held SYN, which waits meanwhile.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsFd as _,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    thread,
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap as BpfHashMap, MapData, SockMap},
+    programs::SkLookup,
+};
+use nix::sched::{CloneFlags, setns};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use ssa_common::{
+    socket::{Caller, Endpoint},
+    steer::ResumedKey,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OnceCell, oneshot},
+};
+use tracing::{debug, info, warn};
+
+use crate::{
+    kernel::{
+        self, STEER,
+        maps::Maps,
+        packet::{Errno, Syn},
+    },
+    sockopt,
+};
+
+/// Why a namespace can't be served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("process {tgid} can't be found")]
+    Gone { tgid: u32, source: io::Error },
+    #[error("steering in the network namespace failed")]
+    Steer(#[from] kernel::Error),
+    #[error("sockets in the network namespace failed")]
+    Sockets(#[from] io::Error),
+    #[error("the socket is of another network namespace than its program, and of none served before")]
+    Stranger,
+}
+
+/// The namespaces that are served, by cookie.
+pub(crate) struct Namespaces {
+    maps: Arc<Maps>,
+    made: Mutex<HashMap<u64, Arc<OnceCell<Arc<Namespace>>>>>,
+}
+
+impl Namespaces {
+    pub(crate) fn new(maps: Arc<Maps>) -> Self {
+        Self { maps, made: Mutex::default() }
+    }
+
+    /// The namespace of a caller's socket, made at first use.
+    pub(crate) async fn of(&self, caller: &Caller) -> Result<Arc<Namespace>, Error> {
+        let cell = Arc::clone(lock(&self.made).entry(caller.netns).or_default());
+        let namespace = cell.get_or_try_init(|| Namespace::enter(Arc::clone(&self.maps), *caller)).await?;
+        Ok(Arc::clone(namespace))
+    }
+}
+
+/// One network namespace.
+pub(crate) struct Namespace {
+    raw4: Socket,
+    raw6: Option<Socket>,
+    resumed: Mutex<BpfHashMap<MapData, ResumedKey, u32>>,
+    expected: Mutex<HashMap<Tuple, Expected>>,
+    maker: mpsc::Sender<Job>,
+    /// Holds the link of the steering program.
+    _steer: Ebpf,
+}
+
+/// Source and target of a SYN.
+type Tuple = (SocketAddr, SocketAddr);
+type Job = Box<dyn FnOnce() + Send>;
+
+/// An application leg that was resumed and is to arrive.
+struct Expected {
+    isn: u32,
+    arrived: oneshot::Sender<TcpStream>,
+}
+
+/// What a thread makes inside a namespace.
+struct Made {
+    listeners: [Option<Socket>; 2],
+    raw4: Socket,
+    raw6: Option<Socket>,
+    netns: File,
+}
+
+impl Namespace {
+    async fn enter(maps: Arc<Maps>, caller: Caller) -> Result<Arc<Self>, Error> {
+        let (maker, jobs) = mpsc::channel::<Job>();
+        let (made, wait) = oneshot::channel();
+        thread::Builder::new().name(format!("netns-{}", caller.netns)).spawn(move || {
+            let entered = enter(&caller);
+            let failed = entered.is_err();
+            // The receiver is only gone if the task was cancelled; then there is nobody to serve.
+            if made.send(entered).is_err() || failed {
+                return;
+            }
+            for job in jobs {
+                job();
+            }
+        })?;
+        let made = wait.await.map_err(|_gone| io::Error::other("the namespace's thread died"))??;
+        let [listener4, listener6] = made.listeners;
+        let (steer, resumed) = steer(&made.netns, &maps, [listener4.as_ref(), listener6.as_ref()])?;
+        let namespace = Arc::new(Self {
+            raw4: made.raw4,
+            raw6: made.raw6,
+            resumed: Mutex::new(resumed),
+            expected: Mutex::default(),
+            maker,
+            _steer: steer,
+        });
+        for listener in [listener4, listener6].into_iter().flatten() {
+            let listener = TcpListener::from_std(listener.into())?;
+            tokio::spawn(accept(Arc::clone(&namespace), listener));
+        }
+        info!(cookie = caller.netns, "serving a network namespace");
+        Ok(namespace)
+    }
+
+    /// Runs `make` on the namespace's thread: sockets that it makes are of this namespace.
+    pub(crate) async fn make<T: Send + 'static>(
+        &self,
+        make: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let (made, wait) = oneshot::channel();
+        let job = Box::new(move || {
+            // Nobody waits if the dial was cancelled; the socket is closed.
+            let _unwanted = made.send(make());
+        });
+        let dead = || io::Error::other("the namespace's thread died");
+        self.maker.send(job).map_err(|_job| dead())?;
+        wait.await.map_err(|_gone| dead())?
+    }
+
+    /// Announces an application leg: its SYN may pass, and the connection will be handed over.
+    pub(crate) fn expect(self: &Arc<Self>, syn: &Syn) -> Result<Arrival, kernel::Error> {
+        let tuple = (syn.source, syn.target);
+        let key = resumed_key(&tuple);
+        lock(&self.resumed).insert(key, 1, 0).map_err(|source| kernel::Error::Map { name: "RESUMED", source })?;
+        let (arrived, wait) = oneshot::channel();
+        lock(&self.expected).insert(tuple, Expected { isn: syn.isn, arrived });
+        Ok(Arrival { namespace: Arc::clone(self), tuple, wait })
+    }
+
+    /// Lets a held SYN pass.
+    pub(crate) fn resume(&self, syn: &Syn) -> io::Result<()> {
+        self.send(&syn.resume(), syn.target)
+    }
+
+    /// Makes a held connect fail, if its socket is not just locked by another call.
+    pub(crate) fn refuse(&self, syn: &Syn, errno: Errno) -> io::Result<()> {
+        self.send(&syn.refuse(errno), syn.source)
+    }
+
+    fn send(&self, packet: &[u8], mut to: SocketAddr) -> io::Result<()> {
+        // A raw socket takes no port.
+        to.set_port(0);
+        let raw = match to {
+            SocketAddr::V4(_) => &self.raw4,
+            SocketAddr::V6(_) => self.raw6.as_ref().ok_or(io::ErrorKind::Unsupported)?,
+        };
+        raw.send_to(packet, &SockAddr::from(to)).map(drop)
+    }
+
+    /// Hands an accepted connection to who resumed it. Anybody else's is dropped, which resets it.
+    fn arrived(&self, stream: TcpStream, from: SocketAddr) {
+        let Ok(target) = stream.local_addr() else { return };
+        let tuple = (from, target);
+        let isn = sockopt::saved_syn(&stream).ok().and_then(|headers| saved_isn(&headers));
+        let expected = {
+            let mut expected = lock(&self.expected);
+            match expected.get(&tuple) {
+                Some(entry) if Some(entry.isn) == isn => expected.remove(&tuple),
+                Some(_) | None => None,
+            }
+        };
+        match expected {
+            Some(expected) => {
+                // Nobody waits if the application has given up; dropping the stream resets it.
+                let _unwanted = expected.arrived.send(stream);
+            }
+            None => debug!(%from, %target, "reset a connection that was not resumed"),
+        }
+    }
+}
+
+/// An application leg that was announced. Dropping it withdraws the announcement.
+pub(crate) struct Arrival {
+    namespace: Arc<Namespace>,
+    tuple: Tuple,
+    wait: oneshot::Receiver<TcpStream>,
+}
+
+impl Arrival {
+    /// Waits for the leg. None if a newer announcement took this one's place.
+    pub(crate) async fn leg(&mut self) -> Option<TcpStream> {
+        (&mut self.wait).await.ok()
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        lock(&self.namespace.expected).remove(&self.tuple);
+        // Absent only if the map was never written.
+        let _absent = lock(&self.namespace.resumed).remove(&resumed_key(&self.tuple));
+    }
+}
+
+async fn accept(namespace: Arc<Namespace>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, from)) => namespace.arrived(stream, from),
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, "accepting an application leg failed");
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+/// Moves this thread into the caller's namespace, unless it is there, and makes what is needed.
+fn enter(caller: &Caller) -> Result<Made, Error> {
+    let own = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    let mut netns = File::open("/proc/thread-self/ns/net")?;
+    if sockopt::netns_cookie(&own)? != caller.netns {
+        let gone = |source| Error::Gone { tgid: caller.tgid, source };
+        netns = File::open(format!("/proc/{}/ns/net", caller.tgid)).map_err(gone)?;
+        setns(&netns, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
+        let there = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        if sockopt::netns_cookie(&there)? != caller.netns {
+            return Err(Error::Stranger);
+        }
+    }
+    let raw4 = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+    raw4.set_nonblocking(true)?;
+    let listeners = [Some(listener(Ipv4Addr::LOCALHOST.into())?), listener(Ipv6Addr::LOCALHOST.into()).ok()];
+    Ok(Made { listeners, raw4, raw6: raw6().ok(), netns })
+}
+
+fn raw6() -> io::Result<Socket> {
+    let raw = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+    raw.set_header_included_v6(true)?;
+    raw.set_nonblocking(true)?;
+    Ok(raw)
+}
+
+/// A listener whose connections are reset when they are closed, until the relay says otherwise: if
+/// the agent dies, the kernel itself resets them.
+fn listener(addr: IpAddr) -> io::Result<Socket> {
+    const BACKLOG: i32 = 4096;
+    let socket = Socket::new(Domain::for_address(SocketAddr::new(addr, 0)), Type::STREAM, None)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_linger(Some(std::time::Duration::ZERO))?;
+    socket.set_out_of_band_inline(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    sockopt::save_syns(&socket)?;
+    socket.bind(&SocketAddr::new(addr, 0).into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+type Steer = (Ebpf, BpfHashMap<MapData, ResumedKey, u32>);
+
+/// Loads the steering program into a namespace. It goes with the agent: holds don't depend on it.
+fn steer(netns: &File, maps: &Maps, listeners: [Option<&Socket>; 2]) -> Result<Steer, kernel::Error> {
+    let failed = |source| kernel::Error::Map { name: "TARGETS", source };
+    let missing = |name| kernel::Error::Missing { name };
+    let mut ebpf = EbpfLoader::new().btf(None).load(&STEER.0).map_err(Box::new)?;
+    let map = ebpf.take_map("TARGETS").ok_or(missing("TARGETS"))?;
+    let mut targets = SockMap::try_from(map).map_err(failed)?;
+    for (index, listener) in (0..).zip(listeners) {
+        if let Some(listener) = listener {
+            maps.mark_listener(listener)?;
+            targets.set(index, listener, 0).map_err(failed)?;
+        }
+    }
+    let name = "ssa_steer";
+    let broken = |source| kernel::Error::Program { name, source: Box::new(source) };
+    let program: &mut SkLookup = ebpf.program_mut(name).ok_or(missing(name))?.try_into().map_err(broken)?;
+    program.load().map_err(broken)?;
+    program.attach(netns.as_fd()).map_err(broken)?;
+    let map = ebpf.take_map("RESUMED").ok_or(missing("RESUMED"))?;
+    let resumed = BpfHashMap::try_from(map).map_err(|source| kernel::Error::Map { name: "RESUMED", source })?;
+    Ok((ebpf, resumed))
+}
+
+/// The initial sequence number in the headers that `TCP_SAVED_SYN` gives.
+fn saved_isn(headers: &[u8]) -> Option<u32> {
+    let ip_len = match headers.first()? >> 4 {
+        4 => usize::from(headers[0] & 0x0f) * 4,
+        _ => 40,
+    };
+    kernel::packet::be32(headers, ip_len + 4)
+}
+
+fn resumed_key((source, target): &Tuple) -> ResumedKey {
+    ResumedKey {
+        source: mapped(source.ip()),
+        target: mapped(target.ip()),
+        source_port: source.port(),
+        target_port: target.port(),
+    }
+}
+
+fn mapped(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(addr) => addr.to_ipv6_mapped().octets(),
+        IpAddr::V6(addr) => addr.octets(),
+    }
+}
+
+/// An address as it crosses to the hooks.
+pub(crate) fn endpoint(addr: SocketAddr) -> Endpoint {
+    Endpoint { addr: mapped(addr.ip()), port: addr.port(), reserved: 0, scope: 0 }
+}
+
+/// An address as it comes from the hooks.
+pub(crate) fn socket_addr(endpoint: &Endpoint) -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::from(endpoint.addr).to_canonical(), endpoint.port)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,231 @@
+//! One held connect as one function: dial, shake hands, verdict, relay.
+
+use std::{
+    error::Error as _,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use socket2::{Domain, Socket, Type};
+use ssa_common::{
+    connection::{Connection, Scalar, Text, state},
+    event::Held,
+    limits::ERROR_BYTES,
+    phase::tcp_state,
+    socket::Endpoint,
+};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tracing::{Instrument as _, debug, info, info_span, warn};
+
+use crate::{
+    agent::Agent,
+    error::Error,
+    kernel::packet::Syn,
+    netns::{Arrival, Namespace, endpoint, socket_addr},
+    relay::{self, Copied},
+    tls::{self, Secured, name::ServerName},
+};
+
+/// What the kernel says of an attempt while it is worked on.
+#[derive(Clone)]
+pub(crate) struct Progress {
+    /// The SYN as it was held last.
+    pub(crate) syn: Arc<Syn>,
+    /// How often it was held.
+    pub(crate) held: u32,
+    /// The kernel state that the socket went to from SYN_SENT.
+    pub(crate) left: Option<u32>,
+    /// The application has closed the socket.
+    pub(crate) closed: bool,
+}
+
+impl Progress {
+    fn is_over(&self) -> bool {
+        self.closed || self.left.is_some()
+    }
+}
+
+/// Drives one attempt from its first held SYN to the end of its relay.
+pub(crate) async fn run(agent: Arc<Agent>, held: Box<Held>, progress: watch::Receiver<Progress>) {
+    let orig_dst = socket_addr(&held.orig_dst);
+    let server_name = held.hostname.as_str().unwrap_or_default().to_owned();
+    let span = info_span!("connect", id = held.id, attempt = held.attempt, %orig_dst, server_name);
+    attempt(&agent, &held, orig_dst, progress).instrument(span).await;
+}
+
+async fn attempt(agent: &Agent, held: &Held, orig_dst: SocketAddr, progress: watch::Receiver<Progress>) {
+    let began = Instant::now();
+    let namespace = match agent.namespaces.of(&held.caller).await {
+        Ok(namespace) => namespace,
+        Err(error) => {
+            // Nothing can be sent there: the kernel's own limit of SYNs will end the call.
+            warn!(error = &error as &dyn std::error::Error, "a held connect can't be answered");
+            return;
+        }
+    };
+    let mut over = progress.clone();
+    let secured = tokio::select! {
+        biased;
+        _over = over.wait_for(Progress::is_over) => {
+            debug!("given up by the application");
+            return;
+        }
+        secured = secure(agent, held, orig_dst, &namespace) => secured,
+    };
+    match secured {
+        Ok(secured) => {
+            debug!(elapsed = ?began.elapsed(), version = secured.version(), resumed = secured.resumed(), "secured");
+            let Some(app) = resume(agent, held, orig_dst, &namespace, &secured, progress.clone()).await else {
+                return;
+            };
+            let mut copied = Copied::default();
+            let closed = closed(progress);
+            match relay::run(app, secured.stream, closed, &mut copied).await {
+                Ok(()) => info!(bytes.up = copied.up, bytes.down = copied.down, "closed"),
+                Err(error) => {
+                    let cause = error.source().map(ToString::to_string);
+                    info!(bytes.up = copied.up, bytes.down = copied.down, %error, cause, "reset");
+                }
+            }
+        }
+        Err(error) => refuse(agent, held, &namespace, &error, progress).await,
+    }
+}
+
+async fn secure(agent: &Agent, held: &Held, orig_dst: SocketAddr, namespace: &Namespace) -> Result<Secured, Error> {
+    let name = ServerName::parse(held.hostname.as_str().unwrap_or_default()).map_err(tls::Error::from)?;
+    let settings = agent.contexts.settings(held.context).await?;
+    let limits = &agent.limits;
+    let stream = match timeout(limits.dial, dial(namespace, orig_dst, held.bound)).await {
+        Ok(dialled) => dialled.map_err(|source| Error::Dial { to: orig_dst, source })?,
+        Err(_elapsed) => return Err(Error::DialTimeout { to: orig_dst, limit: limits.dial }),
+    };
+    match timeout(limits.handshake, tls::connect(&settings.tls, stream, &name, settings.sessions)).await {
+        Ok(secured) => Ok(secured?),
+        Err(_elapsed) => Err(Error::HandshakeTimeout { to: orig_dst, limit: limits.handshake }),
+    }
+}
+
+/// A TCP connection from inside the application's network namespace, from the address that the
+/// application has bound.
+async fn dial(namespace: &Namespace, to: SocketAddr, bound: Endpoint) -> io::Result<TcpStream> {
+    let socket = namespace.make(move || peer_socket(to, &bound)).await?;
+    TcpSocket::from_std_stream(socket.into()).connect(to).await
+}
+
+/// A socket whose connection is reset when it is closed, until the relay says otherwise.
+fn peer_socket(to: SocketAddr, bound: &Endpoint) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_tcp_nodelay(true)?;
+    let from = socket_addr(bound).ip();
+    if !from.is_unspecified() && from.is_ipv4() == to.is_ipv4() {
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+    }
+    Ok(socket)
+}
+
+/// Publishes the answers, lets the SYN pass, and waits for the application leg. None if the
+/// application has given up.
+async fn resume(
+    agent: &Agent,
+    held: &Held,
+    orig_dst: SocketAddr,
+    namespace: &Arc<Namespace>,
+    secured: &Secured,
+    mut progress: watch::Receiver<Progress>,
+) -> Option<TcpStream> {
+    let mut answers = Connection::pending(held.attempt);
+    answers.state = state::SECURED;
+    answers.peer = endpoint(peer_of(secured, orig_dst));
+    answers.local = secured.stream.get_ref().tcp().local_addr().map(endpoint).unwrap_or_default();
+    answers.scalars[Scalar::Version as usize] = secured.version();
+    answers.scalars[Scalar::Resumed as usize] = i64::from(secured.resumed());
+    answers.push(Text::Cipher, secured.cipher()).expect("names of ciphers are short");
+    if !agent.maps.publish(held.id, &answers) {
+        return None;
+    }
+    loop {
+        let now = progress.borrow_and_update().clone();
+        if now.closed || now.left.is_some_and(|to| to != tcp_state::ESTABLISHED) {
+            return None;
+        }
+        let mut arrival = announce(namespace, &now.syn)?;
+        if now.left.is_none()
+            && let Err(error) = namespace.resume(&now.syn)
+        {
+            warn!(%error, "resuming a held connect failed; trying again when its SYN comes again");
+        }
+        tokio::select! {
+            leg = arrival.leg() => return leg,
+            // Held again, established, closed: look again.
+            changed = progress.changed() => changed.ok()?,
+        }
+    }
+}
+
+fn announce(namespace: &Arc<Namespace>, syn: &Syn) -> Option<Arrival> {
+    namespace
+        .expect(syn)
+        .inspect_err(|error| warn!(error = error as &dyn std::error::Error, "a held connect can't be resumed"))
+        .ok()
+}
+
+/// The peer's address, in the form in which the application named it.
+fn peer_of(secured: &Secured, orig_dst: SocketAddr) -> SocketAddr {
+    let peer = secured.stream.get_ref().tcp().peer_addr().unwrap_or(orig_dst);
+    SocketAddr::new(canonical(peer.ip()), peer.port())
+}
+
+fn canonical(addr: IpAddr) -> IpAddr {
+    addr.to_canonical()
+}
+
+/// Publishes why, then refuses until the kernel says that the socket has left SYN_SENT: it drops an
+/// ICMP error that meets a socket locked by another call.
+async fn refuse(
+    agent: &Agent,
+    held: &Held,
+    namespace: &Namespace,
+    error: &Error,
+    mut progress: watch::Receiver<Progress>,
+) {
+    let errno = error.errno();
+    let text = error.text(ERROR_BYTES - 1);
+    let mut answers = Connection::pending(held.attempt);
+    answers.state = state::REFUSED;
+    answers.push(Text::Error, &text).expect("the text was cut to fit");
+    if !agent.maps.publish(held.id, &answers) {
+        return;
+    }
+    warn!(?errno, error = text, "refused");
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let now = progress.borrow_and_update().clone();
+        if now.is_over() {
+            return;
+        }
+        if let Err(error) = namespace.refuse(&now.syn, errno) {
+            debug!(%error, "refusing a held connect failed; trying again");
+        }
+        tokio::select! {
+            changed = progress.changed() => if changed.is_err() { return },
+            () = sleep(pause) => pause = (pause * 2).min(Duration::from_secs(1)),
+        }
+    }
+}
+
+/// Completes when the application has closed its socket.
+async fn closed(mut progress: watch::Receiver<Progress>) {
+    if progress.wait_for(|now| now.closed).await.is_err() {
+        // The agent no longer follows this socket: nobody knows.
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,93 @@
+//! The live sockets: turns events into attempts, and tells each attempt what the kernel says.
+
+use std::{collections::HashMap, sync::Arc};
+
+use ssa_common::event::{Closed, Held, Left};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::debug;
+
+use crate::{
+    agent::Agent,
+    kernel::packet::Syn,
+    outbound::{self, Progress},
+};
+
+/// Sockets by id. Owned by the one task that reads events.
+#[derive(Default)]
+pub(crate) struct Registry {
+    live: HashMap<u64, Live>,
+    /// The attempts' tasks, and what ends them.
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+struct Live {
+    attempt: u32,
+    progress: watch::Sender<Progress>,
+}
+
+impl Registry {
+    /// A SYN was held: the first of an attempt starts it, others tell it to repeat its verdict.
+    pub(crate) fn held(&mut self, agent: &Arc<Agent>, held: Box<Held>) {
+        let Some(syn) = held.syn.get(..held.syn_len as usize).and_then(Syn::parse) else {
+            debug!(id = held.id, "held a packet that is no SYN");
+            return;
+        };
+        let syn = Arc::new(syn);
+        if let Some(live) = self.live.get(&held.id)
+            && live.attempt == held.attempt
+        {
+            live.progress.send_modify(|progress| {
+                progress.syn = syn;
+                progress.held += 1;
+            });
+            return;
+        }
+        // What waited in the ring while no agent ran may be over.
+        if agent.maps.attempt(held.id) != Some(held.attempt) {
+            return;
+        }
+        let (progress, follow) = watch::channel(Progress { syn, held: 1, left: None, closed: false });
+        self.live.insert(held.id, Live { attempt: held.attempt, progress });
+        let attempt = outbound::run(Arc::clone(agent), held, follow);
+        self.tasks.spawn(self.stop.child_token().run_until_cancelled_owned(attempt));
+    }
+
+    /// An attempt has left SYN_SENT.
+    pub(crate) fn left(&mut self, left: &Left) {
+        if let Some(live) = self.live.get(&left.id)
+            && live.attempt == left.attempt
+        {
+            live.progress.send_modify(|progress| progress.left = Some(left.tcp_state));
+        }
+    }
+
+    /// A socket was closed for the last time.
+    pub(crate) fn closed(&mut self, agent: &Agent, closed: &Closed) {
+        if let Some(live) = self.live.remove(&closed.id) {
+            live.progress.send_modify(|progress| progress.closed = true);
+        }
+        agent.contexts.forget_if_gone(closed.context);
+        agent.contexts.forget_if_gone(closed.id);
+    }
+
+    /// Cancels all attempts: held ones are given up, connected ones reset.
+    pub(crate) async fn cancel(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Drops the sockets whose close was not heard of, because the ring buffer was full.
+    pub(crate) fn reconcile(&mut self, agent: &Agent) {
+        self.live.retain(|id, live| {
+            let open = agent.maps.attempt(*id).is_some();
+            if !open {
+                live.progress.send_modify(|progress| progress.closed = true);
+                agent.contexts.forget_if_gone(*id);
+            }
+            open
+        });
+    }
+}

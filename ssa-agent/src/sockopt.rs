@@ -1,0 +1,69 @@
+//! Socket options that neither the standard library nor socket2 has.
+
+#![expect(unsafe_code, reason = "getsockopt(2), setsockopt(2) and ioctl(2) with these options have no safe wrapper")]
+
+use std::{io, os::fd::AsRawFd};
+
+/// The socket's network namespace (`SO_NETNS_COOKIE`, 5.14; include/uapi/asm-generic/socket.h).
+pub(crate) fn netns_cookie(socket: &impl AsRawFd) -> io::Result<u64> {
+    let mut cookie = [0; 8];
+    let len = read(socket, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, &mut cookie)?;
+    if len == 8 { Ok(u64::from_ne_bytes(cookie)) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// Makes a listener keep the headers of each SYN for [`saved_syn`].
+pub(crate) fn save_syns(listener: &impl AsRawFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the kernel reads 4 bytes of `on`.
+    let result = unsafe {
+        libc::setsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, (&raw const on).cast(), 4)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// IP and TCP header of the SYN that an accepted socket began with.
+pub(crate) fn saved_syn(socket: &impl AsRawFd) -> io::Result<Vec<u8>> {
+    let mut headers = vec![0; 256];
+    let len = read(socket, libc::IPPROTO_TCP, libc::TCP_SAVED_SYN, &mut headers)?;
+    headers.truncate(len);
+    Ok(headers)
+}
+
+/// Bytes that were written but not yet acknowledged (`SIOCOUTQ`, tcp(7)).
+pub(crate) fn unacknowledged(socket: &impl AsRawFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes 4 bytes to `bytes`.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+}
+
+fn read(socket: &impl AsRawFd, level: i32, option: i32, value: &mut [u8]) -> io::Result<usize> {
+    let mut len = libc::socklen_t::try_from(value.len()).unwrap_or(libc::socklen_t::MAX);
+    // SAFETY: the kernel writes at most `len` bytes to `value`.
+    let result =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, value.as_mut_ptr().cast(), &raw mut len) };
+    if result == 0 { Ok(usize::try_from(len).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets a text option at the level `IPPROTO_TLS`, as any program would.
+pub(crate) fn tls_set(socket: &impl AsRawFd, option: i32, text: &str) -> io::Result<()> {
+    let value = std::ffi::CString::new(text)?;
+    let bytes = value.as_bytes_with_nul();
+    let len = libc::socklen_t::try_from(bytes.len()).unwrap_or(libc::socklen_t::MAX);
+    // SAFETY: the kernel reads `len` bytes of `value`.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), ssa_common::uapi::IPPROTO_TLS, option, value.as_ptr().cast(), len)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Reads an option at the level `IPPROTO_TLS`: of 4 bytes if it is a number, else a text.
+pub(crate) fn tls_get(socket: &impl AsRawFd, option: i32) -> io::Result<Vec<u8>> {
+    let mut value = vec![0; 256];
+    if matches!(option, ssa_common::uapi::TLS_VERSION_CONN | ssa_common::uapi::TLS_STATE) {
+        value.truncate(4);
+    }
+    let len = read(socket, ssa_common::uapi::IPPROTO_TLS, option, &mut value)?;
+    value.truncate(len);
+    Ok(value)
+}

@@ -1,0 +1,88 @@
+//! Certificates in words: what `TLS_ERROR` says of one that was refused.
+
+use openssl::{
+    asn1::Asn1TimeRef,
+    x509::{X509NameRef, X509Ref, X509VerifyResult},
+};
+
+const NOT_YET_VALID: i32 = 9;
+const HAS_EXPIRED: i32 = 10;
+const HOSTNAME_MISMATCH: i32 = 62;
+const IP_ADDRESS_MISMATCH: i32 = 64;
+
+/// Why OpenSSL refused `certificate`.
+pub(crate) fn refusal(error: X509VerifyResult, certificate: Option<&X509Ref>) -> String {
+    let Some(certificate) = certificate else { return error.error_string().to_owned() };
+    let whose = format!("{}, issued by {}", name(certificate.subject_name()), name(certificate.issuer_name()));
+    match error.as_raw() {
+        NOT_YET_VALID => format!("certificate not valid before {}: {whose}", date(certificate.not_before())),
+        HAS_EXPIRED => format!("certificate expired on {}: {whose}", date(certificate.not_after())),
+        HOSTNAME_MISMATCH | IP_ADDRESS_MISMATCH => {
+            format!("certificate is for {}, not for this host: {whose}", hosts(certificate))
+        }
+        _ => format!("certificate refused: {}: {whose}", error.error_string()),
+    }
+}
+
+/// A distinguished name, most specific part first.
+pub(crate) fn name(name: &X509NameRef) -> String {
+    let mut parts: Vec<String> = name
+        .entries()
+        .map(|entry| {
+            let key = entry.object().nid().short_name().unwrap_or("?");
+            let value = entry.data().to_string().unwrap_or_default();
+            format!("{key}={value}")
+        })
+        .collect();
+    parts.reverse();
+    if parts.is_empty() { "(no name)".to_owned() } else { parts.join(",") }
+}
+
+/// The names and addresses that a certificate is for.
+fn hosts(certificate: &X509Ref) -> String {
+    let names: Vec<String> = certificate
+        .subject_alt_names()
+        .into_iter()
+        .flatten()
+        .filter_map(|name| {
+            let dns = name.dnsname().map(str::to_owned);
+            dns.or_else(|| name.ipaddress().map(address))
+        })
+        .take(4)
+        .collect();
+    if names.is_empty() { "no host name".to_owned() } else { names.join(", ") }
+}
+
+fn address(bytes: &[u8]) -> String {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return std::net::Ipv4Addr::from(v4).to_string();
+    }
+    <[u8; 16]>::try_from(bytes).map_or_else(|_length| "?".to_owned(), |v6| std::net::Ipv6Addr::from(v6).to_string())
+}
+
+/// `2026-01-02`, of OpenSSL's `Jan  2 03:04:05 2026 GMT`.
+fn date(time: &Asn1TimeRef) -> String {
+    const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    let text = time.to_string();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    match words[..] {
+        [month, day, _clock, year, ..] => {
+            let number = MONTHS.find(month).map_or(0, |at| at / 3 + 1);
+            format!("{year}-{number:02}-{day:0>2}")
+        }
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openssl::asn1::Asn1Time;
+
+    use super::*;
+
+    #[test]
+    fn dates_are_written_as_in_iso_8601() {
+        assert_eq!(date(&Asn1Time::from_unix(1_767_312_000).unwrap()), "2026-01-02");
+        assert_eq!(date(&Asn1Time::from_unix(0).unwrap()), "1970-01-01");
+    }
+}

@@ -1,0 +1,167 @@
+//! Settings and policy to OpenSSL, and a handshake whose only way out is a verified peer.
+
+pub(crate) mod certificate;
+pub(crate) mod name;
+pub(crate) mod peer;
+pub(crate) mod session;
+
+use std::{io, pin::Pin, sync::Arc};
+
+use openssl::{
+    error::ErrorStack,
+    ssl::{Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslSessionCacheMode, SslVerifyMode, SslVersion},
+    x509::{X509, X509StoreContext, X509VerifyResult, store::X509StoreBuilder, verify::X509CheckFlags},
+};
+use tokio::net::TcpStream;
+use tokio_openssl::SslStream;
+
+use self::{
+    name::ServerName,
+    peer::PeerStream,
+    session::{Attempt, Sessions},
+};
+
+/// Why there is no TLS connection: the peer's fault, or the settings'.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The peer's certificate was refused; the text says which and why.
+    #[error("{0}")]
+    Certificate(String),
+    /// The handshake failed before or after the certificate.
+    #[error("TLS handshake failed: {0}")]
+    Handshake(String),
+    /// The host name is none that can be verified.
+    #[error(transparent)]
+    Name(#[from] name::Invalid),
+    /// OpenSSL refused the settings.
+    #[error("OpenSSL refused the settings")]
+    Settings(#[from] ErrorStack),
+    /// The trusted certificates that the program named can't be used.
+    #[error("TLS_TRUSTED_PEER_CERTIFICATES: {0}")]
+    Trust(String),
+}
+
+/// A peer leg after its handshake. Only [`connect`] makes one: the peer is verified.
+pub(crate) struct Secured {
+    pub(crate) stream: SslStream<PeerStream>,
+}
+
+impl Secured {
+    /// OpenSSL's name of the negotiated cipher.
+    pub(crate) fn cipher(&self) -> &'static str {
+        self.stream.ssl().current_cipher().map_or("", |cipher| cipher.name())
+    }
+
+    /// The negotiated version as on the wire: 0x0303 or 0x0304.
+    pub(crate) fn version(&self) -> i64 {
+        match self.stream.ssl().version2() {
+            Some(SslVersion::TLS1_3) => 0x0304,
+            Some(_) | None => 0x0303,
+        }
+    }
+
+    pub(crate) fn resumed(&self) -> bool {
+        self.stream.ssl().session_reused()
+    }
+}
+
+/// Trust in the system's store, or in these certificates only.
+pub(crate) fn context(trusted: Option<Vec<X509>>) -> Result<SslContext, ErrorStack> {
+    let mut builder = SslContextBuilder::new(SslMethod::tls_client())?;
+    builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
+    match trusted {
+        None => builder.set_default_verify_paths()?,
+        Some(certificates) => {
+            let mut store = X509StoreBuilder::new()?;
+            for certificate in certificates {
+                store.add_cert(certificate)?;
+            }
+            builder.set_cert_store(store.build());
+        }
+    }
+    builder.set_verify_callback(SslVerifyMode::PEER, |valid, store| {
+        if !valid {
+            note_failure(store);
+        }
+        valid
+    });
+    // An idle connection keeps no buffers; a busy one reads whole records in one call.
+    builder.set_mode(SslMode::RELEASE_BUFFERS | SslMode::ENABLE_PARTIAL_WRITE | SslMode::ACCEPT_MOVING_WRITE_BUFFER);
+    builder.set_read_ahead(true);
+    builder.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
+    builder.set_new_session_callback(|ssl, session| {
+        if let Some(attempt) = ssl.ex_data(*session::ATTEMPT) {
+            attempt.keep(ssl, session);
+        }
+    });
+    Ok(builder.build())
+}
+
+/// Shakes hands with a peer that must prove to be `name`.
+///
+/// Cancellation closes the connection.
+pub(crate) async fn connect(
+    context: &SslContext,
+    stream: TcpStream,
+    name: &ServerName,
+    sessions: Option<Arc<Sessions>>,
+) -> Result<Secured, Error> {
+    let mut ssl = Ssl::new(context)?;
+    let param = ssl.param_mut();
+    param.set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS | X509CheckFlags::NEVER_CHECK_SUBJECT);
+    match name {
+        ServerName::Dns(host) => {
+            param.set_host(host)?;
+            ssl.set_hostname(host)?;
+        }
+        ServerName::Ip(addr) => param.set_ip(*addr)?,
+    }
+    let attempt = Attempt::begin(name.clone(), sessions, &mut ssl);
+    ssl.set_ex_data(*session::ATTEMPT, Arc::clone(&attempt));
+    let mut stream = SslStream::new(ssl, PeerStream::new(stream))?;
+    Pin::new(&mut stream).connect().await.map_err(|error| failure(&error, &attempt, stream.ssl().verify_result()))?;
+    // OpenSSL has checked all of this; a handshake that got here without is a bug that must not pass.
+    let verified = stream.ssl().verify_result() == X509VerifyResult::OK;
+    if !verified || stream.ssl().peer_certificate().is_none() {
+        return Err(Error::Certificate("the peer was not verified".to_owned()));
+    }
+    attempt.finish(stream.ssl());
+    Ok(Secured { stream })
+}
+
+/// Keeps the words for what OpenSSL's verification is about to refuse.
+fn note_failure(store: &mut openssl::x509::X509StoreContextRef) {
+    let Ok(index) = X509StoreContext::ssl_idx() else { return };
+    let text = certificate::refusal(store.error(), store.current_cert());
+    if let Some(attempt) = store.ex_data(index).and_then(|ssl| ssl.ex_data(*session::ATTEMPT)) {
+        attempt.note(text);
+    }
+}
+
+fn failure(error: &openssl::ssl::Error, attempt: &Attempt, verified: X509VerifyResult) -> Error {
+    if verified != X509VerifyResult::OK
+        && let Some(text) = attempt.failure()
+    {
+        return Error::Certificate(text);
+    }
+    if let Some(io) = error.io_error() {
+        return Error::Handshake(match io.kind() {
+            io::ErrorKind::ConnectionReset => "the peer reset the connection".to_owned(),
+            _ => io.to_string(),
+        });
+    }
+    let Some(first) = error.ssl_error().and_then(|stack| stack.errors().first()) else {
+        return Error::Handshake("the peer closed the connection".to_owned());
+    };
+    let reason = first.reason().unwrap_or("unknown error");
+    Error::Handshake(match reason {
+        "unexpected eof while reading" => "the peer closed the connection".to_owned(),
+        "wrong version number" | "packet length too long" | "http request" => {
+            format!("the peer does not seem to speak TLS ({reason})")
+        }
+        "unsupported protocol" | "tlsv1 alert protocol version" | "sslv3 alert handshake failure" => {
+            format!("no version or cipher in common with the peer ({reason})")
+        }
+        _ => reason.to_owned(),
+    })
+}

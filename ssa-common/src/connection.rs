@@ -1,0 +1,123 @@
+//! What is known of a connection: written by the agent before the verdict, read by `getsockopt`,
+//! `getpeername` and `getsockname`. A hash map by socket id.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{pod, socket::Endpoint};
+
+/// Scalar answers, by slot of [`Connection::scalars`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Scalar {
+    /// Negotiated version: 0x0303 or 0x0304.
+    Version = 0,
+    /// 1 if the session was resumed.
+    Resumed = 1,
+}
+
+/// Text answers, by slot of [`Connection::texts`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Text {
+    /// Why the connect failed; empty if it didn't.
+    Error = 0,
+    /// Negotiated cipher, OpenSSL's name.
+    Cipher = 1,
+}
+
+/// Slots of [`Connection::scalars`].
+pub const SCALARS: usize = 4;
+/// Slots of [`Connection::texts`].
+pub const TEXTS: usize = 4;
+/// Room for all texts, in bytes; a power of two, so that the hooks can bound an index by a mask.
+pub const TEXT_BYTES: usize = 512;
+
+/// Where a text stands in [`Connection::bytes`].
+#[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct Span {
+    pub start: u16,
+    /// Length with the NUL; zero if there is no such text.
+    pub len: u16,
+}
+
+/// How far the attempt is, as the agent last said.
+pub mod state {
+    /// The agent has not decided.
+    pub const PENDING: u32 = 0;
+    /// Handshake done and verified.
+    pub const SECURED: u32 = 1;
+    /// Refused; the text says why.
+    pub const REFUSED: u32 = 2;
+}
+
+/// The answers of one attempt.
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Connection {
+    /// The attempt that these answers are of; those of another are ignored.
+    pub attempt: u32,
+    /// See [`state`].
+    pub state: u32,
+    /// Address of the peer leg on this side.
+    pub local: Endpoint,
+    /// Address of the peer, which the agent connected to.
+    pub peer: Endpoint,
+    pub scalars: [i64; SCALARS],
+    pub texts: [Span; TEXTS],
+    pub bytes: [u8; TEXT_BYTES],
+}
+
+/// There was no room for a text.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct NoRoom;
+
+impl Connection {
+    /// Answers of `attempt` before anything is known.
+    pub const fn pending(attempt: u32) -> Self {
+        const NOWHERE: Endpoint = Endpoint { addr: [0; 16], port: 0, reserved: 0, scope: 0 };
+        Self {
+            attempt,
+            state: state::PENDING,
+            local: NOWHERE,
+            peer: NOWHERE,
+            scalars: [0; SCALARS],
+            texts: [Span { start: 0, len: 0 }; TEXTS],
+            bytes: [0; TEXT_BYTES],
+        }
+    }
+
+    /// Adds `text` (without a NUL; one is added).
+    pub fn push(&mut self, slot: Text, text: &str) -> Result<(), NoRoom> {
+        let start = self.texts.iter().map(|span| span.start + span.len).max().unwrap_or(0);
+        let room = self.bytes.get_mut(usize::from(start)..).ok_or(NoRoom)?;
+        if text.len() >= room.len() {
+            return Err(NoRoom);
+        }
+        room[..text.len()].copy_from_slice(text.as_bytes());
+        room[text.len()] = 0;
+        let len = u16::try_from(text.len() + 1).unwrap_or(u16::MAX);
+        self.texts[slot as usize] = Span { start, len };
+        Ok(())
+    }
+}
+
+pod!(Connection);
+
+const _: () = assert!(size_of::<Connection>() == 616);
+const _: () = assert!(TEXT_BYTES.is_power_of_two());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_follow_each_other_and_overlong_ones_are_refused() {
+        let mut connection = Connection::pending(1);
+        connection.push(Text::Error, "why").unwrap();
+        connection.push(Text::Cipher, "TLS_X").unwrap();
+        assert_eq!(connection.texts[Text::Cipher as usize], Span { start: 4, len: 6 });
+        assert_eq!(&connection.bytes[4..10], b"TLS_X\0");
+        assert_eq!(connection.push(Text::Cipher, &"x".repeat(TEXT_BYTES)), Err(NoRoom));
+    }
+}

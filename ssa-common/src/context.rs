@@ -1,0 +1,87 @@
+//! A context: settings that one socket owns and that others can adopt. A hash map by context id.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{pod, socket::HostName};
+
+/// Scalar settings, by slot of [`Context::scalars`]. Adding an option that is a number is adding a
+/// slot here and an entry in [`crate::uapi::OPTIONS`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Setting {
+    /// `TLS_SESSION_REUSE`: 0 or 1.
+    SessionReuse = 0,
+}
+
+/// Slots of [`Context::scalars`].
+pub const SETTINGS: usize = 8;
+
+/// A context's settings before anything is set.
+pub const DEFAULTS: [i64; SETTINGS] = {
+    let mut scalars = [0; SETTINGS];
+    scalars[Setting::SessionReuse as usize] = 1;
+    scalars
+};
+
+/// What a context holds. Written by the hooks only; read by the hooks and by the agent.
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Context {
+    /// The id that it is stored under; tells a reused map entry from the one that was looked up.
+    pub id: u64,
+    /// Attached service, of which a socket must be to adopt it.
+    pub service: u64,
+    /// Network namespace (cookie), in which a socket must be to adopt it.
+    pub netns: u64,
+    /// Effective user id of its creator, which an adopter must have.
+    pub uid: u32,
+    /// Sockets that use it; it goes with the last.
+    pub refs: u32,
+    /// 1 once its id was read: only host names may change from then on.
+    pub frozen: u32,
+    /// Times that trusted certificates were set (`TLS_TRUSTED_PEER_CERTIFICATES`). The agent must
+    /// have loaded just as many, or it refuses to connect.
+    pub trust_sets: u32,
+    /// Settings that are numbers, by [`Setting`].
+    pub scalars: [i64; SETTINGS],
+    /// The owner's host name, which adopters start with.
+    pub hostname: HostName,
+}
+
+impl Context {
+    /// A setting's value.
+    pub fn scalar(&self, setting: Setting) -> i64 {
+        self.scalars[setting as usize]
+    }
+}
+
+/// Names an option's value that waits for the agent in the map of blobs.
+#[derive(Clone, Copy, Debug, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct BlobKey {
+    pub context: u64,
+    /// The option's number.
+    pub option: u32,
+    /// Which set of this option on this context, from 1.
+    pub sequence: u32,
+}
+
+/// An option's value that only the agent can check: a path or a PEM text, maybe a private key. The
+/// agent deletes it as it reads it.
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Blob {
+    /// Length without the NUL, in bytes.
+    pub len: u32,
+    /// Reserved; always zero.
+    pub reserved: u32,
+    pub bytes: [u8; crate::limits::OPTION_BYTES],
+}
+
+pod!(Context);
+pod!(BlobKey);
+pod!(Blob);
+
+const _: () = assert!(size_of::<Context>() == 368);
+const _: () = assert!(size_of::<BlobKey>() == 16);
+const _: () = assert!(size_of::<Blob>() == 4104);

@@ -1,0 +1,104 @@
+//! Records of the ring buffer, from the hooks to the agent, in order.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{
+    context::BlobKey,
+    limits::SYN_BYTES,
+    socket::{Caller, Endpoint, HostName},
+};
+
+/// What a record is: the first field of each.
+pub mod kind {
+    /// [`super::Opened`]
+    pub const OPENED: u32 = 1;
+    /// [`super::BlobSet`]
+    pub const BLOB: u32 = 2;
+    /// [`super::Held`]
+    pub const HELD: u32 = 3;
+    /// [`super::Left`]
+    pub const LEFT: u32 = 4;
+    /// [`super::Closed`]
+    pub const CLOSED: u32 = 5;
+}
+
+/// A socket became a TLS socket: an id was taken from the pool.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Opened {
+    /// [`kind::OPENED`]
+    pub kind: u32,
+    /// Reserved; always zero.
+    pub reserved: u32,
+    pub id: u64,
+    pub caller: Caller,
+}
+
+/// An option's value waits in the map of blobs.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct BlobSet {
+    /// [`kind::BLOB`]
+    pub kind: u32,
+    /// Reserved; always zero.
+    pub reserved: u32,
+    pub id: u64,
+    pub key: BlobKey,
+    /// Whose rights a path is opened with.
+    pub caller: Caller,
+}
+
+/// A SYN of a TLS socket was held back: the first, or one that was sent again.
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Held {
+    /// [`kind::HELD`]
+    pub kind: u32,
+    pub attempt: u32,
+    pub id: u64,
+    pub context: u64,
+    pub caller: Caller,
+    pub orig_dst: Endpoint,
+    pub bound: Endpoint,
+    /// Bytes used of `syn`.
+    pub syn_len: u32,
+    /// AF_INET or AF_INET6: the socket's own family, not that of the packet.
+    pub family: u32,
+    pub hostname: HostName,
+    /// The packet from the IP header on, headers only. The TCP checksum is not valid: it was left
+    /// to offload.
+    pub syn: [u8; SYN_BYTES],
+}
+
+/// A socket's attempt has left SYN_SENT: a verdict arrived, or the application gave up.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Left {
+    /// [`kind::LEFT`]
+    pub kind: u32,
+    pub attempt: u32,
+    pub id: u64,
+    /// The kernel state that it went to.
+    pub tcp_state: u32,
+    /// Reserved; always zero.
+    pub reserved: u32,
+}
+
+/// A TLS socket was closed for the last time.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Closed {
+    /// [`kind::CLOSED`]
+    pub kind: u32,
+    /// Reserved; always zero.
+    pub reserved: u32,
+    pub id: u64,
+    /// The context that it used last; gone too, if no other socket uses it.
+    pub context: u64,
+}
+
+const _: () = assert!(size_of::<Opened>() == 48);
+const _: () = assert!(size_of::<BlobSet>() == 64);
+const _: () = assert!(size_of::<Held>() == 536);
+const _: () = assert!(size_of::<Left>() == 24);
+const _: () = assert!(size_of::<Closed>() == 24);

@@ -1,0 +1,60 @@
+//! Capacities and lengths, each with its unit and reason.
+
+/// Longest value of an option, in bytes: what a sockopt program can see (one page).
+pub const OPTION_BYTES: usize = 4096;
+
+/// Room for a host name with its NUL, in bytes. RFC 1035 allows 253 characters.
+pub const HOSTNAME_BYTES: usize = 256;
+
+/// Longest host name that is accepted, in characters (RFC 1035, section 2.3.4, as text).
+pub const HOSTNAME_MAX: usize = 253;
+
+/// Longest label of a host name, in characters (RFC 1035, section 2.3.4).
+pub const LABEL_MAX: u32 = 63;
+
+/// Longest text of `TLS_ERROR` with its NUL, in bytes (the option's contract).
+pub const ERROR_BYTES: usize = 256;
+
+/// Room for the headers of a SYN, in bytes: IPv6 with 40 bytes of extensions, and the longest TCP
+/// header (60), rounded up.
+pub const SYN_BYTES: usize = 160;
+
+/// Ring buffer from the hooks to the agent, in bytes: 2,000 held connects at once. A power of two
+/// and of pages.
+pub const EVENTS_BYTES: usize = 1 << 20;
+
+/// Socket ids that wait to be taken. The agent refills after each batch of events.
+pub const IDS_CAPACITY: usize = 1 << 14;
+
+/// Sockets, contexts and connections that can live at once, host-wide. Hash maps without
+/// preallocation: what is not used costs nothing.
+pub const SOCKETS_CAPACITY: usize = 1 << 17;
+
+/// Option values that wait for the agent to take them (paths and PEM texts, 4 KiB each).
+pub const BLOBS_CAPACITY: usize = 1 << 10;
+
+/// The virtual port: tcpmux's neighbour "echo", below 1024 and bound by nobody on 127.205/16.
+pub const VIRTUAL_PORT: u16 = 7;
+
+/// Counters that the hooks keep, by index of the map `COUNTERS`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub enum Counter {
+    /// TLS sockets that are open now.
+    Sockets = 0,
+    /// Events that found the ring buffer full.
+    EventsLost = 1,
+    /// Sets and connects that found a map full, or no id left.
+    NoRoom = 2,
+    /// SYNs held back, with those sent again.
+    SynsHeld = 3,
+    /// Packets that a held or listening TLS socket was kept from.
+    PacketsDropped = 4,
+}
+
+/// Slots of the map `COUNTERS`.
+pub const COUNTERS: usize = 8;
+
+/// SYNs that are sent again before the kernel itself gives a held connect up with `ETIMEDOUT`,
+/// which only happens if the agent hangs: longer than its own limits to dial and to shake hands.
+pub const SYN_RETRIES: i32 = 5;

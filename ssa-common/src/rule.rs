@@ -1,0 +1,96 @@
+//! The table of options as the hooks read it: one small record per number.
+
+use crate::uapi::{Kind, OPTIONS, Place, When};
+
+/// What the hooks know of one option. Every field is a `u8`, so that a row is one load.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct Rule {
+    /// [`When`] it may be set.
+    pub set: u8,
+    /// [`When`] it may be read.
+    pub get: u8,
+    /// One of [`place`].
+    pub place: u8,
+    /// Slot of a setting or of an answer.
+    pub slot: u8,
+    /// Size of a scalar value, in bytes (4 or 8); zero for text.
+    pub size: u8,
+    /// 1 if only 0 and 1 are valid.
+    pub boolean: u8,
+}
+
+/// Numbers of [`Place`]'s variants.
+pub mod place {
+    pub const NOWHERE: u8 = 0;
+    pub const BLOB: u8 = 1;
+    pub const CONTEXT: u8 = 2;
+    pub const ANSWER: u8 = 3;
+    pub const ANSWER_TEXT: u8 = 4;
+    pub const ERROR: u8 = 5;
+    pub const HOST_NAME: u8 = 6;
+    pub const ID: u8 = 7;
+    pub const SETTING: u8 = 8;
+    pub const STATE: u8 = 9;
+}
+
+/// The lowest option number, at index 0 of [`RULES`].
+pub const FIRST: i32 = 85;
+/// Rows of [`RULES`]: a power of two, so that the hooks can bound an index by a mask.
+pub const ROWS: usize = 128;
+
+/// The rules by `number - FIRST`; unknown numbers have a rule that offers nothing.
+pub static RULES: [Rule; ROWS] = rules();
+
+const fn rules() -> [Rule; ROWS] {
+    const NOTHING: Rule = Rule { set: 0, get: 0, place: place::NOWHERE, slot: 0, size: 0, boolean: 0 };
+    let mut rules = [NOTHING; ROWS];
+    let mut index = 0;
+    while index < OPTIONS.len() {
+        let option = &OPTIONS[index];
+        let (place, slot) = match option.place {
+            Place::Blob => (place::BLOB, 0),
+            Place::Context => (place::CONTEXT, 0),
+            Place::Answer(scalar) => (place::ANSWER, scalar as u8),
+            Place::AnswerText(text) => (place::ANSWER_TEXT, text as u8),
+            Place::Error => (place::ERROR, 0),
+            Place::HostName => (place::HOST_NAME, 0),
+            Place::Id => (place::ID, 0),
+            Place::Nowhere => (place::NOWHERE, 0),
+            Place::Setting(setting) => (place::SETTING, setting as u8),
+            Place::State => (place::STATE, 0),
+        };
+        let (size, boolean) = match option.kind {
+            Kind::Bool => (4, 1),
+            Kind::Int => (4, 0),
+            Kind::Id | Kind::Long => (8, 0),
+            Kind::Bytes(_) | Kind::PathOrPem | Kind::String(_) => (0, 0),
+        };
+        rules[(option.number - FIRST) as usize] =
+            Rule { set: option.set as u8, get: option.get as u8, place, slot, size, boolean };
+        index += 1;
+    }
+    rules
+}
+
+impl Rule {
+    /// Whether a direction with this `when` is offered at all.
+    #[inline(always)]
+    pub const fn offers(when: u8) -> bool {
+        when != When::Never as u8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_has_its_row() {
+        for option in OPTIONS {
+            let rule = RULES[usize::try_from(option.number - FIRST).unwrap()];
+            assert_eq!((rule.set, rule.get), (option.set as u8, option.get as u8), "{}", option.name);
+        }
+        assert_eq!(RULES[(101 - FIRST) as usize].place, place::NOWHERE);
+    }
+}

@@ -1,0 +1,91 @@
+//! The state of one TLS socket, kept in the kernel with the socket itself (sk_storage).
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{limits::HOSTNAME_BYTES, pod};
+
+/// An IP address and port. IPv4 addresses are kept v4-mapped (`::ffff:a.b.c.d`).
+#[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct Endpoint {
+    /// IPv6 or v4-mapped address, network byte order.
+    pub addr: [u8; 16],
+    /// Port, host byte order.
+    pub port: u16,
+    /// Reserved; always zero.
+    pub reserved: u16,
+    /// Scope of a link-local address (interface index); zero otherwise.
+    pub scope: u32,
+}
+
+/// A host name: `len` bytes of text and a NUL. A `len` of zero means that none is set.
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct HostName {
+    pub bytes: [u8; HOSTNAME_BYTES],
+    /// Length without the NUL, in bytes.
+    pub len: u32,
+    /// Reserved; always zero.
+    pub reserved: u32,
+}
+
+impl HostName {
+    /// The text, or nothing if none is set (or if it is no text, which the hooks don't store).
+    pub fn as_str(&self) -> Option<&str> {
+        let bytes = self.bytes.get(..self.len as usize)?;
+        core::str::from_utf8(bytes).ok().filter(|text| !text.is_empty())
+    }
+}
+
+/// Who called: taken in the hook, at the call, in the initial namespaces' numbers.
+#[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct Caller {
+    /// Effective user id (`bpf_get_current_uid_gid`).
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+    /// Process id (the kernel's tgid).
+    pub tgid: u32,
+    /// Thread id (the kernel's pid).
+    pub tid: u32,
+    /// Network namespace of the socket (`SO_NETNS_COOKIE`).
+    pub netns: u64,
+    /// The attached service: the inode of the cgroup that the hooks are attached to.
+    pub service: u64,
+}
+
+/// A TLS socket's state.
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Socket {
+    /// Random and unique, from the agent's pool. Zero: the agent could not be asked; every connect
+    /// fails until a later set finds it.
+    pub id: u64,
+    /// The context in use: the socket's own (equal to `id`) or an adopted one.
+    pub context: u64,
+    /// Who called `connect` last.
+    pub caller: Caller,
+    /// Where the application connects to.
+    pub orig_dst: Endpoint,
+    /// Where the socket was bound to before it connected; unspecified if it was not.
+    pub bound: Endpoint,
+    /// Count of connects; zero before the first.
+    pub attempt: u32,
+    /// How the last attempt ended ([`crate::phase::outcome`]).
+    pub outcome: u32,
+    /// The last refusal by a hook ([`crate::reason::Reason`]), or zero.
+    pub reason: u32,
+    /// AF_INET or AF_INET6.
+    pub family: u32,
+    /// Name for SNI and for the certificate check.
+    pub hostname: HostName,
+}
+
+pod!(Endpoint);
+pod!(Socket);
+
+const _: () = assert!(size_of::<Endpoint>() == 24 && align_of::<Endpoint>() == 4);
+const _: () = assert!(size_of::<HostName>() == 264);
+const _: () = assert!(size_of::<Caller>() == 32);
+const _: () = assert!(size_of::<Socket>() == 376 && align_of::<Socket>() == 8);

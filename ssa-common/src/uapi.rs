@@ -1,0 +1,192 @@
+//! What applications see: the level `IPPROTO_TLS`, its options, their types, phases and meaning.
+//!
+//! [`OPTIONS`] is the one table that drives all: the hooks' rules ([`crate::rule`]) and the C
+//! header `include/in_tls.h` are made from it.
+
+use crate::{
+    connection::{Scalar, Text},
+    context::Setting,
+    limits::{HOSTNAME_BYTES, OPTION_BYTES},
+};
+
+/// Socket protocol and option level of TLS (Secure Socket API 0.67: `715 % 255`).
+pub const IPPROTO_TLS: i32 = 205;
+
+pub const TLS_HOSTNAME: i32 = 85;
+pub const TLS_TRUSTED_PEER_CERTIFICATES: i32 = 87;
+pub const TLS_ID: i32 = 96;
+pub const TLS_CHOSEN_CIPHER: i32 = 98;
+pub const TLS_ERROR: i32 = 100;
+pub const TLS_CONTEXT: i32 = 107;
+pub const TLS_SESSION_REUSE: i32 = 108;
+pub const TLS_RESUMED_SESSION: i32 = 109;
+pub const TLS_VERSION_CONN: i32 = 113;
+pub const TLS_STATE: i32 = 130;
+
+/// In which phases an option may be set or read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum When {
+    /// The direction isn't offered: `ENOPROTOOPT`.
+    Never = 0,
+    /// Before `connect` or `listen`, and after a failed connect; else `EOPNOTSUPP`.
+    Fresh = 1,
+    /// Connected, or closed by the peer; else `EOPNOTSUPP`.
+    Connected = 2,
+    /// Any phase.
+    Any = 3,
+}
+
+/// Type of an option's value.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// 4 bytes, host byte order, 0 or 1.
+    Bool,
+    /// Bytes, exactly this many.
+    Bytes(usize),
+    /// `uint64_t`, host byte order.
+    Id,
+    /// 4 bytes, host byte order.
+    Int,
+    /// `int64_t`, host byte order.
+    Long,
+    /// A path, or the PEM text itself if it starts with `-----BEGIN`; with its NUL.
+    PathOrPem,
+    /// Text of at most so many bytes with its NUL.
+    String(usize),
+}
+
+/// Where an option's value lives.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// The agent takes it ([`crate::context::Blob`]).
+    Blob,
+    /// The socket's context id: read freezes it, set adopts another.
+    Context,
+    /// An answer of the connection.
+    Answer(Scalar),
+    /// An answer of the connection, as text.
+    AnswerText(Text),
+    /// The socket's last error, as text.
+    Error,
+    /// The socket's host name.
+    HostName,
+    /// The socket's id.
+    Id,
+    /// Not built yet: neither direction is offered.
+    Nowhere,
+    /// A setting of the context.
+    Setting(Setting),
+    /// The socket's phase.
+    State,
+}
+
+/// One option.
+#[derive(Clone, Copy, Debug)]
+pub struct Opt {
+    pub number: i32,
+    /// The C name; [`ALIASES`] has the older spellings.
+    pub name: &'static str,
+    pub set: When,
+    pub get: When,
+    pub kind: Kind,
+    pub place: Place,
+    /// For the header, one line.
+    pub doc: &'static str,
+}
+
+use When::{Any, Connected, Fresh, Never};
+
+const fn opt(
+    number: i32,
+    name: &'static str,
+    set: When,
+    get: When,
+    kind: Kind,
+    place: Place,
+    doc: &'static str,
+) -> Opt {
+    Opt { number, name, set, get, kind, place, doc }
+}
+
+const fn planned(number: i32, name: &'static str, kind: Kind, doc: &'static str) -> Opt {
+    opt(number, name, Never, Never, kind, Place::Nowhere, doc)
+}
+
+/// Every option, by number.
+#[rustfmt::skip]
+pub const OPTIONS: &[Opt] = &[
+    opt(85, "TLS_HOSTNAME", Fresh, Any, Kind::String(HOSTNAME_BYTES), Place::HostName, "name (or IP address) of the peer, for SNI and for the check of its certificate"),
+    opt(86, "TLS_HOSTNAME_2", Fresh, Any, Kind::String(HOSTNAME_BYTES), Place::HostName, "the same as TLS_HOSTNAME"),
+    opt(87, "TLS_TRUSTED_PEER_CERTIFICATES", Fresh, Never, Kind::PathOrPem, Place::Blob, "CAs to trust instead of the system's: file, hashed directory, or PEM"),
+    planned(88, "TLS_CERTIFICATE_CHAIN", Kind::PathOrPem, "own certificate chain, leaf first"),
+    planned(89, "TLS_PRIVATE_KEY", Kind::PathOrPem, "key of the latest chain without one"),
+    planned(90, "TLS_ALPN", Kind::String(OPTION_BYTES), "application protocols, comma separated; connected: the chosen one"),
+    planned(91, "TLS_SESSION_TTL", Kind::Long, "life of cached sessions in seconds; 0: don't cache"),
+    planned(92, "TLS_DISABLE_CIPHER", Kind::String(OPTION_BYTES), "take one cipher off the list"),
+    planned(93, "TLS_PEER_IDENTITY", Kind::String(OPTION_BYTES), "subject of the peer's certificate, RFC 2253"),
+    planned(94, "TLS_REQUEST_PEER_AUTH", Kind::Int, "server: ask for a client certificate (1), require one (2)"),
+    planned(95, "TLS_PEER_CERTIFICATE_CHAIN", Kind::String(OPTION_BYTES), "the peer's chain as PEM, leaf first"),
+    opt(96, "TLS_ID", Never, Any, Kind::Id, Place::Id, "this socket's id"),
+    planned(97, "TLS_TRUSTED_CIPHERS", Kind::String(OPTION_BYTES), "ciphers that may be used, colon separated"),
+    opt(98, "TLS_CHOSEN_CIPHER", Never, Connected, Kind::String(OPTION_BYTES), Place::AnswerText(Text::Cipher), "the negotiated cipher"),
+    opt(100, "TLS_ERROR", Never, Any, Kind::String(256), Place::Error, "why the last operation failed, in words; empty if none did"),
+    planned(102, "TLS_REVOCATION_CHECKS", Kind::Bool, "check revocation at all"),
+    planned(103, "TLS_OCSP_STAPLED_CHECKS", Kind::Bool, "stapled OCSP responses may answer"),
+    planned(104, "TLS_OCSP_CHECKS", Kind::Bool, "OCSP responders may answer"),
+    planned(105, "TLS_CRL_CHECKS", Kind::Bool, "CRLs may answer"),
+    planned(106, "TLS_CACHED_REV_CHECKS", Kind::Bool, "cached answers may answer"),
+    opt(107, "TLS_CONTEXT", Fresh, Fresh, Kind::Id, Place::Context, "get: this socket's context, frozen from then on; set: adopt another's settings and sessions"),
+    opt(108, "TLS_SESSION_REUSE", Fresh, Any, Kind::Bool, Place::Setting(Setting::SessionReuse), "cache and resume sessions"),
+    opt(109, "TLS_RESUMED_SESSION", Never, Connected, Kind::Bool, Place::Answer(Scalar::Resumed), "was this connection resumed"),
+    planned(110, "TLS_ENABLE_CIPHER", Kind::String(OPTION_BYTES), "put a cipher back, or first"),
+    planned(111, "TLS_VERSION_MIN", Kind::Int, "0x0303 (TLS 1.2) or 0x0304 (TLS 1.3)"),
+    planned(112, "TLS_VERSION_MAX", Kind::Int, "0x0303 (TLS 1.2) or 0x0304 (TLS 1.3)"),
+    opt(113, "TLS_VERSION_CONN", Never, Connected, Kind::Int, Place::Answer(Scalar::Version), "the negotiated version"),
+    planned(122, "TLS_SERVER_OCSP_STAPLING", Kind::Bool, "server: staple an OCSP response"),
+    opt(130, "TLS_STATE", Never, Any, Kind::Int, Place::State, "0 fresh, 1 connecting, 2 connected, 3 listening, 4 failed, 5 closed by the peer"),
+    planned(131, "TLS_PEER_CERTIFICATE_COUNT", Kind::Int, "certificates in the peer's verified chain"),
+    planned(150, "TLS_PEER_CERTIFICATE_SHA256", Kind::Bytes(32), "SHA-256 of the peer's certificate"),
+];
+
+/// Other spellings: name, option.
+pub const ALIASES: &[(&str, &str)] = &[("TLS_REMOTE_HOSTNAME", "TLS_HOSTNAME")];
+
+/// `TLS_PEER_CERTIFICATE(i)` is this number plus `i`, for `i` from 0 to 15. Not offered yet.
+pub const TLS_PEER_CERTIFICATE_FIRST: i32 = 132;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_sorted_and_unique() {
+        assert!(OPTIONS.is_sorted_by(|a, b| a.number < b.number));
+    }
+
+    #[test]
+    fn options_without_a_place_are_not_offered() {
+        for option in OPTIONS {
+            let offered = option.set != Never || option.get != Never;
+            assert_eq!(offered, option.place != Place::Nowhere, "{}", option.name);
+        }
+    }
+
+    #[test]
+    fn constants_agree_with_the_table() {
+        for (number, name) in [
+            (TLS_HOSTNAME, "TLS_HOSTNAME"),
+            (TLS_TRUSTED_PEER_CERTIFICATES, "TLS_TRUSTED_PEER_CERTIFICATES"),
+            (TLS_ID, "TLS_ID"),
+            (TLS_CHOSEN_CIPHER, "TLS_CHOSEN_CIPHER"),
+            (TLS_ERROR, "TLS_ERROR"),
+            (TLS_CONTEXT, "TLS_CONTEXT"),
+            (TLS_SESSION_REUSE, "TLS_SESSION_REUSE"),
+            (TLS_RESUMED_SESSION, "TLS_RESUMED_SESSION"),
+            (TLS_VERSION_CONN, "TLS_VERSION_CONN"),
+            (TLS_STATE, "TLS_STATE"),
+        ] {
+            assert!(OPTIONS.iter().any(|option| option.number == number && option.name == name), "{name}");
+        }
+    }
+}

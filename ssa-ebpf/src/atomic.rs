@@ -1,0 +1,53 @@
+//! Atomic operations on map values. `core::sync::atomic` has none for this target, whose oldest
+//! processors lacked them; we build for `-C target-cpu=v3`.
+//!
+//! KERNEL: fetching and comparing atomics from 5.12.
+
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
+
+/// Adds to a counter; nobody needs the value.
+#[inline(always)]
+pub(crate) fn add(counter: *mut u64, change: u64) {
+    // SAFETY: callers pass a live, aligned map value.
+    let _before = unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, change) };
+}
+
+/// A count of users that, once it is zero, stays zero.
+#[derive(Clone, Copy)]
+pub(crate) struct Refs(*mut u32);
+
+impl Refs {
+    /// `count` must point to a live, aligned map value.
+    #[inline(always)]
+    pub(crate) fn new(count: *mut u32) -> Self {
+        Self(count)
+    }
+
+    /// Counts one user more, unless there is none left. Gives up, as if there were none, when many
+    /// others are faster.
+    #[inline(always)]
+    pub(crate) fn join(self) -> bool {
+        for _try in 0..8 {
+            // SAFETY: see `new`.
+            let now = unsafe { self.0.read_volatile() };
+            if now == 0 {
+                return false;
+            }
+            // SAFETY: see `new`.
+            let (_found, done) = unsafe {
+                atomic_cxchg::<u32, { AtomicOrdering::Relaxed }, { AtomicOrdering::Relaxed }>(self.0, now, now + 1)
+            };
+            if done {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Counts one user less; true for the last.
+    #[inline(always)]
+    pub(crate) fn leave(self) -> bool {
+        // SAFETY: see `new`.
+        unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(self.0, u32::MAX) == 1 }
+    }
+}

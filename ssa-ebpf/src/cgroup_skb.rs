@@ -1,0 +1,170 @@
+//! Packets of TLS sockets: their SYNs are held, and nobody but the agent may answer them.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
+    helpers::generated::{bpf_sk_fullsock, bpf_sk_lookup_tcp, bpf_sk_release, bpf_skb_load_bytes},
+    macros::cgroup_skb,
+    programs::SkBuffContext,
+};
+use ssa_common::{
+    event::{Held, kind},
+    limits::{Counter, SYN_BYTES},
+    phase::tcp_state,
+    socket::{HostName, Socket},
+};
+
+use crate::{
+    ctx::{ALLOW, DENY, copy_words, read},
+    maps::{EVENTS, LISTENERS, count, socket_of, storage},
+};
+
+/// Holds every SYN of a TLS socket, before and after a verdict: only the agent's own copy travels.
+/// Passes everything else.
+#[cgroup_skb(egress)]
+fn ssa_egress(ctx: SkBuffContext) -> i32 {
+    let Some((sk, _state)) = tls_candidate(&ctx, tcp_state::SYN_SENT) else { return ALLOW };
+    let Some(socket) = socket_of(sk) else { return ALLOW };
+    count(Counter::SynsHeld, 1);
+    if report(&ctx, socket).is_none() {
+        // It will be reported when it is sent again.
+        count(Counter::EventsLost, 1);
+    }
+    DENY
+}
+
+/// Keeps every packet from a listening TLS socket, and from a connecting one all but a reset and
+/// the agent's own SYN-ACK: a local process that has taken the virtual address, or that opens
+/// simultaneously, must not pass for the agent.
+#[cgroup_skb(ingress)]
+fn ssa_ingress(ctx: SkBuffContext) -> i32 {
+    let Some((sk, state)) = tls_candidate(&ctx, tcp_state::LISTEN) else { return ALLOW };
+    if socket_of(sk).is_none() {
+        return ALLOW;
+    }
+    if state == tcp_state::SYN_SENT && from_agent(&ctx) {
+        return ALLOW;
+    }
+    count(Counter::PacketsDropped, 1);
+    DENY
+}
+
+/// The socket of a packet, if it is connecting (or in `other`). All others cost these few
+/// instructions.
+#[inline(always)]
+fn tls_candidate(ctx: &SkBuffContext, other: u32) -> Option<(*mut bpf_sock, u32)> {
+    let sk = skb_sk(ctx.skb.skb)?;
+    let state = read!(sk, state);
+    if state != tcp_state::SYN_SENT && state != other {
+        return None;
+    }
+    // SAFETY: the helper checks `sk`.
+    let full = unsafe { bpf_sk_fullsock(sk) };
+    if full.is_null() { None } else { Some((full, state)) }
+}
+
+#[inline(always)]
+fn skb_sk(skb: *mut __sk_buff) -> Option<*mut bpf_sock> {
+    // SAFETY: the context outlives the hook; a union with one member.
+    let sk = unsafe { core::ptr::read_volatile(&raw const (*skb).__bindgen_anon_2.sk) };
+    if sk.is_null() { None } else { Some(sk) }
+}
+
+/// Sends the agent all that it needs to dial, with the SYN's headers.
+#[inline(always)]
+fn report(ctx: &SkBuffContext, socket: &Socket) -> Option<()> {
+    let packet = read!(ctx.skb.skb, len);
+    let mut event = EVENTS.reserve_untyped::<Held>(0)?;
+    let held = event.as_mut_ptr();
+    let len = if packet > SYN_BYTES as u32 { SYN_BYTES as u32 } else { packet };
+    // SAFETY: the entry is this program's until it is submitted; each field is written.
+    let loaded = unsafe {
+        (*held).kind = kind::HELD;
+        (*held).attempt = socket.attempt;
+        (*held).id = socket.id;
+        (*held).context = socket.context;
+        (*held).caller = socket.caller;
+        (*held).orig_dst = socket.orig_dst;
+        (*held).bound = socket.bound;
+        (*held).syn_len = len;
+        (*held).family = socket.family;
+        copy_words::<HostName, 33>(&raw mut (*held).hostname, &raw const socket.hostname);
+        copy_words::<[u8; SYN_BYTES], { SYN_BYTES / 8 }>(&raw mut (*held).syn, &raw const NO_BYTES);
+        // VERIFIER: a length of zero is refused ("R4 invalid zero-sized read"): no SYN is so short.
+        if len == 0 { -1 } else { bpf_skb_load_bytes(ctx.skb.skb.cast(), 0, (&raw mut (*held).syn).cast(), len) }
+    };
+    if loaded != 0 {
+        event.discard(0);
+        return None;
+    }
+    event.submit(0);
+    Some(())
+}
+
+static NO_BYTES: [u8; SYN_BYTES] = [0; SYN_BYTES];
+
+/// Whether a packet to a connecting socket is a reset, or a SYN-ACK that the agent's listener sent.
+#[inline(always)]
+fn from_agent(ctx: &SkBuffContext) -> bool {
+    const SYN: u8 = 0x02;
+    const RST: u8 = 0x04;
+    const ACK: u8 = 0x10;
+    let Ok(version) = ctx.load::<u8>(0) else { return false };
+    let Some((tuple, size, flags)) = (if version >> 4 == 4 { tuple4(ctx, version) } else { tuple6(ctx) }) else {
+        return false;
+    };
+    if flags & RST != 0 {
+        return true;
+    }
+    if flags & (SYN | ACK) != SYN | ACK {
+        return false;
+    }
+    is_listener(ctx, tuple, size)
+}
+
+/// Whether the socket at the other end belongs to a listener of the agent.
+#[inline(always)]
+fn is_listener(ctx: &SkBuffContext, mut tuple: bpf_sock_tuple, size: u32) -> bool {
+    // SAFETY: the helper checks its arguments; the socket is released on the only way out.
+    unsafe {
+        let sk = bpf_sk_lookup_tcp(ctx.skb.skb.cast(), &raw mut tuple, size, BPF_F_CURRENT_NETNS as i64 as u64, 0);
+        if sk.is_null() {
+            return false;
+        }
+        let marked = storage(&raw const LISTENERS, sk, 0).is_some();
+        bpf_sk_release(sk.cast());
+        marked
+    }
+}
+
+/// The other direction's addresses, as its own SYN had them: (tuple, size, TCP flags).
+#[inline(always)]
+fn tuple4(ctx: &SkBuffContext, version: u8) -> Option<(bpf_sock_tuple, u32, u8)> {
+    let transport = usize::from(version & 0x0f) * 4;
+    let mut tuple: bpf_sock_tuple = empty();
+    tuple.__bindgen_anon_1.ipv4.saddr = ctx.load(16).ok()?;
+    tuple.__bindgen_anon_1.ipv4.daddr = ctx.load(12).ok()?;
+    tuple.__bindgen_anon_1.ipv4.sport = ctx.load(transport + 2).ok()?;
+    tuple.__bindgen_anon_1.ipv4.dport = ctx.load(transport).ok()?;
+    Some((tuple, 12, ctx.load(transport + 13).ok()?))
+}
+
+/// As [`tuple4`]. The kernel sends no extension headers with a SYN-ACK on loopback.
+#[inline(always)]
+fn tuple6(ctx: &SkBuffContext) -> Option<(bpf_sock_tuple, u32, u8)> {
+    const TCP: u8 = 6;
+    if ctx.load::<u8>(6).ok()? != TCP {
+        return None;
+    }
+    let mut tuple: bpf_sock_tuple = empty();
+    tuple.__bindgen_anon_1.ipv6.saddr = ctx.load(24).ok()?;
+    tuple.__bindgen_anon_1.ipv6.daddr = ctx.load(8).ok()?;
+    tuple.__bindgen_anon_1.ipv6.sport = ctx.load(42).ok()?;
+    tuple.__bindgen_anon_1.ipv6.dport = ctx.load(40).ok()?;
+    Some((tuple, 36, ctx.load(53).ok()?))
+}
+
+#[inline(always)]
+const fn empty() -> bpf_sock_tuple {
+    // SAFETY: plain integers.
+    unsafe { core::mem::zeroed() }
+}

@@ -1,0 +1,177 @@
+//! `connect(2)`: remembers the destination and goes to a virtual address, where the agent answers.
+//!
+//! The attached hooks are the guards: on their own they refuse every TLS socket. Only the tail call
+//! into the program that a living agent has put into `LIVE_*` can let one connect.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{
+        bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+        generated::{bpf_get_netns_cookie, bpf_getsockopt, bpf_setsockopt},
+    },
+    macros::cgroup_sock_addr,
+    programs::SockAddrContext,
+};
+use aya_log_ebpf::debug;
+use ssa_common::{
+    connection::Connection,
+    limits::{Counter, SYN_RETRIES, VIRTUAL_PORT},
+    phase::outcome,
+    reason::Reason,
+    socket::{Caller, Endpoint, Socket},
+};
+
+use crate::{
+    ctx::{AF_INET, AF_INET6, ALLOW, IPPROTO_TCP, Refusal, SockAddr, bound, errno, refuse},
+    maps::{CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, SERVICE, count, socket_of, storage},
+};
+
+/// `connect(2)` over IPv4. A TLS socket gets `ENOTCONN` unless the agent lives.
+#[cgroup_sock_addr(connect4)]
+fn ssa_connect4(ctx: SockAddrContext) -> i32 {
+    let Some(socket) = socket_of(SockAddr::new(&ctx).sk()) else { return ALLOW };
+    // SAFETY: the array holds programs of this same type and attach type.
+    unsafe { LIVE_CONNECT4.tail_call(&ctx, 0) };
+    refuse(Some(socket), Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning))
+}
+
+/// `connect(2)` over IPv6, and to v4-mapped addresses. As [`ssa_connect4`].
+#[cgroup_sock_addr(connect6)]
+fn ssa_connect6(ctx: SockAddrContext) -> i32 {
+    let Some(socket) = socket_of(SockAddr::new(&ctx).sk()) else { return ALLOW };
+    // SAFETY: the array holds programs of this same type and attach type.
+    unsafe { LIVE_CONNECT6.tail_call(&ctx, 0) };
+    refuse(Some(socket), Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning))
+}
+
+/// Runs after [`ssa_connect4`] while the agent lives: `EPROTO` without a host name, `ENOBUFS`
+/// without room, `EOPNOTSUPP` with TCP Fast Open.
+#[cgroup_sock_addr(connect4)]
+fn ssa_live_conn4(ctx: SockAddrContext) -> i32 {
+    let addr = SockAddr::new(&ctx);
+    let Some(socket) = socket_of(addr.sk()) else { return ALLOW };
+    match begin(&ctx, socket, AF_INET, addr.endpoint4()) {
+        Ok(()) => {
+            addr.set4(virtual4(socket), VIRTUAL_PORT);
+            ALLOW
+        }
+        Err(refusal) => refuse(Some(socket), refusal),
+    }
+}
+
+/// As [`ssa_live_conn4`], after [`ssa_connect6`].
+#[cgroup_sock_addr(connect6)]
+fn ssa_live_conn6(ctx: SockAddrContext) -> i32 {
+    let addr = SockAddr::new(&ctx);
+    let Some(socket) = socket_of(addr.sk()) else { return ALLOW };
+    let orig_dst = addr.endpoint6();
+    match begin(&ctx, socket, AF_INET6, orig_dst) {
+        Ok(()) => {
+            if is_mapped(&orig_dst) {
+                addr.set6([0, 0, 0xffff_u32.to_be(), virtual4(socket)], VIRTUAL_PORT);
+            } else {
+                // ::1 is one address only: the ports below 1024 make room for more connections.
+                let port = VIRTUAL_PORT + (spread(socket) % 1000) as u16;
+                addr.set6([0, 0, 0, 1_u32.to_be()], port);
+            }
+            ALLOW
+        }
+        Err(refusal) => refuse(Some(socket), refusal),
+    }
+}
+
+/// Starts an attempt. On an error nothing has changed.
+#[inline(always)]
+fn begin(ctx: &SockAddrContext, socket: &mut Socket, family: u32, orig_dst: Endpoint) -> Result<(), Refusal> {
+    let sk = SockAddr::new(ctx).sk();
+    if socket.id == 0 {
+        // Every set was refused because the agent was away: nothing is known that could be verified.
+        return Err(Refusal::new(errno::EPROTO, Reason::NoHostName));
+    }
+    if socket.hostname.len == 0 {
+        return Err(Refusal::new(errno::EPROTO, Reason::NoHostName));
+    }
+    if storage(&raw const FAST_OPEN, sk, 0).is_some_and(|on| *on != 0) {
+        return Err(Refusal::new(errno::EOPNOTSUPP, Reason::FastOpen));
+    }
+    let attempt = socket.attempt + 1;
+    new_answers(socket.id, attempt)?;
+    socket.attempt = attempt;
+    socket.outcome = outcome::NONE;
+    socket.reason = 0;
+    socket.family = family;
+    socket.caller = caller(ctx.as_ptr());
+    socket.orig_dst = orig_dst;
+    socket.bound = bound(sk, family);
+    limit_syns(ctx);
+    debug!(ctx, "connect: attempt {} of {}", attempt, socket.id);
+    Ok(())
+}
+
+/// Puts an empty record of answers in the place of the last attempt's.
+#[inline(always)]
+fn new_answers(id: u64, attempt: u32) -> Result<(), Refusal> {
+    static PENDING: Connection = Connection::pending(0);
+    let full = Refusal::new(errno::ENOBUFS, Reason::NoRoom);
+    if CONNECTIONS.insert(id, &PENDING, 0).is_err() {
+        count(Counter::NoRoom, 1);
+        return Err(full);
+    }
+    let connection = CONNECTIONS.get_ptr_mut(id).ok_or(full)?;
+    // SAFETY: a live value of the map; only this socket's hooks, under its lock, write it before the
+    // agent has heard of the attempt.
+    unsafe { (*connection).attempt = attempt };
+    Ok(())
+}
+
+/// Who calls. KERNEL: the helpers exist in cgroup hooks from 6.1 at least.
+#[inline(always)]
+pub(crate) fn caller(ctx: *mut core::ffi::c_void) -> Caller {
+    let ids = bpf_get_current_pid_tgid();
+    let owner = bpf_get_current_uid_gid();
+    Caller {
+        uid: owner as u32,
+        gid: (owner >> 32) as u32,
+        tgid: (ids >> 32) as u32,
+        tid: ids as u32,
+        // SAFETY: the helper takes the hook's context.
+        netns: unsafe { bpf_get_netns_cookie(ctx) },
+        service: SERVICE.load(),
+    }
+}
+
+/// Lowers the count of SYNs that are sent again, so that a hung agent is noticed in about a minute.
+/// A program's own, lower count stays. On failure the kernel's default holds.
+#[inline(always)]
+fn limit_syns(ctx: &SockAddrContext) {
+    const TCP_SYNCNT: i32 = 7;
+    let mut retries: i32 = 0;
+    let value: *mut core::ffi::c_void = (&raw mut retries).cast();
+    // SAFETY: the helpers read and write 4 bytes of the stack.
+    unsafe {
+        let read = bpf_getsockopt(ctx.as_ptr(), IPPROTO_TCP as i32, TCP_SYNCNT, value, 4);
+        if read == 0 && retries > SYN_RETRIES {
+            value.cast::<i32>().write_volatile(SYN_RETRIES);
+            bpf_setsockopt(ctx.as_ptr(), IPPROTO_TCP as i32, TCP_SYNCNT, value, 4);
+        }
+    }
+}
+
+/// 127.205.x.y, so that no pair of address and port runs out of source ports.
+#[inline(always)]
+fn virtual4(socket: &Socket) -> u32 {
+    let spread = spread(socket);
+    u32::from_ne_bytes([127, 205, (spread >> 8) as u8, spread as u8])
+}
+
+/// Bits of the random id, other ones at each attempt.
+#[inline(always)]
+fn spread(socket: &Socket) -> u64 {
+    (socket.id >> 16).wrapping_add(u64::from(socket.attempt)) & 0xffff
+}
+
+#[inline(always)]
+fn is_mapped(endpoint: &Endpoint) -> bool {
+    let words = crate::ctx::words(endpoint.addr);
+    words[0] == 0 && words[1] == 0 && words[2] == 0xffff_u32.to_be()
+}

@@ -1,0 +1,62 @@
+//! `getpeername(2)` and `getsockname(2)`: the addresses of the peer leg, not those of the leg to the
+//! agent. Without an answer the kernel's own addresses are shown.
+
+use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use ssa_common::{
+    connection::{Connection, state},
+    socket::Endpoint,
+};
+
+use crate::{
+    ctx::{ALLOW, SockAddr, phase_of, words},
+    maps::{CONNECTIONS, socket_of},
+};
+
+#[cgroup_sock_addr(getpeername4)]
+fn ssa_peername4(ctx: SockAddrContext) -> i32 {
+    show4(&ctx, |connection| connection.peer)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+fn ssa_peername6(ctx: SockAddrContext) -> i32 {
+    show6(&ctx, |connection| connection.peer)
+}
+
+#[cgroup_sock_addr(getsockname4)]
+fn ssa_sockname4(ctx: SockAddrContext) -> i32 {
+    show4(&ctx, |connection| connection.local)
+}
+
+#[cgroup_sock_addr(getsockname6)]
+fn ssa_sockname6(ctx: SockAddrContext) -> i32 {
+    show6(&ctx, |connection| connection.local)
+}
+
+#[inline(always)]
+fn show4(ctx: &SockAddrContext, pick: fn(&Connection) -> Endpoint) -> i32 {
+    let addr = SockAddr::new(ctx);
+    if let Some(endpoint) = answer(addr, pick) {
+        addr.set4(words(endpoint.addr)[3], endpoint.port);
+    }
+    ALLOW
+}
+
+#[inline(always)]
+fn show6(ctx: &SockAddrContext, pick: fn(&Connection) -> Endpoint) -> i32 {
+    let addr = SockAddr::new(ctx);
+    if let Some(endpoint) = answer(addr, pick) {
+        addr.set6(words(endpoint.addr), endpoint.port);
+    }
+    ALLOW
+}
+
+#[inline(always)]
+fn answer(addr: SockAddr, pick: fn(&Connection) -> Endpoint) -> Option<Endpoint> {
+    let socket = socket_of(addr.sk())?;
+    if !phase_of(addr.sk(), socket).has_connection() {
+        return None;
+    }
+    // SAFETY: entries are replaced whole; the reference is used within this hook.
+    let connection = unsafe { CONNECTIONS.get(socket.id)? };
+    (connection.attempt == socket.attempt && connection.state == state::SECURED).then(|| pick(connection))
+}

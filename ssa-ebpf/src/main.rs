@@ -1,0 +1,31 @@
+//! The hooks of an attached cgroup, one file per hook, named as the kernel names it.
+//!
+//! Rules for all of them: a socket that is no TLS socket leaves after the first check; a TLS socket
+//! that meets any trouble is refused, never let through.
+#![no_std]
+#![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "atomics: see atomic.rs")]
+
+mod atomic;
+mod cgroup_skb;
+mod connect;
+mod ctx;
+mod getpeername;
+mod getsockopt;
+mod hostname;
+mod maps;
+mod setsockopt;
+mod sock_ops;
+mod sock_release;
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // The verifier refuses an endless loop: a panic that could be reached would not load.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

@@ -1,0 +1,103 @@
+//! Every map of the hooks: who writes, who reads, what happens when it is full.
+
+use aya_ebpf::{
+    Global,
+    bindings::{BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    btf_maps::{Array, HashMap, ProgramArray, Queue, RingBuf, SkStorage},
+    helpers::generated::bpf_sk_storage_get,
+    macros::btf_map,
+};
+use ssa_common::{
+    connection::Connection,
+    context::{Blob, BlobKey, Context},
+    limits::{BLOBS_CAPACITY, EVENTS_BYTES, IDS_CAPACITY, SOCKETS_CAPACITY},
+    socket::Socket,
+};
+
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+
+/// The attached service: the inode of the cgroup. Written by the loader.
+#[unsafe(no_mangle)]
+pub(crate) static SERVICE: Global<u64> = Global::new(0);
+
+/// State of each TLS socket, with the socket itself. Written by the hooks only. Full (the socket's
+/// option memory, `net.core.optmem_max`): the set fails with `ENOBUFS`.
+#[btf_map]
+pub(crate) static SOCKETS: SkStorage<Socket> = SkStorage::new();
+
+/// Sockets, TLS or not yet, on which `TCP_FASTOPEN_CONNECT` is on. Written by `setsockopt`.
+#[btf_map]
+pub(crate) static FAST_OPEN: SkStorage<u32> = SkStorage::new();
+
+/// Marks the agent's listeners, from which alone a held socket takes a SYN-ACK. Written by the
+/// agent.
+#[btf_map]
+pub(crate) static LISTENERS: SkStorage<u32> = SkStorage::new();
+
+/// Socket ids, random, from the agent. Empty: the set that needs one fails with `ENOBUFS`.
+#[btf_map]
+pub(crate) static IDS: Queue<u64, IDS_CAPACITY> = Queue::new();
+
+/// Contexts by id. Written by the hooks, read by both sides. Full: `ENOBUFS`.
+#[btf_map]
+pub(crate) static CONTEXTS: HashMap<u64, Context, SOCKETS_CAPACITY, NO_PREALLOC> = HashMap::new();
+
+/// Answers by socket id: made by `connect`, filled by the agent, which never makes one, deleted at
+/// `close`. Full: `connect` fails with `ENOBUFS`.
+#[btf_map]
+pub(crate) static CONNECTIONS: HashMap<u64, Connection, SOCKETS_CAPACITY, NO_PREALLOC> = HashMap::new();
+
+/// Option values for the agent, which deletes them as it reads. Full: the set fails with `ENOBUFS`.
+#[btf_map]
+pub(crate) static BLOBS: HashMap<BlobKey, Blob, BLOBS_CAPACITY, NO_PREALLOC> = HashMap::new();
+
+/// Events to the agent, in order ([`ssa_common::event`]). Full: counted; a set fails with
+/// `ENOBUFS`; a held SYN is reported again when it is sent again.
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<u64, EVENTS_BYTES> = RingBuf::new();
+
+/// Counters ([`Counter`]), which only ever change by atomic additions.
+#[btf_map]
+pub(crate) static COUNTERS: Array<u64, 8> = Array::new();
+
+/// The programs that need a living agent, one array for each hook. Never pinned: when the agent
+/// dies, however it dies, the kernel empties them, and the hooks' tail calls fall through.
+#[btf_map]
+pub(crate) static LIVE_SETSOCKOPT: ProgramArray<1> = ProgramArray::new();
+#[btf_map]
+pub(crate) static LIVE_CONNECT4: ProgramArray<1> = ProgramArray::new();
+#[btf_map]
+pub(crate) static LIVE_CONNECT6: ProgramArray<1> = ProgramArray::new();
+
+/// What [`COUNTERS`] counts, by index. The agent reads them under the same numbers
+/// ([`ssa_common::limits`]).
+pub(crate) use ssa_common::limits::Counter;
+
+/// Adds to a counter; `-1` is two's complement.
+#[inline(always)]
+pub(crate) fn count(counter: Counter, change: i64) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        crate::atomic::add(value, change as u64);
+    }
+}
+
+/// The state of a TLS socket, if it is one.
+#[inline(always)]
+pub(crate) fn socket_of(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
+    storage(&raw const SOCKETS, sk, 0)
+}
+
+/// Makes a socket a TLS socket, with all of its state zero.
+#[inline(always)]
+pub(crate) fn make_socket(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
+    storage(&raw const SOCKETS, sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE))
+}
+
+/// aya's own wrapper takes a `SockAddrContext` only; this one serves all the hooks.
+#[inline(always)]
+pub(crate) fn storage<T>(map: *const SkStorage<T>, sk: *mut bpf_sock, flags: u64) -> Option<&'static mut T> {
+    // SAFETY: the helper checks `sk`; what it returns is null or a value of the map, which lives as
+    // long as the socket, which lives as long as the hook runs. Hooks of one socket run under its
+    // lock, or only read.
+    unsafe { bpf_sk_storage_get(map.cast_mut().cast(), sk.cast(), core::ptr::null_mut(), flags).cast::<T>().as_mut() }
+}

@@ -1,0 +1,44 @@
+//! `close(2)`, the last of all descriptors: clears the maps and tells the agent.
+
+use aya_ebpf::{macros::cgroup_sock, programs::SockContext};
+use ssa_common::{
+    event::{Closed, kind},
+    limits::Counter,
+};
+
+use crate::{
+    atomic::Refs,
+    ctx::ALLOW,
+    maps::{CONNECTIONS, CONTEXTS, EVENTS, count, socket_of},
+};
+
+/// Never refuses: the kernel ignores what it returns.
+#[cgroup_sock(sock_release)]
+fn ssa_release(ctx: SockContext) -> i32 {
+    let Some(socket) = socket_of(ctx.sock) else { return ALLOW };
+    count(Counter::Sockets, -1);
+    if socket.id == 0 {
+        return ALLOW;
+    }
+    // Absent if it never connected.
+    let _absent = CONNECTIONS.remove(socket.id);
+    leave_context(socket.context);
+    match EVENTS.reserve_untyped::<Closed>(0) {
+        Some(mut event) => {
+            event.write(Closed { kind: kind::CLOSED, reserved: 0, id: socket.id, context: socket.context });
+            event.submit(0);
+        }
+        None => count(Counter::EventsLost, 1),
+    }
+    ALLOW
+}
+
+/// Counts one socket less in a context, which goes with the last.
+#[inline(always)]
+pub(crate) fn leave_context(id: u64) {
+    let Some(context) = CONTEXTS.get_ptr_mut(id) else { return };
+    // SAFETY: a live value of the map.
+    if Refs::new(unsafe { &raw mut (*context).refs }).leave() {
+        let _absent = CONTEXTS.remove(id);
+    }
+}

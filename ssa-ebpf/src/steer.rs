@@ -1,0 +1,91 @@
+//! sk_lookup: steers the connections that the agent has resumed to the agent's listener. Loaded once
+//! for each network namespace, with maps of its own.
+#![no_std]
+#![no_main]
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{HashMap, SockMap},
+    macros::{btf_map, sk_lookup},
+    programs::SkLookupContext,
+};
+use ssa_common::steer::{ResumedKey, STEER_CAPACITY};
+
+/// 4-tuples of the connections that are being resumed. Written by the agent.
+#[btf_map]
+static RESUMED: HashMap<ResumedKey, u32, STEER_CAPACITY, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// The agent's listeners: 0 for IPv4, 1 for IPv6.
+#[btf_map]
+static TARGETS: SockMap<2> = SockMap::new();
+
+macro_rules! read {
+    ($pointer:expr, $field:ident) => {{
+        let pointer = $pointer;
+        // SAFETY: the kernel's context outlives the program. VERIFIER: see `ctx.rs`.
+        unsafe { core::ptr::read_volatile(&raw const (*pointer).$field) }
+    }};
+}
+
+macro_rules! words {
+    ($pointer:expr, $field:ident) => {{
+        let pointer = $pointer;
+        let mut words = [0_u32; 4];
+        for (index, word) in words.iter_mut().enumerate() {
+            // SAFETY: as `read!`.
+            *word = unsafe { core::ptr::read_volatile(&raw const (*pointer).$field[index]) };
+        }
+        words
+    }};
+}
+
+/// Passes what the agent did not announce; drops it if the agent's listener is gone.
+#[sk_lookup]
+fn ssa_steer(ctx: SkLookupContext) -> u32 {
+    const SK_DROP: u32 = 0;
+    const SK_PASS: u32 = 1;
+    let lookup = ctx.lookup;
+    let ipv4 = read!(lookup, family) == AF_INET;
+    // VERIFIER: read everything first. Reads in the arms of an `if` are merged into one with a
+    // variable offset: "dereference of modified ctx ptr R6 off=40 disallowed" (6.18, rustc 1.95).
+    let (remote4, local4) = (mapped(read!(lookup, remote_ip4)), mapped(read!(lookup, local_ip4)));
+    let (remote6, local6) = (bytes(words!(lookup, remote_ip6)), bytes(words!(lookup, local_ip6)));
+    let key = ResumedKey {
+        source: if ipv4 { remote4 } else { remote6 },
+        target: if ipv4 { local4 } else { local6 },
+        source_port: u16::from_be(read!(lookup, remote_port)),
+        target_port: read!(lookup, local_port) as u16,
+    };
+    // SAFETY: only the entry's presence matters.
+    if unsafe { RESUMED.get(key) }.is_none() {
+        return SK_PASS;
+    }
+    match TARGETS.redirect_sk_lookup(&ctx, u32::from(!ipv4), 0) {
+        Ok(()) => SK_PASS,
+        Err(_errno) => SK_DROP,
+    }
+}
+
+const AF_INET: u32 = 2;
+
+#[inline(always)]
+const fn mapped(addr: u32) -> [u8; 16] {
+    bytes([0, 0, 0xffff_u32.to_be(), addr])
+}
+
+#[inline(always)]
+const fn bytes(words: [u32; 4]) -> [u8; 16] {
+    // SAFETY: both are plain data of 16 bytes.
+    unsafe { core::mem::transmute(words) }
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // The verifier refuses an endless loop: a panic that could be reached would not load.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

@@ -1,0 +1,49 @@
+//! `cargo xtask VERB`: the project's automation, one file per verb.
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod build;
+mod ci;
+mod codegen;
+mod process;
+mod run;
+mod setup;
+mod test;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Set up, build, run and test SSA", version)]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what is missing: Rust's library sources, bpf-linker, Debian packages
+    ///
+    /// Says what it installs and why; does nothing where all is there. Uses sudo unless it is run
+    /// as root.
+    Setup(setup::Args),
+    /// Build the agent (release), with the eBPF object in it
+    Build,
+    /// Set up, build, attach to a cgroup, prove that it works, and stay up; or run one command
+    Run(run::Args),
+    /// Set up, build and run all tests, from unit to system
+    Test(test::Args),
+    /// What CI runs: formatting, lints on both targets, generated files, documentation, tests
+    Ci,
+    /// Write the generated files (include/in_tls.h)
+    Codegen(codegen::Args),
+}
+
+fn main() -> Result<()> {
+    match Args::parse().verb {
+        Verb::Setup(args) => setup::run(&args),
+        Verb::Build => build::run().map(drop),
+        Verb::Run(args) => run::run(&args),
+        Verb::Test(args) => test::run(&args),
+        Verb::Ci => ci::run(),
+        Verb::Codegen(args) => codegen::run(&args),
+    }
+}

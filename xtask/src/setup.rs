@@ -1,0 +1,180 @@
+//! `cargo xtask setup`: installs what a fresh Debian 12 machine lacks, and says why.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::process::{as_root, check, in_path, output, target_dir};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Also what the tests need: peers (nginx, openssl), Python, a C++ compiler
+    #[arg(long)]
+    pub(crate) tests: bool,
+}
+
+/// A Debian package and what it is needed for.
+struct Package {
+    name: &'static str,
+    reason: &'static str,
+}
+
+const BUILD: &[Package] = &[
+    Package { name: "ca-certificates", reason: "the system's trust store" },
+    Package { name: "gcc", reason: "links the programs" },
+    Package { name: "libc6-dev", reason: "C headers for the linker's start files" },
+    Package { name: "libssl-dev", reason: "OpenSSL, which speaks TLS" },
+    Package { name: "pkg-config", reason: "finds OpenSSL" },
+];
+
+const TESTS: &[Package] = &[
+    Package { name: "bpftool", reason: "shows what is attached" },
+    Package { name: "curl", reason: "a real client" },
+    Package { name: "g++", reason: "the header must compile as C++" },
+    Package { name: "iproute2", reason: "network namespaces" },
+    Package { name: "libnginx-mod-stream", reason: "a TLS server that echoes nothing of ours" },
+    Package { name: "nftables", reason: "black holes" },
+    Package { name: "nginx-light", reason: "a real TLS server" },
+    Package { name: "openssl", reason: "s_server, another real TLS server" },
+    Package { name: "python3", reason: "the programs under test" },
+    Package { name: "libpython3-testsuite", reason: "CPython's own socket tests" },
+];
+
+/// The linker's version that uses rustc 1.95's own LLVM.
+const BPF_LINKER: &str = "0.10.3";
+
+/// Debian's package of the library sources of rustc 1.95.0, for where rustup can't download.
+const RUST_SRC_DEB: &str = "rust-src=1.95.0+dfsg1-2~bpo13+1";
+const RUST_SRC_SUITE: &str = "trixie-backports";
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    packages(BUILD)?;
+    if args.tests {
+        packages(TESTS)?;
+    }
+    rust_src()?;
+    bpf_linker()
+}
+
+fn packages(wanted: &[Package]) -> Result<()> {
+    if !in_path("dpkg-query") {
+        let names: Vec<_> = wanted.iter().map(|package| package.name).collect();
+        eprintln!("setup: not a Debian machine; please see that you have: {}", names.join(", "));
+        return Ok(());
+    }
+    let missing: Vec<_> = wanted.iter().filter(|package| !installed(package.name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for package in &missing {
+        eprintln!("setup: installing {}: {}", package.name, package.reason);
+    }
+    check(as_root("apt-get").args(["update", "-qq"]))?;
+    // RUNLEVEL=1: packages of servers must not start them.
+    check(
+        as_root("env")
+            .args(["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get", "install", "-y", "-q"])
+            .arg("--no-install-recommends")
+            .args(missing.iter().map(|package| package.name)),
+    )
+}
+
+fn installed(package: &str) -> bool {
+    output(Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}", package]))
+        .is_ok_and(|status| status == "installed")
+}
+
+/// The sources of `core`, which the eBPF crate is built with (`-Z build-std=core`).
+fn rust_src() -> Result<()> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let sysroot = PathBuf::from(output(Command::new(&rustc).args(["--print", "sysroot"]))?);
+    let library = sysroot.join("lib/rustlib/src/rust/library");
+    if library.join("core/Cargo.toml").is_file() {
+        return Ok(());
+    }
+    eprintln!("setup: installing rust-src: the eBPF programs are built with their own `core`");
+    if in_path("rustup") && check(Command::new("rustup").args(["component", "add", "rust-src"])).is_ok() {
+        return Ok(());
+    }
+    let version = output(Command::new(&rustc).arg("--version"))?;
+    ensure!(
+        version.starts_with("rustc 1.95.0"),
+        "rustup can't fetch rust-src, and Debian has it for rustc 1.95.0 only; this is {version}"
+    );
+    eprintln!("setup: rustup can't fetch it; taking Debian's package of the same sources");
+    let sources = rust_src_from_debian()?;
+    let parent = library.parent().expect("library/ has a parent");
+    let mut make = if writable(&sysroot) { Command::new("mkdir") } else { as_root("mkdir") };
+    check(make.arg("-p").arg(parent))?;
+    let mut copy = if writable(&sysroot) { Command::new("cp") } else { as_root("cp") };
+    check(copy.arg("-rT").arg(sources).arg(&library))
+}
+
+fn rust_src_from_debian() -> Result<PathBuf> {
+    let work = target_dir().join("xtask/rust-src");
+    for dir in ["lists/partial", "cache/archives/partial"] {
+        fs::create_dir_all(work.join(dir))?;
+    }
+    let list = work.join("sources.list");
+    let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+    fs::write(&list, format!("deb [signed-by={keyring}] {} {RUST_SRC_SUITE} main\n", mirror()?))?;
+    let apt = || {
+        let mut apt = Command::new("apt-get");
+        apt.current_dir(&work)
+            .arg("-q")
+            .arg(format!("-oDir::Etc::sourcelist={}", list.display()))
+            .arg("-oDir::Etc::sourceparts=/dev/null")
+            .arg(format!("-oDir::State::lists={}", work.join("lists").display()))
+            .arg(format!("-oDir::Cache={}", work.join("cache").display()))
+            .arg("-oAPT::Sandbox::User=root");
+        apt
+    };
+    check(apt().arg("update"))?;
+    check(apt().args(["download", RUST_SRC_DEB]))?;
+    let deb = fs::read_dir(&work)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .context("apt-get download left no package")?;
+    check(Command::new("dpkg").arg("-x").arg(&deb).arg(work.join("tree")))?;
+    Ok(work.join("tree/usr/src/rustc-1.95.0/library"))
+}
+
+/// The Debian mirror that this machine's apt uses.
+fn mirror() -> Result<String> {
+    let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
+    if let Ok(parts) = fs::read_dir("/etc/apt/sources.list.d") {
+        files.extend(parts.filter_map(|entry| Some(entry.ok()?.path())));
+    }
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let uri = text.lines().find_map(|line| {
+            let words = line.strip_prefix("URIs:").or_else(|| line.strip_prefix("deb "))?;
+            words.split_whitespace().find(|word| word.trim_end_matches('/').ends_with("/debian"))
+        });
+        if let Some(uri) = uri {
+            return Ok(uri.to_owned());
+        }
+    }
+    bail!("no Debian mirror in /etc/apt/sources.list or sources.list.d; add one, or install rust-src with rustup")
+}
+
+fn bpf_linker() -> Result<()> {
+    let found = output(Command::new("bpf-linker").arg("--version")).unwrap_or_default();
+    if found.ends_with(BPF_LINKER) {
+        return Ok(());
+    }
+    if !found.is_empty() {
+        eprintln!("setup: found {found}, which was built for another LLVM than rustc's");
+    }
+    eprintln!("setup: installing bpf-linker {BPF_LINKER}: links the eBPF programs (some minutes)");
+    let package = format!("bpf-linker@{BPF_LINKER}");
+    check(crate::process::cargo().args(["install", &package, "--locked"]))
+}
+
+fn writable(path: &Path) -> bool {
+    nix::unistd::access(path, nix::unistd::AccessFlags::W_OK).is_ok()
+}
