@@ -152,24 +152,34 @@ async fn resume(
     if !agent.maps.publish(held.id, &answers) {
         return None;
     }
+    let mut arrival = announce(namespace, &progress.borrow().syn)?;
     loop {
         let now = progress.borrow_and_update().clone();
-        if now.closed || now.left.is_some_and(|to| to != tcp_state::ESTABLISHED) {
-            return None;
-        }
-        let mut arrival = announce(namespace, &now.syn)?;
         if now.left.is_none()
             && let Err(error) = namespace.resume(&now.syn)
         {
             warn!(%error, "resuming a held connect failed; trying again when its SYN comes again");
         }
         tokio::select! {
+            biased;
             leg = arrival.leg() => return leg,
-            // Held again, established, closed: look again.
+            // Held again: resume again. Established: the leg is about to arrive.
             changed = progress.changed() => changed.ok()?,
+        }
+        let (left, closed) = (progress.borrow().left, progress.borrow().closed);
+        match left {
+            // Even if the application has closed it since: what it sent before is to arrive.
+            Some(tcp_state::ESTABLISHED) => return timeout(LEG_LIMIT, arrival.leg()).await.ok()?,
+            Some(_) => return None,
+            None if closed => return None,
+            None => {}
         }
     }
 }
+
+/// How long after its SYN-ACK an application leg may take to be accepted.
+const LEG_LIMIT: Duration = Duration::from_secs(5);
+
 
 fn announce(namespace: &Arc<Namespace>, syn: &Syn) -> Option<Arrival> {
     namespace

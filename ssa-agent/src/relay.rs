@@ -60,7 +60,7 @@ pub(crate) async fn run(
     let ended = poll_fn(|cx| {
         let sent = up.poll(cx, Pin::new(&mut app), Pin::new(&mut peer)).map_err(Error::from_up)?;
         let received = down.poll(cx, Pin::new(&mut peer), Pin::new(&mut app)).map_err(Error::from_down)?;
-        gone |= closed.as_mut().poll(cx).is_ready();
+        gone = gone || closed.as_mut().poll(cx).is_ready();
         match (sent, received) {
             (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
             (Poll::Ready(()), Poll::Pending) if gone => Poll::Ready(Ok(())),

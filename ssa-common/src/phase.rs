@@ -1,6 +1,6 @@
 //! The phase of a TLS socket, as `TLS_STATE` shows it.
 
-/// Where a TLS socket is in its life. Derived from the kernel's socket state first ([`derive`]).
+/// Where a TLS socket is in its life. Derived from the kernel's socket state first ([`derive()`]).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u32)]
 pub enum Phase {

@@ -6,6 +6,7 @@
 #![no_main]
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "atomics: see atomic.rs")]
+#![expect(clippy::needless_borrows_for_generic_args, reason = "by value they would be copied to the 512-byte stack")]
 
 mod atomic;
 mod cgroup_skb;

@@ -26,7 +26,7 @@ fn ssa_sock_ops(ctx: SockOpsContext) -> u32 {
 
 #[inline(always)]
 fn ask_for_states(ctx: &SockOpsContext) {
-    if sk_of(ctx).and_then(|sk| socket_of(sk)).is_some() {
+    if sk_of(ctx).and_then(socket_of).is_some() {
         // It can only fail for a socket that is no full socket, which no connecting one is.
         let _full = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
     }
@@ -38,7 +38,7 @@ fn state_changed(ctx: &SockOpsContext) {
     if old != tcp_state::SYN_SENT {
         return;
     }
-    let Some(socket) = sk_of(ctx).and_then(|sk| socket_of(sk)) else { return };
+    let Some(socket) = sk_of(ctx).and_then(socket_of) else { return };
     socket.outcome = if new == tcp_state::ESTABLISHED { outcome::ESTABLISHED } else { outcome::FAILED };
     match EVENTS.reserve_untyped::<Left>(0) {
         Some(mut event) => {

@@ -4,7 +4,7 @@ mod exec;
 mod probe;
 mod run;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tracing::Level;
@@ -43,6 +43,6 @@ pub(crate) fn main() -> ExitCode {
 /// Logs to standard error what `filter` lets through.
 fn start_logging(filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::builder().with_default_directive(Directive::from(Level::INFO)).parse(filter)?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
     Ok(())
 }

@@ -145,10 +145,8 @@ fn failure(error: &openssl::ssl::Error, attempt: &Attempt, verified: X509VerifyR
         return Error::Certificate(text);
     }
     if let Some(io) = error.io_error() {
-        return Error::Handshake(match io.kind() {
-            io::ErrorKind::ConnectionReset => "the peer reset the connection".to_owned(),
-            _ => io.to_string(),
-        });
+        let reset = io.kind() == io::ErrorKind::ConnectionReset;
+        return Error::Handshake(if reset { "the peer reset the connection".to_owned() } else { io.to_string() });
     }
     let Some(first) = error.ssl_error().and_then(|stack| stack.errors().first()) else {
         return Error::Handshake("the peer closed the connection".to_owned());

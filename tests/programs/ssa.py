@@ -1,0 +1,99 @@
+"""What the test programs have in common: the option numbers, and a few short-cuts.
+
+Knows sockets only: this is what any program could do.
+"""
+
+import array
+import errno
+import hashlib
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+
+IPPROTO_TLS = 205
+HOSTNAME, TRUSTED, ID, CIPHER, ERROR = 85, 87, 96, 98, 100
+CONTEXT, REUSE, RESUMED, VERSION, STATE = 107, 108, 109, 113, 130
+FRESH, CONNECTING, CONNECTED, LISTENING, FAILED, PEER_CLOSED = range(6)
+
+args = sys.argv[1:]
+
+
+def out(value):
+    """Tells the test."""
+    print(json.dumps(value), flush=True)
+
+
+def wait():
+    """Waits for the test."""
+    sys.stdin.readline()
+
+
+def text(value):
+    return value.encode() + b"\0"
+
+
+def tls(host, ca=None, family=socket.AF_INET):
+    """A fresh TLS socket."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    if host is not None:
+        sock.setsockopt(IPPROTO_TLS, HOSTNAME, text(host))
+    if ca is not None:
+        sock.setsockopt(IPPROTO_TLS, TRUSTED, text(ca))
+    return sock
+
+
+def name(code):
+    """0 as 'ok', an errno by its name."""
+    return "ok" if not code else errno.errorcode.get(code, str(code))
+
+
+def attempt(call, *arguments):
+    """'ok', or the name of the errno."""
+    try:
+        call(*arguments)
+        return "ok"
+    except TimeoutError as error:
+        return name(error.errno) if error.errno else "timeout"
+    except OSError as error:
+        return name(error.errno)
+
+
+def error(sock):
+    return sock.getsockopt(IPPROTO_TLS, ERROR, 256).rstrip(b"\0").decode()
+
+
+def state(sock):
+    return number(sock, STATE)
+
+
+def number(sock, option):
+    return sock.getsockopt(IPPROTO_TLS, option)
+
+
+def id_of(sock, option=ID):
+    return struct.unpack("=Q", sock.getsockopt(IPPROTO_TLS, option, 8))[0]
+
+
+def string(sock, option):
+    return sock.getsockopt(IPPROTO_TLS, option, 256).rstrip(b"\0").decode()
+
+
+def read_all(sock):
+    """Everything up to the end of file."""
+    parts = []
+    while part := sock.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def connect(sock, host, port):
+    """What connect(2) gives, and what TLS_ERROR says then."""
+    began = time.monotonic()
+    result = attempt(sock.connect, (host, int(port)))
+    return {"result": result, "error": error(sock), "ms": (time.monotonic() - began) * 1e3, "state": state(sock)}

@@ -1,0 +1,190 @@
+//! An agent that serves a cgroup of the test's own.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::eventually;
+
+/// The agent's program, which `cargo xtask test` has built beside the tests.
+pub fn program() -> PathBuf {
+    let test = std::env::current_exe().expect("the test has a path");
+    let program = test.parent().and_then(Path::parent).expect("deps/ has a parent").join("ssa-agent");
+    assert!(program.is_file(), "{} is missing; run `cargo xtask test`", program.display());
+    program
+}
+
+/// A running agent. Dropping it stops it in order, and removes the cgroup.
+pub struct Agent {
+    cgroup: PathBuf,
+    arguments: Vec<String>,
+    child: Option<Child>,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Agent {
+    /// With limits that suit tests: 2 s to connect, 2 s for the handshake.
+    pub fn start() -> Self {
+        Self::start_with(&["--connect-limit", "2", "--handshake-limit", "2"])
+    }
+
+    /// With these arguments.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let mut agent = Self::absent();
+        agent.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        agent.restart();
+        agent
+    }
+
+    /// A cgroup that no agent has ever served.
+    pub fn absent() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let cgroup = cgroup_mount().join(format!("ssa-test-{}-{count}", std::process::id()));
+        fs::create_dir(&cgroup).expect("root can make cgroups");
+        Self { cgroup, arguments: Vec::new(), child: None, log: Arc::default() }
+    }
+
+    /// Starts an agent, after the last one was killed or has ended.
+    pub fn restart(&mut self) {
+        assert!(self.child.is_none(), "the last agent still runs");
+        let mut child = Command::new(program())
+            .args(["run", "--log", "debug,aya=info,aya_obj=info", "--cgroup"])
+            .arg(&self.cgroup)
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the agent starts");
+        let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let log = Arc::clone(&self.log);
+        log.lock().expect("no panic holds it").clear();
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                log.lock().expect("no panic holds it").push(line);
+            }
+        });
+        self.child = Some(child);
+        eventually("the agent is ready", Duration::from_secs(30), || {
+            let ended = self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(Some(_))));
+            assert!(!ended, "the agent ended:\n{}", self.log());
+            self.log().contains("ssa-agent: ready")
+        });
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("the agent runs");
+        child.kill().expect("it is our child");
+        child.wait().expect("it is our child");
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("it is our child");
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let pid = Pid::from_raw(i32::try_from(child.id()).expect("pids are small"));
+            kill(pid, Signal::SIGTERM).expect("it is our child");
+            eventually("the agent has ended", Duration::from_secs(20), || matches!(child.try_wait(), Ok(Some(_))));
+        }
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> Pid {
+        let id = self.child.as_ref().expect("the agent runs").id();
+        Pid::from_raw(i32::try_from(id).expect("pids are small"))
+    }
+
+    /// The cgroup's path.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
+    /// What the agent has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no panic holds it").join("\n")
+    }
+
+    /// Where the guards and maps are pinned.
+    pub fn pins(&self) -> PathBuf {
+        use std::os::unix::fs::MetadataExt as _;
+        let inode = fs::metadata(&self.cgroup).expect("the cgroup is there").ino();
+        PathBuf::from(format!("/sys/fs/bpf/ssa/v{}-{inode}", ssa_common::ABI_VERSION))
+    }
+
+    /// Open descriptors of the agent.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the agent runs").count()
+    }
+
+    /// Resident memory of the agent, in KiB.
+    pub fn memory_kib(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the agent runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let log = self.log();
+            let lines: Vec<_> = log.lines().rev().take(30).collect();
+            eprintln!("--- the end of the agent's log ---");
+            lines.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+        // Programs that a failed test has left would keep the agent waiting.
+        let _gone = fs::write(self.cgroup.join("cgroup.kill"), "1");
+        if let Some(mut child) = self.child.take() {
+            let pid = Pid::from_raw(i32::try_from(child.id()).expect("pids are small"));
+            for signal in [Signal::SIGCONT, Signal::SIGTERM] {
+                let _gone = kill(pid, signal);
+            }
+            let mut ended = false;
+            for _tick in 0..400 {
+                ended = matches!(child.try_wait(), Ok(Some(_)));
+                if ended {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            if !ended {
+                let _gone = child.kill();
+                let _gone = child.wait();
+            }
+        }
+        let _gone = fs::remove_dir_all(self.pins());
+        for _tick in 0..100 {
+            if fs::remove_dir(&self.cgroup).is_ok() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Where cgroup2 is mounted.
+pub fn cgroup_mount() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/mounts").expect("/proc is mounted");
+    let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("cgroup2 is mounted");
+    PathBuf::from(line.split(' ').nth(1).expect("mounts have a path"))
+}

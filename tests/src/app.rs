@@ -1,0 +1,148 @@
+//! Programs in the agent's cgroup: they know sockets, and nothing else of ours.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::agent::{self, Agent};
+
+/// How long a program may take.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Runs a Python script in the agent's cgroup, with `programs/ssa.py` at hand, and returns what it
+/// gave to `out(...)`. Panics with its standard error if it fails.
+pub fn python(agent: &Agent, script: &str, arguments: &[&str]) -> Value {
+    App::start(agent, script, arguments).finish()
+}
+
+/// A Python script that runs.
+pub struct App {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: mpsc::Receiver<String>,
+}
+
+impl App {
+    /// Starts `script` in the agent's cgroup.
+    pub fn start(agent: &Agent, script: &str, arguments: &[&str]) -> Self {
+        Self::start_by(command(agent, "python3"), script, arguments)
+    }
+
+    /// Starts `script` by a command that ends in a Python.
+    pub fn start_by(mut command: Command, script: &str, arguments: &[&str]) -> Self {
+        let mut child = command
+            .args(["-c", &format!("from ssa import *\n{script}")])
+            .args(arguments)
+            .env("PYTHONPATH", programs())
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 is installed");
+        let reader = BufReader::new(child.stdout.take().expect("piped"));
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in reader.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let stdin = child.stdin.take();
+        Self { child, stdin, lines }
+    }
+
+    /// What the script's next `out(...)` says.
+    pub fn next(&mut self) -> Value {
+        self.next_within(LIMIT)
+    }
+
+    /// As [`Self::next`], within `limit`.
+    pub fn next_within(&mut self, limit: Duration) -> Value {
+        let line = match self.lines.recv_timeout(limit) {
+            Ok(line) => line,
+            Err(error) => {
+                let _gone = self.child.kill();
+                panic!("the program said nothing ({error}); {:?}", self.child.wait());
+            }
+        };
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+
+    /// Lets the script's `wait()` return.
+    pub fn go(&mut self) {
+        let stdin = self.stdin.as_mut().expect("it was not closed");
+        stdin.write_all(b"\n").expect("the program reads");
+        stdin.flush().expect("the program reads");
+    }
+
+    /// Waits for the end; returns the last `out(...)`.
+    pub fn finish(mut self) -> Value {
+        drop(self.stdin.take());
+        let mut last = Value::Null;
+        while let Ok(line) = self.lines.recv_timeout(LIMIT) {
+            last = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        }
+        let status = self.child.wait().expect("it is our child");
+        assert!(status.success(), "the program failed: {status}; its last words: {last}");
+        last
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it is our child");
+        self.child.wait().expect("it is our child");
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+    }
+}
+
+/// A command that runs `program` in the agent's cgroup.
+pub fn command(agent: &Agent, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(agent::program());
+    command.arg("exec").arg("--cgroup").arg(agent.cgroup()).arg("--").arg(program);
+    command
+}
+
+/// Compiles a C program of `programs/`, and returns its path, which lives as long as `folder`.
+pub fn compile(folder: &Path, source: &Path, compiler: &str, flags: &[&str]) -> PathBuf {
+    let binary = folder.join(source.file_stem().expect("sources have names"));
+    let output: Output = Command::new(compiler)
+        .args(flags)
+        .arg("-I")
+        .arg(root().join("include"))
+        .arg(source)
+        .arg("-o")
+        .arg(&binary)
+        .output()
+        .expect("a compiler is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    binary
+}
+
+/// The folder of the test programs.
+pub fn programs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("programs")
+}
+
+/// The workspace's root.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is inside the workspace").to_owned()
+}
