@@ -32,7 +32,7 @@ fn ssa_connect4(ctx: SockAddrContext) -> i32 {
     let Some(socket) = socket_of(SockAddr::new(&ctx).sk()) else { return ALLOW };
     // SAFETY: the array holds programs of this same type and attach type.
     unsafe { LIVE_CONNECT4.tail_call(&ctx, 0) };
-    refuse(Some(socket), Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning))
+    fail(socket, Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning))
 }
 
 /// `connect(2)` over IPv6, and to v4-mapped addresses. As [`ssa_connect4`].
@@ -41,7 +41,7 @@ fn ssa_connect6(ctx: SockAddrContext) -> i32 {
     let Some(socket) = socket_of(SockAddr::new(&ctx).sk()) else { return ALLOW };
     // SAFETY: the array holds programs of this same type and attach type.
     unsafe { LIVE_CONNECT6.tail_call(&ctx, 0) };
-    refuse(Some(socket), Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning))
+    fail(socket, Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning))
 }
 
 /// Runs after [`ssa_connect4`] while the agent lives: `EPROTO` without a host name, `ENOBUFS`
@@ -55,7 +55,7 @@ fn ssa_live_conn4(ctx: SockAddrContext) -> i32 {
             addr.set4(virtual4(socket), VIRTUAL_PORT);
             ALLOW
         }
-        Err(refusal) => refuse(Some(socket), refusal),
+        Err(refusal) => fail(socket, refusal),
     }
 }
 
@@ -76,8 +76,15 @@ fn ssa_live_conn6(ctx: SockAddrContext) -> i32 {
             }
             ALLOW
         }
-        Err(refusal) => refuse(Some(socket), refusal),
+        Err(refusal) => fail(socket, refusal),
     }
+}
+
+/// The connect has failed here and now.
+#[inline(always)]
+fn fail(socket: &mut Socket, refusal: Refusal) -> i32 {
+    socket.outcome = outcome::FAILED;
+    refuse(Some(socket), refusal)
 }
 
 /// Starts an attempt. On an error nothing has changed.

@@ -50,7 +50,8 @@ def tls(host, ca=None, family=socket.AF_INET):
 
 def name(code):
     """0 as 'ok', an errno by its name."""
-    return "ok" if not code else errno.errorcode.get(code, str(code))
+    known = {0: "ok", errno.EOPNOTSUPP: "EOPNOTSUPP"}
+    return known.get(code) or errno.errorcode.get(code, str(code))
 
 
 def attempt(call, *arguments):
