@@ -12,6 +12,7 @@
 #![deny(unsafe_code)]
 
 mod agent;
+mod app_leg;
 mod caller;
 mod cgroup;
 mod cli;

@@ -22,7 +22,7 @@ use tokio::{
 use tokio_openssl::SslStream;
 use tokio_util::io::poll_read_buf;
 
-use crate::{sockopt, tls::peer::PeerStream};
+use crate::{app_leg::AppStream, sockopt, tls::peer::PeerStream};
 
 /// Bytes that went through, by direction.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -48,11 +48,12 @@ pub(crate) enum Error {
 /// read what the peer still sends. Both legs are reset on an error and on cancellation, because they
 /// come with a linger time of zero.
 pub(crate) async fn run(
-    mut app: TcpStream,
+    app: TcpStream,
     mut peer: SslStream<PeerStream>,
     closed: impl Future<Output = ()>,
     copied: &mut Copied,
 ) -> Result<(), Error> {
+    let mut app = AppStream::new(app);
     let mut up = Pipe::default();
     let mut down = Pipe::default();
     let mut closed = std::pin::pin!(closed);
@@ -78,7 +79,7 @@ pub(crate) async fn run(
         Err(error) => {
             if matches!(error, Error::Peer(_)) {
                 // What the peer sent before still arrives, then the reset.
-                drained(&app).await;
+                drained(app.tcp()).await;
             }
             Err(error)
         }
@@ -102,9 +103,9 @@ impl Error {
 }
 
 /// Ends both legs in order: all that was written arrives, then the FIN.
-async fn close(app: TcpStream, mut peer: SslStream<PeerStream>) {
+async fn close(app: AppStream, mut peer: SslStream<PeerStream>) {
     // Both are open sockets, for which this can't fail.
-    let _set = SockRef::from(&app).set_linger(None);
+    let _set = SockRef::from(app.tcp()).set_linger(None);
     drop(app);
     let tcp = SockRef::from(peer.get_ref().tcp());
     let _set = tcp.set_linger(None);
@@ -230,7 +231,7 @@ trait Source: AsyncRead {
     fn ended_in_order(&self) -> bool;
 }
 
-impl Source for TcpStream {
+impl Source for AppStream {
     fn ended_in_order(&self) -> bool {
         true
     }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::agent::{self, Agent};
 
 /// How long a program may take.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs a Python script in the agent's cgroup, with `programs/ssa.py` at hand, and returns what it
 /// gave to `out(...)`. Panics with its standard error if it fails.
