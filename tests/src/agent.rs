@@ -101,9 +101,17 @@ impl Agent {
 
     /// SIGTERM, and waits for the end.
     pub fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
+        if let Some(child) = self.child.take() {
             let pid = Pid::from_raw(i32::try_from(child.id()).expect("pids are small"));
             kill(pid, Signal::SIGTERM).expect("it is our child");
+            self.child = Some(child);
+            self.wait_for_end();
+        }
+    }
+
+    /// Waits for the end of an agent that was told to stop.
+    pub fn wait_for_end(&mut self) {
+        if let Some(mut child) = self.child.take() {
             eventually("the agent has ended", Duration::from_secs(20), || matches!(child.try_wait(), Ok(Some(_))));
         }
     }
