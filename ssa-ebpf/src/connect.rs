@@ -5,6 +5,7 @@
 
 use aya_ebpf::{
     EbpfContext as _,
+    bindings::bpf_sock,
     helpers::{
         bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
         generated::{bpf_get_netns_cookie, bpf_getsockopt, bpf_setsockopt},
@@ -23,13 +24,16 @@ use ssa_common::{
 
 use crate::{
     ctx::{AF_INET, AF_INET6, ALLOW, IPPROTO_TCP, Refusal, SockAddr, bound, errno, refuse},
-    maps::{CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, SERVICE, count, socket_of, storage},
+    maps::{
+        CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, SERVICE, count, mptcp_socket_of, socket_of, storage,
+    },
 };
 
 /// `connect(2)` over IPv4. A TLS socket gets `ENOTCONN` unless the agent lives.
 #[cgroup_sock_addr(connect4)]
 fn ssa_connect4(ctx: SockAddrContext) -> i32 {
-    let Some(socket) = socket_of(SockAddr::new(&ctx).sk()) else { return ALLOW };
+    let sk = SockAddr::new(&ctx).sk();
+    let Some(socket) = socket_of(sk) else { return not_tls(sk) };
     // SAFETY: the array holds programs of this same type and attach type.
     unsafe { LIVE_CONNECT4.tail_call(&ctx, 0) };
     fail(socket, Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning))
@@ -38,7 +42,8 @@ fn ssa_connect4(ctx: SockAddrContext) -> i32 {
 /// `connect(2)` over IPv6, and to v4-mapped addresses. As [`ssa_connect4`].
 #[cgroup_sock_addr(connect6)]
 fn ssa_connect6(ctx: SockAddrContext) -> i32 {
-    let Some(socket) = socket_of(SockAddr::new(&ctx).sk()) else { return ALLOW };
+    let sk = SockAddr::new(&ctx).sk();
+    let Some(socket) = socket_of(sk) else { return not_tls(sk) };
     // SAFETY: the array holds programs of this same type and attach type.
     unsafe { LIVE_CONNECT6.tail_call(&ctx, 0) };
     fail(socket, Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning))
@@ -77,6 +82,16 @@ fn ssa_live_conn6(ctx: SockAddrContext) -> i32 {
             ALLOW
         }
         Err(refusal) => fail(socket, refusal),
+    }
+}
+
+/// A socket that is no TLS socket connects, unless it is the subflow of a Multipath TCP socket on
+/// which an option was tried (and refused): that one must not speak plaintext either.
+#[inline(always)]
+fn not_tls(sk: *mut bpf_sock) -> i32 {
+    match mptcp_socket_of(sk) {
+        None => ALLOW,
+        Some(socket) => fail(socket, Refusal::new(errno::EPROTO, Reason::NotOffered)),
     }
 }
 

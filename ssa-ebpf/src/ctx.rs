@@ -23,6 +23,7 @@ pub(crate) const AF_INET: u32 = 2;
 pub(crate) const AF_INET6: u32 = 10;
 const SOCK_STREAM: u32 = 1;
 pub(crate) const IPPROTO_TCP: u32 = 6;
+const IPPROTO_MPTCP: u32 = 262;
 
 /// Errnos (`include/uapi/asm-generic/errno.h`).
 pub(crate) mod errno {
@@ -88,8 +89,19 @@ macro_rules! put {
 /// Whether options of TLS exist for this socket at all: a TCP socket, not MPTCP, SMC, UDP, unix.
 #[inline(always)]
 pub(crate) fn is_tcp(sk: *mut bpf_sock) -> bool {
+    is_stream(sk, IPPROTO_TCP)
+}
+
+/// Whether this is a socket of Multipath TCP: it connects through another one, its first subflow.
+#[inline(always)]
+pub(crate) fn is_mptcp(sk: *mut bpf_sock) -> bool {
+    is_stream(sk, IPPROTO_MPTCP)
+}
+
+#[inline(always)]
+fn is_stream(sk: *mut bpf_sock, protocol: u32) -> bool {
     let family = read!(sk, family);
-    (family == AF_INET || family == AF_INET6) && read!(sk, type_) == SOCK_STREAM && read!(sk, protocol) == IPPROTO_TCP
+    (family == AF_INET || family == AF_INET6) && read!(sk, type_) == SOCK_STREAM && read!(sk, protocol) == protocol
 }
 
 /// The phase of a TLS socket.

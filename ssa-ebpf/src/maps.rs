@@ -4,7 +4,7 @@ use aya_ebpf::{
     Global,
     bindings::{BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     btf_maps::{Array, HashMap, ProgramArray, Queue, RingBuf, SkStorage},
-    helpers::generated::bpf_sk_storage_get,
+    helpers::generated::{bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
     macros::btf_map,
 };
 use ssa_common::{
@@ -85,6 +85,16 @@ pub(crate) fn count(counter: Counter, change: i64) {
 #[inline(always)]
 pub(crate) fn socket_of(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
     storage(&raw const SOCKETS, sk, 0)
+}
+
+/// The state of the Multipath TCP socket whose subflow this is, if a set was tried on it.
+///
+/// KERNEL: the helper from 5.19; null for any other socket.
+#[inline(always)]
+pub(crate) fn mptcp_socket_of(subflow: *mut bpf_sock) -> Option<&'static mut Socket> {
+    // SAFETY: the helper checks `subflow`.
+    let sk = unsafe { bpf_skc_to_mptcp_sock(subflow.cast()) };
+    if sk.is_null() { None } else { socket_of(sk.cast()) }
 }
 
 /// Makes a socket a TLS socket, with all of its state zero.

@@ -20,7 +20,7 @@ use ssa_common::{
 use crate::{
     atomic::Refs,
     connect::caller,
-    ctx::{ALLOW, IPPROTO_TCP, Refusal, Sockopt, copy_words, deny, errno, is_tcp, phase_of, read, refuse},
+    ctx::{ALLOW, IPPROTO_TCP, Refusal, Sockopt, copy_words, deny, errno, is_mptcp, is_tcp, phase_of, read, refuse},
     hostname,
     maps::{BLOBS, CONTEXTS, EVENTS, FAST_OPEN, IDS, LIVE_SETSOCKOPT, count, make_socket, socket_of, storage},
     sock_release::leave_context,
@@ -88,6 +88,9 @@ fn other_level(opt: Sockopt) -> i32 {
 fn mark(opt: Sockopt) -> Result<&'static mut Socket, i32> {
     let sk = opt.sk();
     if !is_tcp(sk) {
+        if is_mptcp(sk) && read!(sk, state) == tcp_state::CLOSE {
+            doom(sk)?;
+        }
         return Err(errno::ENOPROTOOPT);
     }
     if let Some(socket) = socket_of(sk) {
@@ -99,6 +102,16 @@ fn mark(opt: Sockopt) -> Result<&'static mut Socket, i32> {
     let socket = make_socket(sk).ok_or(errno::ENOBUFS)?;
     count(Counter::Sockets, 1);
     Ok(socket)
+}
+
+/// Keeps a socket that can't speak TLS, but was asked to, from ever connecting.
+#[inline(always)]
+fn doom(sk: *mut bpf_sock) -> Result<(), i32> {
+    if socket_of(sk).is_none() {
+        make_socket(sk).ok_or(errno::ENOBUFS)?;
+        count(Counter::Sockets, 1);
+    }
+    Ok(())
 }
 
 #[inline(always)]

@@ -299,19 +299,31 @@ out(came)");
 
 #[test]
 fn mptcp_and_smc_sockets_refuse_the_options() {
+    let plain = Server::tcp("127.0.0.1", |mut stream| {
+        let _read = stream.read(&mut [0; 100]);
+    });
     let agent = Agent::start();
     let script = r#"
+port, = args
 came = {}
 for kind, (family, protocol) in {"mptcp": (socket.AF_INET, 262), "mptcp6": (socket.AF_INET6, 262), "smc": (43, 0)}.items():
     try: sock = socket.socket(family, socket.SOCK_STREAM, protocol)
     except OSError: continue
-    came[kind] = attempt(sock.setsockopt, IPPROTO_TLS, HOSTNAME, b"peer.ssa.test\0")
+    came[kind] = [attempt(sock.setsockopt, IPPROTO_TLS, HOSTNAME, b"peer.ssa.test\0")]
+    if kind == "smc": continue
+    host = "::ffff:127.0.0.1" if kind == "mptcp6" else "127.0.0.1"
+    came[kind].append(attempt(sock.connect, (host, int(port))))
+    came[kind].append(attempt(sock.sendto, b"x", 0x20000000, (host, int(port))))
+    # One on which nothing was tried is left alone.
+    other = socket.socket(family, socket.SOCK_STREAM, protocol)
+    came[kind].append(attempt(other.connect, (host, int(port))))
 out(came)
 "#;
-    let came = python(&agent, script, &[]);
-    let kinds = came.as_object().unwrap();
-    assert!(kinds.contains_key("mptcp"), "this kernel has no MPTCP to test");
-    assert!(kinds.values().all(|errno| errno == "ENOPROTOOPT"), "{came}");
+    let came = python(&agent, script, &[&plain.port()]);
+    let refused = json!(["ENOPROTOOPT", "EPROTO", "EPROTO", "ok"]);
+    assert_eq!((&came["mptcp"], &came["mptcp6"]), (&refused, &refused), "{came}");
+    assert!(came.get("smc").is_none_or(|errnos| errnos == &json!(["ENOPROTOOPT"])), "{came}");
+    assert_eq!(plain.accepted(), 2);
 }
 
 #[test]
