@@ -45,9 +45,12 @@ impl Refs {
     }
 
     /// Counts one user less; true for the last.
+    ///
+    /// Not relaxed: for that, LLVM 22 makes an addition that fetches nothing, and then compares the
+    /// operand as if it were the result.
     #[inline(always)]
     pub(crate) fn leave(self) -> bool {
         // SAFETY: see `new`.
-        unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(self.0, u32::MAX) == 1 }
+        unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::SeqCst }>(self.0, u32::MAX) == 1 }
     }
 }

@@ -28,12 +28,16 @@ pub fn program() -> PathBuf {
     program
 }
 
+/// What agents log: with the hooks' own messages, but without aya's.
+const LOG: &str = "debug,aya=info,aya_obj=info";
+
 /// A running agent. Dropping it stops it in order, and removes the cgroup.
 pub struct Agent {
     cgroup: PathBuf,
     arguments: Vec<String>,
     child: Option<Child>,
     log: Arc<Mutex<Vec<String>>>,
+    filter: &'static str,
 }
 
 impl Agent {
@@ -50,20 +54,28 @@ impl Agent {
         agent
     }
 
+    /// Logs what is wrong only: a log costs more than a connect.
+    pub fn start_quiet() -> Self {
+        let mut agent = Self::absent();
+        agent.filter = "warn,ssa_agent::outbound=error";
+        agent.restart();
+        agent
+    }
+
     /// A cgroup that no agent has ever served.
     pub fn absent() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let cgroup = cgroup_mount().join(format!("ssa-test-{}-{count}", std::process::id()));
         fs::create_dir(&cgroup).expect("root can make cgroups");
-        Self { cgroup, arguments: Vec::new(), child: None, log: Arc::default() }
+        Self { cgroup, arguments: Vec::new(), child: None, log: Arc::default(), filter: LOG }
     }
 
     /// Starts an agent, after the last one was killed or has ended.
     pub fn restart(&mut self) {
         assert!(self.child.is_none(), "the last agent still runs");
         let mut child = Command::new(program())
-            .args(["run", "--log", "debug,aya=info,aya_obj=info", "--cgroup"])
+            .args(["run", "--log", self.filter, "--cgroup"])
             .arg(&self.cgroup)
             .args(&self.arguments)
             .stdin(Stdio::null())
