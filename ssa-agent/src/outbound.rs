@@ -180,7 +180,6 @@ async fn resume(
 /// How long after its SYN-ACK an application leg may take to be accepted.
 const LEG_LIMIT: Duration = Duration::from_secs(5);
 
-
 fn announce(namespace: &Arc<Namespace>, syn: &Syn) -> Option<Arrival> {
     namespace
         .expect(syn)

@@ -24,9 +24,7 @@ use ssa_common::{
 
 use crate::{
     ctx::{AF_INET, AF_INET6, ALLOW, IPPROTO_TCP, Refusal, SockAddr, bound, errno, refuse},
-    maps::{
-        CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, SERVICE, count, mptcp_socket_of, socket_of, storage,
-    },
+    maps::{CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, SERVICE, count, mptcp_socket_of, socket_of, storage},
 };
 
 /// `connect(2)` over IPv4. A TLS socket gets `ENOTCONN` unless the agent lives.

@@ -60,12 +60,12 @@ impl App {
     }
 
     /// What the script's next `out(...)` says.
-    pub fn next(&mut self) -> Value {
-        self.next_within(LIMIT)
+    pub fn said(&mut self) -> Value {
+        self.said_within(LIMIT)
     }
 
-    /// As [`Self::next`], within `limit`.
-    pub fn next_within(&mut self, limit: Duration) -> Value {
+    /// As [`Self::said`], within `limit`.
+    pub fn said_within(&mut self, limit: Duration) -> Value {
         let line = match self.lines.recv_timeout(limit) {
             Ok(line) => line,
             Err(error) => {

@@ -54,7 +54,8 @@ impl Peer {
     }
 
     fn start(mut command: Command, port: u16) -> Self {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it is installed");
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it is installed");
         let mut peer = Self { child, port };
         let addr = SocketAddr::from(([127, 0, 0, 1], port));
         eventually("the peer listens", Duration::from_secs(10), || {

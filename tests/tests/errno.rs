@@ -57,7 +57,11 @@ fn certificate_not_yet_valid_gets_eproto() {
 #[test]
 fn wrong_name_gets_eproto() {
     let other = Leaf::of(&["other.ssa.test"]);
-    certificate_refused("wrong host name", |pki| pki.leaf(other), "certificate is for other.ssa.test, not for this host");
+    certificate_refused(
+        "wrong host name",
+        |pki| pki.leaf(other),
+        "certificate is for other.ssa.test, not for this host",
+    );
 }
 
 #[test]
@@ -184,9 +188,8 @@ fn black_hole_gets_ehostunreach() {
     listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     listener.listen(0).unwrap();
     let addr = listener.local_addr().unwrap().as_socket().unwrap();
-    let _full: Vec<_> = (0..3)
-        .map(|_| std::net::TcpStream::connect_timeout(&addr, Duration::from_millis(300)))
-        .collect();
+    let _full: Vec<_> =
+        (0..3).map(|_| std::net::TcpStream::connect_timeout(&addr, Duration::from_millis(300))).collect();
     let port = addr.port().to_string();
     refused("black hole", &pki, "127.0.0.1", &port, NAME, "EHOSTUNREACH", "no answer from 127.0.0.1");
 }

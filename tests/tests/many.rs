@@ -49,11 +49,11 @@ for number in range(5000): turn(number)
 out(descriptors()); wait()
 "#;
     let mut app = App::start(&agent, script, &[&server.port(), NAME, &pki.ca()]);
-    let before = app.next();
+    let before = app.said();
     eventually("all is quiet", Duration::from_secs(10), || entries(&agent, "CONNECTIONS") == 0);
     let (descriptors, memory) = (agent.descriptors(), agent.memory_kib());
     app.go();
-    assert_eq!(app.next(), before, "the program's own descriptors");
+    assert_eq!(app.said(), before, "the program's own descriptors");
     for map in ["CONNECTIONS", "CONTEXTS", "BLOBS"] {
         eventually(&format!("{map} is empty"), Duration::from_secs(10), || entries(&agent, map) == 0);
     }
@@ -147,7 +147,7 @@ for turn in range(50):
 out(1); wait()
 "#;
     let mut app = App::start(&agent, script, &[&server.port(), NAME, &pki.ca()]);
-    app.next();
+    app.said();
     assert_eq!(entries(&agent, "CONTEXTS"), 50);
     app.kill();
     for map in ["CONNECTIONS", "CONTEXTS", "BLOBS"] {

@@ -82,11 +82,13 @@ fn live_connection_shows_no_plaintext_to_the_peer() {
     let (pki, server) = echo();
     let agent = Agent::start();
     let sniffer = Sniffer::start();
-    let script = format!("{SEND_CANARY}
+    let script = format!(
+        "{SEND_CANARY}
 sock = tls(name, ca)
 sock.connect(('127.0.0.1', int(port)))
 sock.sendall(canary)
-out(sock.recv(100) == canary)");
+out(sock.recv(100) == canary)"
+    );
     assert_eq!(python(&agent, &script, &arguments(&server.port(), &pki.ca())), true);
     let packets = sniffer.stop();
     assert!(packets.len() > 20, "the sniffer works");
@@ -98,7 +100,8 @@ fn dead_agent_refuses_new_and_old_sockets() {
     let (pki, server) = echo();
     let mut agent = Agent::start();
     let sniffer = Sniffer::start();
-    let script = format!("{SEND_CANARY}
+    let script = format!(
+        "{SEND_CANARY}
 old = tls(name, ca)
 out('set')
 wait()
@@ -107,13 +110,14 @@ came = [attempt(new.setsockopt, IPPROTO_TLS, HOSTNAME, text(name)), state(new), 
 for sock in (old, new):
     came += [attempt(sock.connect, ('127.0.0.1', int(port))), error(sock), state(sock)]
     send_regardless(sock)
-out(came)");
+out(came)"
+    );
     let mut app = App::start(&agent, &script, &arguments(&server.port(), &pki.ca()));
-    assert_eq!(app.next(), "set");
+    assert_eq!(app.said(), "set");
     agent.kill();
     app.go();
     let text = "the TLS agent is not running";
-    assert_eq!(app.next(), json!(["ENOTCONN", 0, text, "ENOTCONN", text, 4, "ENOTCONN", text, 4]));
+    assert_eq!(app.said(), json!(["ENOTCONN", 0, text, "ENOTCONN", text, 4, "ENOTCONN", text, 4]));
     assert_eq!(server.accepted(), 0);
     assert_unseen(&sniffer.stop(), &server);
 }
@@ -124,18 +128,20 @@ fn agent_killed_in_mid_handshake_leaks_nothing_and_connects_nothing() {
     let server = slow(&pki, Duration::from_millis(700));
     let mut agent = Agent::start();
     let sniffer = Sniffer::start();
-    let script = format!("{SEND_CANARY}
+    let script = format!(
+        "{SEND_CANARY}
 sock = tls(name, ca)
 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 1)
 out('go')
 result = attempt(sock.connect, ('127.0.0.1', int(port)))
 send_regardless(sock)
-out(result)");
+out(result)"
+    );
     let mut app = App::start(&agent, &script, &arguments(&server.port(), &pki.ca()));
-    assert_eq!(app.next(), "go");
+    assert_eq!(app.said(), "go");
     eventually("the agent has dialled", Duration::from_secs(5), || server.accepted() == 1);
     agent.kill();
-    assert_eq!(app.next_within(Duration::from_secs(20)), "ETIMEDOUT", "the kernel's limit of SYNs ends the hold");
+    assert_eq!(app.said_within(Duration::from_secs(20)), "ETIMEDOUT", "the kernel's limit of SYNs ends the hold");
     assert_unseen(&sniffer.stop(), &server);
 }
 
@@ -152,12 +158,12 @@ out("go")
 out(connect(sock, "127.0.0.1", port))
 "#;
     let mut app = App::start(&agent, script, &[&server.port(), NAME, &chain]);
-    assert_eq!(app.next(), "go");
+    assert_eq!(app.said(), "go");
     eventually("the agent has dialled", Duration::from_secs(5), || server.accepted() == 1);
     agent.kill();
     agent.restart();
     // The system does not trust the test's CA: the verdict is a refusal, and it arrives.
-    let came = app.next_within(Duration::from_secs(20));
+    let came = app.said_within(Duration::from_secs(20));
     assert_eq!(came["result"], "EPROTO", "{came}");
 }
 
@@ -166,7 +172,8 @@ fn agent_killed_while_connected_resets_and_leaks_nothing() {
     let (pki, server) = echo();
     let mut agent = Agent::start();
     let sniffer = Sniffer::start();
-    let script = format!("{SEND_CANARY}
+    let script = format!(
+        "{SEND_CANARY}
 socks = [tls(name, ca) for _ in range(20)]
 for sock in socks:
     sock.connect(('127.0.0.1', int(port)))
@@ -179,12 +186,13 @@ ends = [attempt(sock.recv, 100) for sock in socks]
 took = time.monotonic() - began
 for sock in socks: send_regardless(sock)
 again = [attempt(sock.connect, ('127.0.0.1', int(port))) for sock in socks]
-out([sorted(set(ends)), took < 1, sorted(set(again))])");
+out([sorted(set(ends)), took < 1, sorted(set(again))])"
+    );
     let mut app = App::start(&agent, &script, &arguments(&server.port(), &pki.ca()));
-    assert_eq!(app.next(), "connected");
+    assert_eq!(app.said(), "connected");
     agent.kill();
     app.go();
-    let came = app.next();
+    let came = app.said();
     assert_eq!(came[0], json!(["ECONNRESET"]), "a reset, never an end of file");
     assert_eq!(came[1], true, "within a second");
     assert_eq!(came[2], json!(["EISCONN"]), "as the kernel says of any socket that was connected");
@@ -196,7 +204,8 @@ fn stopped_agent_connects_nothing_until_it_goes_on() {
     let (pki, server) = echo();
     let agent = Agent::start();
     let sniffer = Sniffer::start();
-    let script = format!("{SEND_CANARY}
+    let script = format!(
+        "{SEND_CANARY}
 short = tls(name, ca)
 short.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 1)
 long = tls(name, ca)
@@ -207,17 +216,20 @@ send_regardless(short)
 out(came); wait()
 poller = select.poll(); poller.register(long, select.POLLOUT)
 poller.poll(20000)
-out([name_of_error(long)])").replace("name_of_error(long)", "name(long.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))")
-        .replace("port, name, ca = args", "port, host, ca = args").replace("tls(name", "tls(host");
+out([name_of_error(long)])"
+    )
+    .replace("name_of_error(long)", "name(long.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))")
+    .replace("port, name, ca = args", "port, host, ca = args")
+    .replace("tls(name", "tls(host");
     let mut app = App::start(&agent, &script, &arguments(&server.port(), &pki.ca()));
-    assert_eq!(app.next(), "go");
+    assert_eq!(app.said(), "go");
     agent.signal(Signal::SIGSTOP);
     app.go();
-    assert_eq!(app.next_within(Duration::from_secs(30)), json!(["EINPROGRESS", "ETIMEDOUT"]));
+    assert_eq!(app.said_within(Duration::from_secs(30)), json!(["EINPROGRESS", "ETIMEDOUT"]));
     assert_eq!(server.accepted(), 0);
     agent.signal(Signal::SIGCONT);
     app.go();
-    assert_eq!(app.next_within(Duration::from_secs(30)), json!(["ok"]));
+    assert_eq!(app.said_within(Duration::from_secs(30)), json!(["ok"]));
     assert_unseen(&sniffer.stop(), &server);
 }
 
@@ -225,7 +237,8 @@ out([name_of_error(long)])").replace("name_of_error(long)", "name(long.getsockop
 fn agent_that_is_told_to_stop_waits_for_open_tls_sockets() {
     let (pki, server) = echo();
     let mut agent = Agent::start();
-    let script = format!("{SEND_CANARY}
+    let script = format!(
+        "{SEND_CANARY}
 fresh, connected = tls(name, ca), tls(name, ca)
 connected.connect(('127.0.0.1', int(port)))
 out('open'); wait()
@@ -234,17 +247,18 @@ came = [end, attempt(fresh.connect, ('127.0.0.1', int(port))), attempt(connected
 send_regardless(fresh)
 out(came); wait()
 fresh.close(); connected.close()
-out('closed'); wait()");
+out('closed'); wait()"
+    );
     let sniffer = Sniffer::start();
     let mut app = App::start(&agent, &script, &arguments(&server.port(), &pki.ca()));
-    assert_eq!(app.next(), "open");
+    assert_eq!(app.said(), "open");
     agent.signal(Signal::SIGTERM);
     eventually("it says what it waits for", Duration::from_secs(5), || agent.log().contains("still open"));
     app.go();
-    assert_eq!(app.next(), json!(["ECONNRESET", "ENOTCONN", "EISCONN"]));
+    assert_eq!(app.said(), json!(["ECONNRESET", "ENOTCONN", "EISCONN"]));
     assert!(agent.pins().exists(), "the guards are attached while a TLS socket is open");
     app.go();
-    assert_eq!(app.next(), "closed");
+    assert_eq!(app.said(), "closed");
     agent.wait_for_end();
     assert!(!agent.pins().exists(), "nothing is left attached");
     assert_unseen(&sniffer.stop(), &server);
@@ -254,20 +268,22 @@ out('closed'); wait()");
 fn second_signal_ends_the_agent_and_leaves_the_guards() {
     let (pki, server) = echo();
     let mut agent = Agent::start();
-    let script = format!("{SEND_CANARY}
+    let script = format!(
+        "{SEND_CANARY}
 sock = tls(name, ca)
 out('open'); wait()
 came = attempt(sock.connect, ('127.0.0.1', int(port)))
 send_regardless(sock)
-out(came); wait()");
+out(came); wait()"
+    );
     let mut app = App::start(&agent, &script, &arguments(&server.port(), &pki.ca()));
-    assert_eq!(app.next(), "open");
+    assert_eq!(app.said(), "open");
     agent.signal(Signal::SIGINT);
     eventually("it says what it waits for", Duration::from_secs(5), || agent.log().contains("still open"));
     agent.signal(Signal::SIGINT);
     agent.wait_for_end();
     app.go();
-    assert_eq!(app.next(), "ENOTCONN");
+    assert_eq!(app.said(), "ENOTCONN");
     assert_eq!(server.accepted(), 0);
     assert!(agent.pins().exists());
 }
@@ -277,13 +293,15 @@ fn refused_option_makes_a_socket_that_never_speaks_plaintext() {
     let (pki, server) = echo();
     let agent = Agent::start();
     let sniffer = Sniffer::start();
-    let script = format!("{SEND_CANARY}
+    let script = format!(
+        "{SEND_CANARY}
 came = []
 for option, value in ((102, 1), (HOSTNAME, b'no nul'), (HOSTNAME, b'.test\\0'), (999, 1), (CONTEXT, b'12345678')):
     sock = socket.socket()
     came.append([attempt(sock.setsockopt, IPPROTO_TLS, option, value), attempt(sock.connect, ('127.0.0.1', int(port)))])
     send_regardless(sock)
-out(came)");
+out(came)"
+    );
     let came = python(&agent, &script, &arguments(&server.port(), &pki.ca()));
     let expected = json!([
         ["ENOPROTOOPT", "EPROTO"],
@@ -333,7 +351,8 @@ fn fast_open_never_gets_ahead_of_the_verdict() {
     let bad = Server::echo("127.0.0.1", &stranger.leaf(Leaf::of(&[NAME])));
     let agent = Agent::start();
     let sniffer = Sniffer::start();
-    let script = format!("{SEND_CANARY}
+    let script = format!(
+        "{SEND_CANARY}
 FASTOPEN_CONNECT, MSG_FASTOPEN = 30, 0x20000000
 came = []
 before = socket.socket()
@@ -349,7 +368,9 @@ came.append(good.recv(100) == canary)
 came.append(attempt(bad.sendto, canary, MSG_FASTOPEN, ('127.0.0.1', int(args_bad))))
 plain = socket.socket()
 came.append(attempt(plain.setsockopt, socket.IPPROTO_TCP, FASTOPEN_CONNECT, 1))
-out(came)").replace("port, name, ca = args", "port, name, ca, args_bad = args");
+out(came)"
+    )
+    .replace("port, name, ca = args", "port, name, ca, args_bad = args");
     let came = python(&agent, &script, &[&server.port(), NAME, &pki.ca(), &bad.port()]);
     assert_eq!(came, json!(["EOPNOTSUPP", "EOPNOTSUPP", "ok", "ok", true, "EPROTO", "ok"]));
     let packets = sniffer.stop();
@@ -365,16 +386,18 @@ fn process_that_takes_the_virtual_address_gets_nothing() {
     // While the SYN is held, another process (outside the cgroup, as root even) binds the address
     // that the application connects to, listens there, and connects to the application's port: TCP's
     // simultaneous open would make the two a connection.
-    let script = format!("{SEND_CANARY}
+    let script = format!(
+        "{SEND_CANARY}
 sock = tls(name, ca)
 sock.bind(('127.0.0.1', 0))
 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 2)
 out(sock.getsockname()[1])
 came = attempt(sock.connect, ('127.0.0.1', int(port)))
 send_regardless(sock)
-out([came, state(sock)])");
+out([came, state(sock)])"
+    );
     let mut app = App::start(&agent, &script, &arguments(&server.port(), &pki.ca()));
-    let port = u16::try_from(app.next().as_u64().unwrap()).unwrap();
+    let port = u16::try_from(app.said().as_u64().unwrap()).unwrap();
     let mut target = None;
     eventually("the SYN is held", Duration::from_secs(5), || {
         target = syn_sent_to(port);
@@ -394,7 +417,7 @@ out([came, state(sock)])");
     assert!(stolen.is_empty(), "the attacker got {} bytes", stolen.len());
     drop(attacker);
     // Without the attacker in its way the connect may still succeed, with the real peer.
-    let came = app.next_within(Duration::from_secs(60));
+    let came = app.said_within(Duration::from_secs(60));
     assert!(came[0] != "ok" || came[1] == 2, "{came}");
 }
 
@@ -417,7 +440,11 @@ fn syn_sent_to(port: u16) -> Option<([u8; 4], u16)> {
 fn connection_that_was_not_resumed_is_not_taken() {
     let (pki, server) = echo();
     let agent = Agent::start();
-    python(&agent, "port, name, ca = args\nconnect(tls(name, ca), '127.0.0.1', port)\nout(1)", &arguments(&server.port(), &pki.ca()));
+    python(
+        &agent,
+        "port, name, ca = args\nconnect(tls(name, ca), '127.0.0.1', port)\nout(1)",
+        &arguments(&server.port(), &pki.ca()),
+    );
     // The virtual addresses are nobody's, and the agent's own listener resets strangers.
     assert!(std::net::TcpStream::connect("127.205.1.2:7").is_err());
     let listeners = std::fs::read_dir(format!("/proc/{}/fd", agent.pid())).unwrap().count();
@@ -460,10 +487,10 @@ out(sock.getsockname()[1])
 out([attempt(sock.accept), state(sock)])
 "#;
     let mut app = App::start(&agent, script, &[]);
-    let port = u16::try_from(app.next().as_u64().unwrap()).unwrap();
+    let port = u16::try_from(app.said().as_u64().unwrap()).unwrap();
     let client = std::net::TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), Duration::from_secs(1));
     assert_eq!(client.unwrap_err().kind(), std::io::ErrorKind::TimedOut, "dropped, not refused");
-    assert_eq!(app.next(), json!(["timeout", 3]));
+    assert_eq!(app.said(), json!(["timeout", 3]));
 }
 
 #[test]
@@ -489,10 +516,10 @@ out(work()); wait()
 out(work())
 "#;
     let mut app = App::start(&agent, script, &[&server.port()]);
-    assert_eq!(app.next(), json!(["plain", "there", true]));
+    assert_eq!(app.said(), json!(["plain", "there", true]));
     agent.kill();
     app.go();
-    assert_eq!(app.next(), json!(["plain", "there", true]), "with the agent dead, too");
+    assert_eq!(app.said(), json!(["plain", "there", true]), "with the agent dead, too");
 }
 
 #[test]
@@ -511,13 +538,13 @@ came.append(connect(fresh, "127.0.0.1", port))
 out(came)
 "#;
     let mut app = App::start(&agent, script, &arguments(&server.port(), &pki.ca()));
-    assert_eq!(app.next(), "set");
+    assert_eq!(app.said(), "set");
     // The agent has taken the certificates, and takes them with it.
     thread::sleep(Duration::from_millis(300));
     agent.kill();
     agent.restart();
     app.go();
-    let came = app.next();
+    let came = app.said();
     assert_eq!(came[0]["result"], "EPROTO", "not verified by the system's store instead: {came}");
     assert!(came[0]["error"].as_str().unwrap().contains("set them again"), "{came}");
     assert_eq!(came[1], "ok");
@@ -562,5 +589,9 @@ out(came)
 "#;
     let came = python(&agent, script, &[&server.port(), NAME, &pki.folder().to_string_lossy()]);
     let denied = json!(["EPROTO", "Permission denied (os error 13)"]);
-    assert_eq!(came, json!(["ok", ["ok", ""], ["ok", ""], denied, denied, denied]), "and nothing tells there from absent");
+    assert_eq!(
+        came,
+        json!(["ok", ["ok", ""], ["ok", ""], denied, denied, denied]),
+        "and nothing tells there from absent"
+    );
 }

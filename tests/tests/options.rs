@@ -56,8 +56,9 @@ out(came)
 "#;
     let came = raw(&agent, script, &[]);
     let short = "EINVAL";
-    let common =
-        |long: &str| json!(["ok", short, short, short, short, short, short, "EFAULT", "EFAULT", "EINVAL", long, "EINVAL"]);
+    let common = |long: &str| {
+        json!(["ok", short, short, short, short, short, short, "EFAULT", "EFAULT", "EINVAL", long, "EINVAL"])
+    };
     for (option, long, last) in [("85", "EINVAL", true), ("86", "EINVAL", true), ("87", "ok", false)] {
         let row = came[option].as_array().unwrap();
         assert_eq!(json!(row[..12]), common(long), "{option}");
@@ -83,18 +84,62 @@ out(came)
     let name253 = format!("{0}.{0}.{0}.{1}", label63, "b".repeat(61));
     let name254 = format!("{0}.{0}.{0}.{1}", label63, "b".repeat(62));
     let good: Vec<String> = [
-        "a", "localhost", "example.com", "example.com.", "EXAMPLE.com", "a-b_c.d", "xn--bcher-kva.example", "1.example",
-        "1a", "a1", "127.0.0.1", "0.0.0.0", "255.255.255.255", "249.250.99.10", "::1", "2001:db8::1", "::ffff:1.2.3.4",
-        "123.com", "1.2.3.4.example", "0x7f.com",
+        "a",
+        "localhost",
+        "example.com",
+        "example.com.",
+        "EXAMPLE.com",
+        "a-b_c.d",
+        "xn--bcher-kva.example",
+        "1.example",
+        "1a",
+        "a1",
+        "127.0.0.1",
+        "0.0.0.0",
+        "255.255.255.255",
+        "249.250.99.10",
+        "::1",
+        "2001:db8::1",
+        "::ffff:1.2.3.4",
+        "123.com",
+        "1.2.3.4.example",
+        "0x7f.com",
     ]
     .iter()
     .map(|name| (*name).to_owned())
     .chain([label63, name253])
     .collect();
     let bad: Vec<String> = [
-        ".", ".example", "a..b", "a..", "*.example", "a b", " a", "a ", "a/b", "a\\\\b", "b\\xfccher.example", "a\\nb",
-        "127.0.0.01", "127.0.0.1.", "256.0.0.1", "1.2.3", "1.2.3.4.5", "1", "0127.0.0.1", "a.1", "a.b.c.300", ":", ":a",
-        "1:2.example", "fe80::1%lo", "[::1]", "a@b", "g::1", "..", "a:b",
+        ".",
+        ".example",
+        "a..b",
+        "a..",
+        "*.example",
+        "a b",
+        " a",
+        "a ",
+        "a/b",
+        "a\\\\b",
+        "b\\xfccher.example",
+        "a\\nb",
+        "127.0.0.01",
+        "127.0.0.1.",
+        "256.0.0.1",
+        "1.2.3",
+        "1.2.3.4.5",
+        "1",
+        "0127.0.0.1",
+        "a.1",
+        "a.b.c.300",
+        ":",
+        ":a",
+        "1:2.example",
+        "fe80::1%lo",
+        "[::1]",
+        "a@b",
+        "g::1",
+        "..",
+        "a:b",
     ]
     .iter()
     .map(|name| (*name).to_owned())

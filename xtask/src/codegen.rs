@@ -38,7 +38,9 @@ fn header() -> String {
             define(&mut text, alias, option.name);
         }
     }
-    text.push_str("\n/* the i-th certificate of the peer's verified chain in DER, i from 0 to 15\n * (not offered yet) */\n");
+    text.push_str(
+        "\n/* the i-th certificate of the peer's verified chain in DER, i from 0 to 15\n * (not offered yet) */\n",
+    );
     define(&mut text, "TLS_PEER_CERTIFICATE(i)", &format!("({TLS_PEER_CERTIFICATE_FIRST} + (i))"));
     text.push_str(STATES);
     text.push_str("\n#endif /* SSA_IN_TLS_H */\n");

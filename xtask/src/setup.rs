@@ -41,7 +41,7 @@ const TESTS: &[Package] = &[
     Package { name: "nginx-light", reason: "a real TLS server" },
     Package { name: "openssl", reason: "s_server, another real TLS server" },
     Package { name: "python3", reason: "the programs under test" },
-    Package { name: "libpython3-testsuite", reason: "CPython's own socket tests" },
+    Package { name: "libpython3.11-testsuite", reason: "CPython's own socket tests" },
 ];
 
 /// The linker's version that uses rustc 1.95's own LLVM.

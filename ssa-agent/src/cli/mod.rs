@@ -43,6 +43,10 @@ pub(crate) fn main() -> ExitCode {
 /// Logs to standard error what `filter` lets through.
 fn start_logging(filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::builder().with_default_directive(Directive::from(Level::INFO)).parse(filter)?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     Ok(())
 }
