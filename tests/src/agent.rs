@@ -23,7 +23,9 @@ use crate::eventually;
 /// The agent's program, which `cargo xtask test` has built beside the tests.
 pub fn program() -> PathBuf {
     let test = std::env::current_exe().expect("the test has a path");
-    let program = test.parent().and_then(Path::parent).expect("deps/ has a parent").join("ssa-agent");
+    // Tests are in release/deps, the bench is in release.
+    let program = test.ancestors().skip(1).take(2).map(|folder| folder.join("ssa-agent")).find(|path| path.is_file());
+    let program = program.unwrap_or_else(|| test.with_file_name("ssa-agent"));
     assert!(program.is_file(), "{} is missing; run `cargo xtask test`", program.display());
     program
 }

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod ci;
 mod codegen;
@@ -31,6 +32,8 @@ enum Verb {
     Run(run::Args),
     /// Set up, build and run all tests, from unit to system
     Test(test::Args),
+    /// Measure: this agent, OpenSSL in the program, nginx, haproxy and stunnel, in one run
+    Bench(bench::Args),
     /// What CI runs: formatting, lints on both targets, generated files, documentation, tests
     Ci,
     /// Write the generated files (include/in_tls.h)
@@ -43,6 +46,7 @@ fn main() -> Result<()> {
         Verb::Build => build::run().map(drop),
         Verb::Run(args) => run::run(&args),
         Verb::Test(args) => test::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Ci => ci::run(),
         Verb::Codegen(args) => codegen::run(&args),
     }

@@ -44,6 +44,11 @@ const TESTS: &[Package] = &[
     Package { name: "libpython3.11-testsuite", reason: "CPython's own socket tests" },
 ];
 
+const BENCH: &[Package] = &[
+    Package { name: "haproxy", reason: "a peer of the bench" },
+    Package { name: "stunnel4", reason: "a peer of the bench" },
+];
+
 /// The linker's version that uses rustc 1.95's own LLVM.
 const BPF_LINKER: &str = "0.10.3";
 
@@ -58,6 +63,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     rust_src()?;
     bpf_linker()
+}
+
+/// The peers that only the bench needs.
+pub(crate) fn bench() -> Result<()> {
+    packages(BENCH)
 }
 
 fn packages(wanted: &[Package]) -> Result<()> {

@@ -1,0 +1,376 @@
+//! `cargo xtask bench`: what TLS costs a program by this agent, by OpenSSL in the program itself,
+//! and by the proxies that one would use instead. All in one run, in turn, as ratios.
+//!
+//! One TLS 1.3 server of our own serves all; the client is this program again, as a process of its
+//! own (`worker`), inside the agent's cgroup or outside.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    os::fd::AsRawFd as _,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use openssl::ssl::{SslConnector, SslMethod, SslSession, SslSessionCacheMode};
+use ssa_common::uapi::{IPPROTO_TLS, TLS_CONTEXT, TLS_HOSTNAME, TLS_SESSION_REUSE, TLS_TRUSTED_PEER_CERTIFICATES};
+use ssa_tests::{
+    agent::Agent,
+    app::{self, root},
+    eventually,
+    pki::{Leaf, Pki},
+    server::{Server, closed_port, context_with},
+};
+
+const NAME: &str = "bench.ssa.test";
+/// Turns of each measurement; the medians are shown.
+const ROUNDS: usize = 5;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if arguments.get(1).is_some_and(|word| word == "worker") {
+        println!("{}", worker(&arguments[2..]));
+        return;
+    }
+    let table = bench();
+    println!("{table}");
+    if arguments.get(1).is_some_and(|word| word == "--write") {
+        fs::write(root().join("docs/bench.md"), table).expect("docs/ is there");
+        eprintln!("wrote docs/bench.md");
+    }
+}
+
+/// A way to reach the server.
+struct Way {
+    name: &'static str,
+    /// `openssl`, `ssa` or `plain`, as the worker knows it.
+    mode: &'static str,
+    full: SocketAddr,
+    resumed: SocketAddr,
+    inside: bool,
+}
+
+fn bench() -> String {
+    let pki = Pki::new();
+    let identity = pki.leaf(Leaf::of(&[NAME]));
+    let context = context_with(&identity, |acceptor| {
+        acceptor.set_min_proto_version(Some(openssl::ssl::SslVersion::TLS1_3)).expect("TLS 1.3 is there");
+    });
+    let server = Server::tls("127.0.0.1", context, |stream| serve(stream));
+    let plain_server = Server::tcp("127.0.0.1", |stream| serve(stream));
+    let agent = Agent::start_quiet();
+    let proxies: Vec<(&'static str, Proxy)> = [("nginx stream", "nginx"), ("haproxy", "haproxy"), ("stunnel", "stunnel")]
+        .into_iter()
+        .map(|(name, kind)| (name, Proxy::start(kind, &pki, server.addr)))
+        .collect();
+    let direct = |name, mode, inside| Way { name, mode, full: server.addr, resumed: server.addr, inside };
+    let mut ways = vec![direct("OpenSSL in the program", "openssl", false), direct("ssa-agent", "ssa", true)];
+    for (name, proxy) in &proxies {
+        ways.push(Way { name, mode: "plain", full: proxy.full, resumed: proxy.resumed, inside: false });
+    }
+    let mut text = header();
+    section(&mut text, "Connect and get one byte back, full handshake", "ms, p50", &ways, &agent, &pki, false, &["latency", "300"], 0);
+    section(&mut text, "The same", "ms, p99", &ways, &agent, &pki, false, &["latency", "300"], 1);
+    section(&mut text, "Connect and get one byte back, resumed", "ms, p50", &ways, &agent, &pki, true, &["latency", "300"], 0);
+    section(&mut text, "The same", "ms, p99", &ways, &agent, &pki, true, &["latency", "300"], 1);
+    section(&mut text, "Connections per second, full, 8 threads", "1/s", &ways, &agent, &pki, false, &["rate", "8"], 0);
+    section(&mut text, "Connections per second, resumed, 8 threads", "1/s", &ways, &agent, &pki, true, &["rate", "8"], 0);
+    section(&mut text, "Download, one stream", "MB/s", &ways, &agent, &pki, false, &["bulk", "1"], 0);
+    section(&mut text, "Download, eight streams", "MB/s", &ways, &agent, &pki, false, &["bulk", "8"], 0);
+    let plain = |name, inside| Way { name, mode: "plain", full: plain_server.addr, resumed: plain_server.addr, inside };
+    let others = [plain("cgroup without the agent", false), plain("attached cgroup", true)];
+    text.push_str("\n## What the attached programs cost a program that uses no TLS socket\n");
+    section(&mut text, "Plain TCP: connect and get one byte back", "ms, p50", &others, &agent, &pki, false, &["latency", "2000"], 0);
+    section(&mut text, "Plain TCP: connections per second, 8 threads", "1/s", &others, &agent, &pki, false, &["rate", "8"], 0);
+    section(&mut text, "Plain TCP: download, one stream", "MB/s", &others, &agent, &pki, false, &["bulk", "1"], 0);
+    text
+}
+
+/// Measures one figure for all ways, in turn, and adds its table.
+#[expect(clippy::too_many_arguments, reason = "a row of a table")]
+fn section(text: &mut String, title: &str, unit: &str, ways: &[Way], agent: &Agent, pki: &Pki, resume: bool, work: &[&str], figure: usize) {
+    eprintln!("measuring: {title} ({unit})");
+    let mut runs: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for _round in 0..ROUNDS {
+        for way in ways {
+            let target = if resume { way.resumed } else { way.full };
+            let program = std::env::current_exe().expect("it has a path");
+            let mut command = if way.inside { app::command(agent, &program) } else { Command::new(&program) };
+            command.args(["worker", way.mode, &target.to_string(), &pki.ca(), if resume { "resume" } else { "full" }]);
+            let output = command.args(work).stderr(Stdio::inherit()).output().expect("it runs");
+            assert!(output.status.success(), "{}: {title} failed", way.name);
+            let figures: Vec<f64> =
+                String::from_utf8_lossy(&output.stdout).split_whitespace().map(|word| word.parse().expect("a number")).collect();
+            runs.entry(way.name).or_default().push(figures[figure]);
+        }
+    }
+    let base = median(&runs[ways[0].name]);
+    let _infallible = writeln!(text, "\n{title} ({unit}):\n\n| way | median | min | max | ratio |\n|---|---|---|---|---|");
+    for way in ways {
+        let runs = &runs[way.name];
+        let (low, high) = runs.iter().fold((f64::MAX, 0.0_f64), |(low, high), run| (low.min(*run), high.max(*run)));
+        let median = median(runs);
+        let _infallible = writeln!(text, "| {} | {median:.2} | {low:.2} | {high:.2} | {:.2} |", way.name, median / base);
+    }
+}
+
+fn median(runs: &[f64]) -> f64 {
+    let mut sorted = runs.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+fn header() -> String {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("unknown CPU");
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let cores = thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    format!(
+        "# Bench\n\nWritten by `cargo xtask bench --write`, on {model}, {cores} cores, Linux {}, {}.\n\n\
+         Client, server and what is between them share the machine: only the ratios mean something, and\n\
+         those of one table only. Each figure is the median of {ROUNDS} runs, which alternate between the\n\
+         ways. The ratio is to the first row. All use TLS 1.3 and verify the server; the proxies' settings\n\
+         are in `benches/`.\n",
+        kernel.trim(),
+        openssl::version::version(),
+    )
+}
+
+/// A proxy of Debian's that speaks TLS to the server. Ends when it is dropped.
+struct Proxy {
+    child: Child,
+    full: SocketAddr,
+    resumed: SocketAddr,
+}
+
+impl Proxy {
+    fn start(kind: &str, pki: &Pki, target: SocketAddr) -> Self {
+        let (full, resumed) = (closed_port("127.0.0.1"), closed_port("127.0.0.1"));
+        let dir = pki.folder().join(kind);
+        fs::create_dir(&dir).expect("the folder is ours");
+        let (program, template) = match kind {
+            "nginx" => ("/usr/sbin/nginx", "nginx.conf"),
+            "haproxy" => ("/usr/sbin/haproxy", "haproxy.cfg"),
+            _ => ("/usr/bin/stunnel4", "stunnel.conf"),
+        };
+        let config = fs::read_to_string(root().join("benches").join(template))
+            .expect("benches/ is there")
+            .replace("{dir}", &dir.to_string_lossy())
+            .replace("{ca}", &pki.ca())
+            .replace("{name}", NAME)
+            .replace("{target}", &target.to_string())
+            .replace("{full}", &full.to_string())
+            .replace("{resumed}", &resumed.to_string());
+        let file = dir.join(template);
+        fs::write(&file, config).expect("the folder is ours");
+        let mut command = Command::new(program);
+        match kind {
+            "nginx" => command.args(["-e", "stderr", "-p"]).arg(&dir).arg("-c").arg(&file),
+            "haproxy" => command.args(["-db", "-f"]).arg(&file),
+            _ => command.arg(&file),
+        };
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("`cargo xtask bench` installs it");
+        let addr = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let proxy = Self { child, full: addr(full), resumed: addr(resumed) };
+        for port in [proxy.full, proxy.resumed] {
+            eventually(kind, Duration::from_secs(10), || TcpStream::connect(port).is_ok());
+        }
+        proxy
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("pids are small"));
+        let _gone = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _gone = self.child.wait();
+    }
+}
+
+/// Answers orders: a byte back, or so many bytes.
+fn serve(mut stream: impl Read + Write) {
+    let block = vec![0x5a; 1 << 18];
+    let mut order = [0; 8];
+    while stream.read_exact(&mut order).is_ok() {
+        let mut left = usize::try_from(u64::from_le_bytes(order)).unwrap_or(0);
+        while left > 0 {
+            let part = left.min(block.len());
+            if stream.write_all(&block[..part]).is_err() {
+                return;
+            }
+            left -= part;
+        }
+    }
+}
+
+/// `MODE TARGET CA full|resume KIND COUNT`: figures, separated by spaces.
+fn worker(arguments: &[String]) -> String {
+    let [mode, target, ca, resume, kind, count] = arguments else { panic!("six words") };
+    let count: usize = count.parse().expect("a number");
+    let client = Arc::new(Client::new(mode, target.parse().expect("an address"), ca, resume == "resume"));
+    // The first one pays for what is set up once.
+    for _warm_up in 0..3 {
+        client.touch().expect("the server answers");
+    }
+    match kind.as_str() {
+        "latency" => latency(&client, count),
+        "rate" => rate(&client, count),
+        _ => bulk(&client, count),
+    }
+}
+
+fn latency(client: &Client, count: usize) -> String {
+    let mut times: Vec<f64> = (0..count)
+        .map(|_| {
+            let began = Instant::now();
+            client.touch().expect("the server answers");
+            began.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    format!("{} {}", times[count / 2], times[count * 99 / 100])
+}
+
+fn rate(client: &Arc<Client>, threads: usize) -> String {
+    const TIME: Duration = Duration::from_secs(2);
+    let began = Instant::now();
+    let workers: Vec<_> = (0..threads)
+        .map(|_| {
+            let client = Arc::clone(client);
+            thread::spawn(move || {
+                let mut done = 0_u32;
+                while began.elapsed() < TIME {
+                    client.touch().expect("the server answers");
+                    done += 1;
+                }
+                done
+            })
+        })
+        .collect();
+    let done: u32 = workers.into_iter().map(|worker| worker.join().expect("it doesn't panic")).sum();
+    format!("{}", f64::from(done) / began.elapsed().as_secs_f64())
+}
+
+fn bulk(client: &Arc<Client>, streams: usize) -> String {
+    const BYTES: usize = 512 << 20;
+    let began = Instant::now();
+    let workers: Vec<_> = (0..streams)
+        .map(|_| {
+            let client = Arc::clone(client);
+            thread::spawn(move || {
+                let mut stream = client.connect().expect("the server answers");
+                let mut left = BYTES / streams;
+                stream.write_all(&(left as u64).to_le_bytes()).expect("the server reads");
+                let mut buffer = vec![0; 1 << 18];
+                while left > 0 {
+                    let read = stream.read(&mut buffer).expect("the server writes");
+                    assert_ne!(read, 0, "cut short");
+                    left -= read;
+                }
+            })
+        })
+        .collect();
+    workers.into_iter().for_each(|worker| worker.join().expect("it doesn't panic"));
+    format!("{}", BYTES as f64 / 1e6 / began.elapsed().as_secs_f64())
+}
+
+trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
+/// How a program connects.
+enum Client {
+    OpenSsl { target: SocketAddr, connector: Box<SslConnector>, session: Option<Arc<Mutex<Option<SslSession>>>> },
+    Plain(SocketAddr),
+    /// Sockets adopt the context of one that stays open.
+    Ssa { target: SocketAddr, context: u64, _owner: socket2::Socket },
+}
+
+impl Client {
+    fn new(mode: &str, target: SocketAddr, ca: &str, resume: bool) -> Self {
+        match mode {
+            "openssl" => Self::openssl(target, ca, resume),
+            "ssa" => {
+                let owner = new_socket();
+                let (name, ca) = (format!("{NAME}\0"), format!("{ca}\0"));
+                set(&owner, TLS_HOSTNAME, name.as_bytes()).expect("the agent serves this cgroup");
+                set(&owner, TLS_TRUSTED_PEER_CERTIFICATES, ca.as_bytes()).expect("a path");
+                set(&owner, TLS_SESSION_REUSE, &i32::from(resume).to_ne_bytes()).expect("a bool");
+                let context = context_of(&owner).expect("it has one");
+                Self::Ssa { target, context, _owner: owner }
+            }
+            _ => Self::Plain(target),
+        }
+    }
+
+    fn openssl(target: SocketAddr, ca: &str, resume: bool) -> Self {
+        let mut builder = SslConnector::builder(SslMethod::tls_client()).expect("OpenSSL works");
+        builder.set_ca_file(Path::new(ca)).expect("the CA is there");
+        let session: Option<Arc<Mutex<Option<SslSession>>>> = resume.then(Arc::default);
+        if let Some(kept) = session.clone() {
+            builder.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
+            builder.set_new_session_callback(move |_ssl, new| *kept.lock().expect("no panic holds it") = Some(new));
+        }
+        Self::OpenSsl { target, connector: Box::new(builder.build()), session }
+    }
+
+    fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        match self {
+            Self::Plain(target) => {
+                let stream = TcpStream::connect(target)?;
+                stream.set_nodelay(true)?;
+                Ok(Box::new(stream))
+            }
+            Self::Ssa { target, context, .. } => {
+                let socket = new_socket();
+                set(&socket, TLS_CONTEXT, &context.to_ne_bytes())?;
+                socket.connect(&(*target).into())?;
+                socket.set_tcp_nodelay(true)?;
+                Ok(Box::new(TcpStream::from(socket)))
+            }
+            Self::OpenSsl { target, connector, session } => {
+                let stream = TcpStream::connect(target)?;
+                stream.set_nodelay(true)?;
+                let mut ssl = connector.configure().and_then(|config| config.into_ssl(NAME)).map_err(io::Error::other)?;
+                let cached = session.as_ref().and_then(|kept| kept.lock().expect("no panic holds it").clone());
+                if let Some(cached) = cached {
+                    // SAFETY: the session is of this connector's own context.
+                    unsafe { ssl.set_session(&cached) }.map_err(io::Error::other)?;
+                }
+                let stream = ssl.connect(stream).map_err(|error| io::Error::other(error.to_string()))?;
+                Ok(Box::new(stream))
+            }
+        }
+    }
+
+    /// Connects, gets one byte, and closes.
+    fn touch(&self) -> io::Result<()> {
+        let mut stream = self.connect()?;
+        stream.write_all(&1_u64.to_le_bytes())?;
+        stream.read_exact(&mut [0])
+    }
+}
+
+fn new_socket() -> socket2::Socket {
+    socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("sockets can be made")
+}
+
+fn set(socket: &socket2::Socket, option: i32, value: &[u8]) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(value.len()).expect("values are short");
+    // SAFETY: the kernel reads `len` bytes of `value`.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), IPPROTO_TLS, option, value.as_ptr().cast(), len) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn context_of(socket: &socket2::Socket) -> io::Result<u64> {
+    let (mut id, mut len): (u64, libc::socklen_t) = (0, 8);
+    // SAFETY: the kernel writes at most 8 bytes to `id`.
+    let done =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), IPPROTO_TLS, TLS_CONTEXT, (&raw mut id).cast(), &raw mut len) };
+    if done == 0 { Ok(id) } else { Err(io::Error::last_os_error()) }
+}

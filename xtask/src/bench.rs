@@ -1,0 +1,26 @@
+//! `cargo xtask bench`: ours and the peers' figures in one run.
+
+use anyhow::Result;
+
+use crate::{
+    process::{as_root, cargo, check, target_dir},
+    setup,
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Write the tables to docs/bench.md as well
+    #[arg(long)]
+    write: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    setup::run(&setup::Args { tests: true })?;
+    setup::bench()?;
+    check(cargo().args(["build", "--locked", "--release", "--package", "ssa-agent", "--package", "ssa-tests", "--bins"]))?;
+    let mut bench = as_root(target_dir().join("release/ssa-bench"));
+    if args.write {
+        bench.arg("--write");
+    }
+    check(&mut bench)
+}
