@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use ssa_common::limits::Counter;
 use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
@@ -47,17 +47,15 @@ pub(crate) struct Agent {
     pub(crate) contexts: Contexts,
     pub(crate) namespaces: Namespaces,
     pub(crate) limits: Limits,
+    /// Cancelled when the agent is to end: held connects are refused, connections reset.
+    pub(crate) stop: CancellationToken,
 }
 
 /// How often ids are refilled and lost events made up for, if no event comes.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Attaches, serves until `stop`, then ends what is open and detaches.
-pub(crate) async fn run(
-    options: Options,
-    ready: impl AsyncFnOnce(&Path) -> Result<()>,
-    stop: CancellationToken,
-) -> Result<()> {
+/// Attaches, serves for as long as `attended` takes, then ends what is open and detaches.
+pub(crate) async fn run(options: Options, attended: impl AsyncFnOnce(&Path) -> Result<()>) -> Result<()> {
     let mut hooks = Hooks::attach(&options.cgroup, &options.bpffs)?;
     let maps = Arc::new(hooks.maps.take().context("the maps were taken before")?);
     if let Some(logger) = hooks.logger.take() {
@@ -69,29 +67,35 @@ pub(crate) async fn run(
         namespaces: Namespaces::new(Arc::clone(&maps)),
         maps: Arc::clone(&maps),
         limits: options.limits,
+        stop: CancellationToken::new(),
     });
     offer_ids(&maps)?;
     hooks.open()?;
-    let serving = tokio::spawn(serve(Arc::clone(&agent), Events::new(ring)?, stop.clone()));
-    let attended = ready(&options.cgroup).await;
-    serving.await??;
+    let mut serving = tokio::spawn(serve(Arc::clone(&agent), Events::new(ring)?));
+    let attended = tokio::select! {
+        attended = attended(&options.cgroup) => attended,
+        // Without it every connect would wait for nothing: close, and say so.
+        failed = &mut serving => return failed?.and(Err(anyhow!("the agent has stopped serving"))),
+    };
     hooks.close();
+    agent.stop.cancel();
+    serving.await??;
+    end_sockets(&maps).await;
+    // From here on no plain socket can become a TLS socket; one may have, since they were counted.
+    hooks.detach_options()?;
     end_sockets(&maps).await;
     hooks.detach()?;
     info!("detached");
     attended
 }
 
-/// Handles events until `stop`, then cancels the attempts, which resets their connections.
-async fn serve(agent: Arc<Agent>, mut events: Events, stop: CancellationToken) -> Result<()> {
+/// Handles events until the agent is to end and no attempt is left.
+async fn serve(agent: Arc<Agent>, mut events: Events) -> Result<()> {
     let mut registry = Registry::default();
     let mut lost = agent.maps.counter(Counter::EventsLost);
-    while !stop.is_cancelled() {
-        let batch = events.batch(TICK, |event| handle(&agent, &mut registry, event));
-        tokio::select! {
-            batch = batch => batch.context("reading the hooks' events")?,
-            () = stop.cancelled() => {}
-        }
+    while !(agent.stop.is_cancelled() && registry.tasks.is_empty()) {
+        let batch = events.batch(TICK, |event| handle(&agent, &mut registry, event)).await;
+        batch.context("reading the hooks' events")?;
         offer_ids(&agent.maps)?;
         let now = agent.maps.counter(Counter::EventsLost);
         if now != lost {
@@ -100,7 +104,6 @@ async fn serve(agent: Arc<Agent>, mut events: Events, stop: CancellationToken) -
             registry.reconcile(&agent);
         }
     }
-    registry.cancel().await;
     Ok(())
 }
 
@@ -128,7 +131,8 @@ fn offer_ids(maps: &Maps) -> Result<()> {
 }
 
 /// Waits until no TLS socket of the cgroup is left. Those that were connected are reset by now, and
-/// those that were connecting are refused; ones that are open still must not become plain sockets.
+/// those that were connecting were refused; but one that is open still must not become a plain
+/// socket.
 async fn end_sockets(maps: &Maps) {
     let mut told = 0;
     loop {

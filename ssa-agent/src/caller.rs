@@ -116,8 +116,12 @@ fn is_hash(name: &str) -> bool {
 
 /// What /proc says of a process.
 struct Status {
+    /// Real ids, as the hook has noted them.
     uid: u32,
     gid: u32,
+    /// Ids that files are opened with.
+    fsuid: u32,
+    fsgid: u32,
     groups: Vec<u32>,
     effective: u64,
 }
@@ -129,12 +133,17 @@ fn become_caller(caller: &Caller) -> Result<(), Error> {
     let pidfd = pidfd_open(caller.tgid).map_err(changed)?;
     let root = File::open(process.join("root")).map_err(changed)?;
     let cwd = File::open(process.join("cwd")).map_err(changed)?;
-    let status = status(&process).map_err(changed)?;
+    let mut status = status(&process).map_err(changed)?;
     let own_users = fs::read_link("/proc/self/ns/user").map_err(Error::Thread)?;
     let users = fs::read_link(process.join("ns/user")).map_err(changed)?;
     // All of this was the caller's, if the process that had its number is still the same one.
     if exited(&pidfd) || status.uid != caller.uid || status.gid != caller.gid {
         return Err(Error::Changed);
+    }
+    // The hook knows the real ids only. Of those and the effective ones the lesser counts: root that
+    // acts for a user is that user, and a user that runs a setuid program is still that user.
+    if status.uid == 0 {
+        (status.uid, status.gid) = (status.fsuid, status.fsgid);
     }
     // Capabilities of another user namespace are none over our files.
     let effective = if users == own_users { status.effective } else { 0 };
@@ -155,12 +164,14 @@ fn status(process: &Path) -> io::Result<Status> {
             .ok_or(io::ErrorKind::InvalidData)
     };
     let number = |word: Option<&String>| word.and_then(|word| word.parse().ok()).ok_or(io::ErrorKind::InvalidData);
-    // The real ids come first, and are what bpf_get_current_uid_gid gives.
+    // Real, effective, saved, file system. The first is what bpf_get_current_uid_gid gives.
     let (uids, gids) = (words("Uid:")?, words("Gid:")?);
     let effective = words("CapEff:")?;
     Ok(Status {
         uid: number(uids.first())?,
         gid: number(gids.first())?,
+        fsuid: number(uids.get(3))?,
+        fsgid: number(gids.get(3))?,
         groups: words("Groups:")?.iter().filter_map(|word| word.parse().ok()).collect(),
         effective: effective.first().and_then(|word| u64::from_str_radix(word, 16).ok()).unwrap_or(0),
     })

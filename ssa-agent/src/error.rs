@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use crate::{
     kernel::{self, packet::Errno},
-    netns, tls,
+    tls,
 };
 
 /// A connection that was not made, by whose fault.
@@ -22,9 +22,9 @@ pub(crate) enum Error {
     /// The kernel or the machine.
     #[error("the TLS agent failed")]
     Kernel(#[from] kernel::Error),
-    /// The program's network namespace.
-    #[error("the TLS agent can't serve this network namespace")]
-    Namespace(#[from] netns::Error),
+    /// The administrator.
+    #[error("the TLS agent ends")]
+    Stopping,
     /// The peer, or the program's settings.
     #[error(transparent)]
     Tls(#[from] tls::Error),
@@ -41,7 +41,7 @@ impl Error {
                 Some(_) | None => Errno::HostUnreachable,
             },
             Self::DialTimeout { .. } | Self::HandshakeTimeout { .. } => Errno::HostUnreachable,
-            Self::Kernel(_) | Self::Namespace(_) => Errno::HostUnreachable,
+            Self::Kernel(_) | Self::Stopping => Errno::HostUnreachable,
             Self::Tls(_) => Errno::Protocol,
         }
     }

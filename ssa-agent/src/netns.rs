@@ -241,7 +241,10 @@ fn enter(caller: &Caller) -> Result<Made, Error> {
     let mut netns = File::open("/proc/thread-self/ns/net")?;
     if sockopt::netns_cookie(&own)? != caller.netns {
         let gone = |source| Error::Gone { tgid: caller.tgid, source };
-        netns = File::open(format!("/proc/{}/ns/net", caller.tgid)).map_err(gone)?;
+        // The thread's namespace; it may have ended since, and then the process's is as good a guess.
+        netns = File::open(format!("/proc/{}/task/{}/ns/net", caller.tgid, caller.tid))
+            .or_else(|_ended| File::open(format!("/proc/{}/ns/net", caller.tgid)))
+            .map_err(gone)?;
         setns(&netns, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
         let there = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
         if sockopt::netns_cookie(&there)? != caller.netns {

@@ -27,7 +27,7 @@ use crate::{
     agent::Agent,
     error::Error,
     kernel::packet::Syn,
-    netns::{Arrival, Namespace, endpoint, socket_addr},
+    netns::{Namespace, endpoint, socket_addr},
     relay::{self, Copied},
     tls::{self, Secured, name::ServerName},
 };
@@ -59,16 +59,9 @@ pub(crate) async fn run(agent: Arc<Agent>, held: Box<Held>, progress: watch::Rec
     attempt(&agent, &held, orig_dst, progress).instrument(span).await;
 }
 
-async fn attempt(agent: &Agent, held: &Held, orig_dst: SocketAddr, progress: watch::Receiver<Progress>) {
+async fn attempt(agent: &Agent, held: &Held, orig_dst: SocketAddr, mut progress: watch::Receiver<Progress>) {
     let began = Instant::now();
-    let namespace = match agent.namespaces.of(&held.caller).await {
-        Ok(namespace) => namespace,
-        Err(error) => {
-            // Nothing can be sent there: the kernel's own limit of SYNs will end the call.
-            warn!(error = &error as &dyn std::error::Error, "a held connect can't be answered");
-            return;
-        }
-    };
+    let Some(namespace) = namespace(agent, held, &mut progress).await else { return };
     let mut over = progress.clone();
     let secured = tokio::select! {
         biased;
@@ -76,17 +69,33 @@ async fn attempt(agent: &Agent, held: &Held, orig_dst: SocketAddr, progress: wat
             debug!("given up by the application");
             return;
         }
+        () = agent.stop.cancelled() => Err(Error::Stopping),
         secured = secure(agent, held, orig_dst, &namespace) => secured,
     };
-    match secured {
+    let leg = match secured {
         Ok(secured) => {
             debug!(elapsed = ?began.elapsed(), version = secured.version(), resumed = secured.resumed(), "secured");
-            let Some(app) = resume(agent, held, orig_dst, &namespace, &secured, progress.clone()).await else {
-                return;
-            };
+            resume(agent, held, orig_dst, &namespace, &secured, progress.clone()).await.map(|leg| (leg, secured))
+        }
+        Err(error) => Err(error),
+    };
+    match leg {
+        Ok((None, _secured)) => debug!("given up by the application"),
+        Ok((Some(app), secured)) => {
+            let mut answers = answers(held, orig_dst, &secured);
             let mut copied = Copied::default();
             let closed = closed(progress);
-            match relay::run(app, secured.stream, closed, &mut copied).await {
+            // `TLS_ERROR` says why before the reset arrives.
+            let before_reset = |error: &relay::Error| {
+                answers.push(Text::Error, &relay_text(error)).expect("the text was cut to fit");
+                agent.maps.publish(held.id, &answers);
+            };
+            let relayed = tokio::select! {
+                biased;
+                () = agent.stop.cancelled() => return info!("reset: the agent ends"),
+                relayed = relay::run(app, secured.stream, closed, before_reset, &mut copied) => relayed,
+            };
+            match relayed {
                 Ok(()) => info!(bytes.up = copied.up, bytes.down = copied.down, "closed"),
                 Err(error) => {
                     let cause = error.source().map(ToString::to_string);
@@ -100,8 +109,11 @@ async fn attempt(agent: &Agent, held: &Held, orig_dst: SocketAddr, progress: wat
 
 async fn secure(agent: &Agent, held: &Held, orig_dst: SocketAddr, namespace: &Namespace) -> Result<Secured, Error> {
     let name = ServerName::parse(held.hostname.as_str().unwrap_or_default()).map_err(tls::Error::from)?;
-    let settings = agent.contexts.settings(held.context).await?;
     let limits = &agent.limits;
+    let settings = match timeout(limits.dial, agent.contexts.settings(held.context)).await {
+        Ok(settings) => settings?,
+        Err(_elapsed) => return Err(tls::Error::Trust("reading the certificates takes too long".to_owned()).into()),
+    };
     let stream = match timeout(limits.dial, dial(namespace, orig_dst, held.bound)).await {
         Ok(dialled) => dialled.map_err(|source| Error::Dial { to: orig_dst, source })?,
         Err(_elapsed) => return Err(Error::DialTimeout { to: orig_dst, limit: limits.dial }),
@@ -132,6 +144,41 @@ fn peer_socket(to: SocketAddr, bound: &Endpoint) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// The namespace of the program, or None if the application has given up before it could be served.
+async fn namespace(agent: &Agent, held: &Held, progress: &mut watch::Receiver<Progress>) -> Option<Arc<Namespace>> {
+    loop {
+        match agent.namespaces.of(&held.caller).await {
+            Ok(namespace) => return Some(namespace),
+            // Nothing can be sent there: try again with the next SYN, until the kernel's limit of them.
+            Err(error) => warn!(error = &error as &dyn std::error::Error, "a held connect can't be answered"),
+        }
+        tokio::select! {
+            changed = progress.changed() => changed.ok()?,
+            () = agent.stop.cancelled() => return None,
+        }
+        if progress.borrow().is_over() {
+            return None;
+        }
+    }
+}
+
+/// What the program can ask of its connection.
+fn answers(held: &Held, orig_dst: SocketAddr, secured: &Secured) -> Connection {
+    let mut answers = Connection::pending(held.attempt);
+    answers.state = state::SECURED;
+    answers.peer = endpoint(peer_of(secured, orig_dst));
+    answers.local = secured.stream.get_ref().tcp().local_addr().map(endpoint).unwrap_or_default();
+    answers.scalars[Scalar::Version as usize] = secured.version();
+    answers.scalars[Scalar::Resumed as usize] = i64::from(secured.resumed());
+    answers.push(Text::Cipher, secured.cipher()).expect("names of ciphers are short");
+    answers
+}
+
+fn relay_text(error: &relay::Error) -> String {
+    let cause = error.source().map(ToString::to_string).unwrap_or_default();
+    format!("{error}: {cause}").chars().filter(char::is_ascii).take(ERROR_BYTES - 1).collect()
+}
+
 /// Publishes the answers, lets the SYN pass, and waits for the application leg. None if the
 /// application has given up.
 async fn resume(
@@ -141,18 +188,11 @@ async fn resume(
     namespace: &Arc<Namespace>,
     secured: &Secured,
     mut progress: watch::Receiver<Progress>,
-) -> Option<TcpStream> {
-    let mut answers = Connection::pending(held.attempt);
-    answers.state = state::SECURED;
-    answers.peer = endpoint(peer_of(secured, orig_dst));
-    answers.local = secured.stream.get_ref().tcp().local_addr().map(endpoint).unwrap_or_default();
-    answers.scalars[Scalar::Version as usize] = secured.version();
-    answers.scalars[Scalar::Resumed as usize] = i64::from(secured.resumed());
-    answers.push(Text::Cipher, secured.cipher()).expect("names of ciphers are short");
-    if !agent.maps.publish(held.id, &answers) {
-        return None;
+) -> Result<Option<TcpStream>, Error> {
+    if !agent.maps.publish(held.id, &answers(held, orig_dst, secured)) {
+        return Ok(None);
     }
-    let mut arrival = announce(namespace, &progress.borrow().syn)?;
+    let mut arrival = namespace.expect(&progress.borrow().syn)?;
     loop {
         let now = progress.borrow_and_update().clone();
         if now.left.is_none()
@@ -162,16 +202,17 @@ async fn resume(
         }
         tokio::select! {
             biased;
-            leg = arrival.leg() => return leg,
+            leg = arrival.leg() => return Ok(leg),
+            () = agent.stop.cancelled() => return Err(Error::Stopping),
             // Held again: resume again. Established: the leg is about to arrive.
-            changed = progress.changed() => changed.ok()?,
+            changed = progress.changed() => if changed.is_err() { return Ok(None) },
         }
         let (left, closed) = (progress.borrow().left, progress.borrow().closed);
         match left {
             // Even if the application has closed it since: what it sent before is to arrive.
-            Some(tcp_state::ESTABLISHED) => return timeout(LEG_LIMIT, arrival.leg()).await.ok()?,
-            Some(_) => return None,
-            None if closed => return None,
+            Some(tcp_state::ESTABLISHED) => return Ok(timeout(LEG_LIMIT, arrival.leg()).await.ok().flatten()),
+            Some(_) => return Ok(None),
+            None if closed => return Ok(None),
             None => {}
         }
     }
@@ -179,13 +220,6 @@ async fn resume(
 
 /// How long after its SYN-ACK an application leg may take to be accepted.
 const LEG_LIMIT: Duration = Duration::from_secs(5);
-
-fn announce(namespace: &Arc<Namespace>, syn: &Syn) -> Option<Arrival> {
-    namespace
-        .expect(syn)
-        .inspect_err(|error| warn!(error = error as &dyn std::error::Error, "a held connect can't be resumed"))
-        .ok()
-}
 
 /// The peer's address, in the form in which the application named it.
 fn peer_of(secured: &Secured, orig_dst: SocketAddr) -> SocketAddr {

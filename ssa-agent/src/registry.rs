@@ -2,9 +2,12 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use ssa_common::event::{Closed, Held, Left};
+use ssa_common::{
+    connection::Connection,
+    event::{Closed, Held, Left},
+};
 use tokio::sync::watch;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::{
@@ -17,9 +20,8 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Registry {
     live: HashMap<u64, Live>,
-    /// The attempts' tasks, and what ends them.
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    /// The attempts' tasks.
+    pub(crate) tasks: TaskTracker,
 }
 
 struct Live {
@@ -44,14 +46,17 @@ impl Registry {
             });
             return;
         }
-        // What waited in the ring while no agent ran may be over.
-        if agent.maps.attempt(held.id) != Some(held.attempt) {
-            return;
+        // What waited in the ring while no agent ran may be over. And an answer to the last attempt may
+        // just have met the entry of this one.
+        match agent.maps.attempt(held.id) {
+            Some(attempt) if attempt <= held.attempt => {
+                agent.maps.publish(held.id, &Connection::pending(held.attempt));
+            }
+            Some(_) | None => return,
         }
         let (progress, follow) = watch::channel(Progress { syn, held: 1, left: None, closed: false });
         self.live.insert(held.id, Live { attempt: held.attempt, progress });
-        let attempt = outbound::run(Arc::clone(agent), held, follow);
-        self.tasks.spawn(self.stop.child_token().run_until_cancelled_owned(attempt));
+        self.tasks.spawn(outbound::run(Arc::clone(agent), held, follow));
     }
 
     /// An attempt has left SYN_SENT.
@@ -70,13 +75,6 @@ impl Registry {
         }
         agent.contexts.forget_if_gone(closed.context);
         agent.contexts.forget_if_gone(closed.id);
-    }
-
-    /// Cancels all attempts: held ones are given up, connected ones reset.
-    pub(crate) async fn cancel(self) {
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
     }
 
     /// Drops the sockets whose close was not heard of, because the ring buffer was full.

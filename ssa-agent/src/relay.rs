@@ -45,12 +45,13 @@ pub(crate) enum Error {
 /// Relays until both sides have ended, or one was reset.
 ///
 /// `closed` completes when the application has closed its socket for good: then nobody is left to
-/// read what the peer still sends. Both legs are reset on an error and on cancellation, because they
+/// read what the peer still sends. `before_reset` is told why before the other side is reset. Both legs are reset on an error and on cancellation, because they
 /// come with a linger time of zero.
 pub(crate) async fn run(
     app: TcpStream,
     mut peer: SslStream<PeerStream>,
     closed: impl Future<Output = ()>,
+    before_reset: impl FnOnce(&Error),
     copied: &mut Copied,
 ) -> Result<(), Error> {
     let mut app = AppStream::new(app);
@@ -77,6 +78,7 @@ pub(crate) async fn run(
             Ok(())
         }
         Err(error) => {
+            before_reset(&error);
             if matches!(error, Error::Peer(_)) {
                 // What the peer sent before still arrives, then the reset.
                 drained(app.tcp()).await;

@@ -33,7 +33,7 @@ pub struct Context {
     pub service: u64,
     /// Network namespace (cookie), in which a socket must be to adopt it.
     pub netns: u64,
-    /// Effective user id of its creator, which an adopter must have.
+    /// Real user id of its creator, which an adopter must have.
     pub uid: u32,
     /// Sockets that use it; it goes with the last.
     pub refs: u32,

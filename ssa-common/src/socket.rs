@@ -41,9 +41,9 @@ impl HostName {
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
 pub struct Caller {
-    /// Effective user id (`bpf_get_current_uid_gid`).
+    /// Real user id (`bpf_get_current_uid_gid`).
     pub uid: u32,
-    /// Effective group id.
+    /// Real group id.
     pub gid: u32,
     /// Process id (the kernel's tgid).
     pub tgid: u32,

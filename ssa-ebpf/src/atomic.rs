@@ -27,7 +27,7 @@ impl Refs {
     /// others are faster.
     #[inline(always)]
     pub(crate) fn join(self) -> bool {
-        for _try in 0..8 {
+        for _try in 0..64 {
             // SAFETY: see `new`.
             let now = unsafe { self.0.read_volatile() };
             if now == 0 {

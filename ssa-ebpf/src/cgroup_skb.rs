@@ -15,7 +15,7 @@ use ssa_common::{
 
 use crate::{
     ctx::{ALLOW, DENY, copy_words, read},
-    maps::{EVENTS, LISTENERS, count, socket_of, storage},
+    maps::{EVENTS, LISTENERS, count, mptcp_socket_of, socket_of, storage},
 };
 
 /// Holds every SYN of a TLS socket, before and after a verdict: only the agent's own copy travels.
@@ -38,7 +38,7 @@ fn ssa_egress(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb(ingress)]
 fn ssa_ingress(ctx: SkBuffContext) -> i32 {
     let Some((sk, state)) = tls_candidate(&ctx, tcp_state::LISTEN) else { return ALLOW };
-    if socket_of(sk).is_none() {
+    if socket_of(sk).is_none() && mptcp_socket_of(sk).is_none() {
         return ALLOW;
     }
     if state == tcp_state::SYN_SENT && from_agent(&ctx) {

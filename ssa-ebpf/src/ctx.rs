@@ -9,6 +9,7 @@ use aya_ebpf::{
     programs::{SockAddrContext, SockoptContext},
 };
 use ssa_common::{
+    limits::OPTION_BYTES,
     phase::{self, Phase},
     reason::Reason,
     socket::{Endpoint, Socket},
@@ -198,6 +199,18 @@ impl Sockopt {
     #[inline(always)]
     pub(crate) fn done_set(self) -> i32 {
         put!(self.0, optlen, -1);
+        ALLOW
+    }
+
+    /// The kernel's own handler is to have its way, with the caller's own value.
+    ///
+    /// KERNEL: before 6.5 a hook that leaves a length of over one page as it is makes the call fail
+    /// with `EFAULT`; zero says that the value was not touched.
+    #[inline(always)]
+    pub(crate) fn leave(self) -> i32 {
+        if self.len() > OPTION_BYTES as i32 {
+            put!(self.0, optlen, 0);
+        }
         ALLOW
     }
 

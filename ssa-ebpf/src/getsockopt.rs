@@ -11,7 +11,7 @@ use ssa_common::{
 };
 
 use crate::{
-    ctx::{ALLOW, Sockopt, deny, errno, is_tcp, phase_of},
+    ctx::{Sockopt, deny, errno, is_tcp, phase_of},
     maps::{CONNECTIONS, CONTEXTS, socket_of},
     setsockopt::rule_of,
 };
@@ -21,7 +21,7 @@ use crate::{
 fn ssa_getsockopt(ctx: SockoptContext) -> i32 {
     let opt = Sockopt::new(&ctx);
     if opt.level() != IPPROTO_TLS {
-        return ALLOW;
+        return opt.leave();
     }
     match get(opt) {
         Ok(len) => opt.done_get(len),

@@ -58,7 +58,7 @@ pub(crate) static EVENTS: RingBuf<u64, EVENTS_BYTES> = RingBuf::new();
 
 /// Counters ([`Counter`]), which only ever change by atomic additions.
 #[btf_map]
-pub(crate) static COUNTERS: Array<u64, 8> = Array::new();
+pub(crate) static COUNTERS: Array<u64, { ssa_common::limits::COUNTERS }> = Array::new();
 
 /// The programs that need a living agent, one array for each hook. Never pinned: when the agent
 /// dies, however it dies, the kernel empties them, and the hooks' tail calls fall through.

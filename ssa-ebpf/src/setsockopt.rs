@@ -20,7 +20,7 @@ use ssa_common::{
 use crate::{
     atomic::Refs,
     connect::caller,
-    ctx::{ALLOW, IPPROTO_TCP, Refusal, Sockopt, copy_words, deny, errno, is_mptcp, is_tcp, phase_of, read, refuse},
+    ctx::{IPPROTO_TCP, Refusal, Sockopt, copy_words, deny, errno, is_mptcp, is_tcp, phase_of, read, refuse},
     hostname,
     maps::{BLOBS, CONTEXTS, EVENTS, FAST_OPEN, IDS, LIVE_SETSOCKOPT, count, make_socket, socket_of, storage},
     sock_release::leave_context,
@@ -53,6 +53,7 @@ fn ssa_live_set(ctx: SockoptContext) -> i32 {
     let Some(socket) = socket_of(sk) else { return deny(errno::EBADFD) };
     match set(&ctx, opt, sk, socket) {
         Ok(()) => {
+            socket.reason = 0;
             debug!(&ctx, "setsockopt: option {} of {}", opt.number(), socket.id);
             opt.done_set()
         }
@@ -65,11 +66,11 @@ fn ssa_live_set(ctx: SockoptContext) -> i32 {
 fn other_level(opt: Sockopt) -> i32 {
     const TCP_FASTOPEN_CONNECT: i32 = 30;
     if opt.level() != IPPROTO_TCP as i32 || opt.number() != TCP_FASTOPEN_CONNECT {
-        return ALLOW;
+        return opt.leave();
     }
     let sk = opt.sk();
     if !is_tcp(sk) {
-        return ALLOW;
+        return opt.leave();
     }
     let on = u32::from(opt.int().unwrap_or(1) != 0);
     if let Some(socket) = socket_of(sk)
@@ -80,7 +81,7 @@ fn other_level(opt: Sockopt) -> i32 {
     if let Some(flag) = storage(&raw const FAST_OPEN, sk, u64::from(aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE)) {
         *flag = on;
     }
-    ALLOW
+    opt.leave()
 }
 
 /// The TLS socket that a set is for: made one, if it is fresh.

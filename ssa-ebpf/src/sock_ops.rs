@@ -28,7 +28,7 @@ fn ssa_sock_ops(ctx: SockOpsContext) -> u32 {
 fn ask_for_states(ctx: &SockOpsContext) {
     if sk_of(ctx).and_then(socket_of).is_some() {
         // It can only fail for a socket that is no full socket, which no connecting one is.
-        let _full = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+        let _full = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
     }
 }
 

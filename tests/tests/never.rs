@@ -566,6 +566,54 @@ fn second_agent_for_a_cgroup_is_refused() {
 }
 
 #[test]
+fn nested_cgroup_is_not_attached_twice() {
+    let agent = Agent::start();
+    let inner = agent.cgroup().join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    let output =
+        std::process::Command::new(ssa_tests::agent::program()).args(["run", "--cgroup"]).arg(&inner).output().unwrap();
+    std::fs::remove_dir(&inner).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("is attached already"), "{said}");
+}
+
+#[test]
+fn held_connects_are_refused_when_the_agent_is_told_to_stop() {
+    let pki = Pki::new();
+    let server = slow(&pki, Duration::from_secs(20));
+    let agent = Agent::start_with(&["--handshake-limit", "30"]);
+    let script = r#"
+port, name, ca = args
+sock = tls(name, ca)
+out("go")
+came = connect(sock, "127.0.0.1", port)
+sock.close()
+out([came["result"], came["error"]])
+"#;
+    let mut app = App::start(&agent, script, &arguments(&server.port(), &pki.ca()));
+    assert_eq!(app.said(), "go");
+    eventually("the agent has dialled", Duration::from_secs(5), || server.accepted() == 1);
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(app.said_within(Duration::from_secs(5)), json!(["EHOSTUNREACH", "the TLS agent ends"]));
+}
+
+#[test]
+fn long_values_of_other_options_reach_the_kernel() {
+    let agent = Agent::start();
+    let script = r#"
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+sock = socket.socket()
+value = ctypes.create_string_buffer(struct.pack("i", 1 << 16) + b"\0" * 8188, 8192)
+size = ctypes.c_uint32(8192)
+came = [libc.setsockopt(sock.fileno(), socket.SOL_SOCKET, socket.SO_RCVBUF, value, 8192)]
+came += [libc.getsockopt(sock.fileno(), socket.SOL_SOCKET, socket.SO_RCVBUF, value, ctypes.byref(size)), size.value]
+out(came + [struct.unpack("i", value.raw[:4])[0] >= 1 << 16])
+"#;
+    assert_eq!(python(&agent, script, &[]), json!([0, 0, 4, true]));
+}
+
+#[test]
 fn path_is_opened_with_the_rights_of_the_program() {
     let (pki, server) = echo();
     let secret = pki.folder().join("secret.pem");

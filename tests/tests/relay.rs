@@ -189,9 +189,10 @@ fn reset_in_mid_stream_is_a_reset() {
     });
     let script = r#"
 first = sock.recv(100).decode()
-out([first, attempt(sock.recv, 100), state(sock)])
+out([first, attempt(sock.recv, 100), state(sock), error(sock).split(":")[0]])
 "#;
-    assert_eq!(run(script, &test), json!(["some", "ECONNRESET", 5]));
+    let text = "the peer reset the connection, or broke TLS";
+    assert_eq!(run(script, &test), json!(["some", "ECONNRESET", 5, text]));
 }
 
 #[test]

@@ -17,7 +17,16 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::run(&setup::Args { tests: true })?;
     setup::bench()?;
-    check(cargo().args(["build", "--locked", "--release", "--package", "ssa-agent", "--package", "ssa-tests", "--bins"]))?;
+    check(cargo().args([
+        "build",
+        "--locked",
+        "--release",
+        "--package",
+        "ssa-agent",
+        "--package",
+        "ssa-tests",
+        "--bins",
+    ]))?;
     let mut bench = as_root(target_dir().join("release/ssa-bench"));
     if args.write {
         bench.arg("--write");

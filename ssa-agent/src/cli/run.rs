@@ -5,11 +5,15 @@ use std::{
     fs,
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{ExitCode, ExitStatus},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tokio::{
     process::{Child, Command},
     signal::unix::{SignalKind, signal},
@@ -69,7 +73,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(serve(&args, &path));
     runtime.shutdown_background();
-    if made {
+    if made && code.is_ok() {
         // Programs that are still in it keep it; they may be in it for as long as they like.
         let _busy = fs::remove_dir(&path);
     }
@@ -106,35 +110,31 @@ async fn serve(args: &Args, path: &Path) -> Result<ExitCode> {
         bpffs: args.bpffs.clone(),
         limits: agent::Limits { dial: args.connect_limit, handshake: args.handshake_limit },
     };
-    let stop = CancellationToken::new();
+    let asked = CancellationToken::new();
     let mut code = ExitCode::SUCCESS;
-    let ready = {
-        let (stop, code) = (stop.clone(), &mut code);
-        async move |path: &Path| {
-            let served = attended(args, path, stop.clone(), code).await;
-            stop.cancel();
-            served
-        }
-    };
+    let attended = async |path: &Path| attended(args, path, &asked, &mut code).await;
     tokio::select! {
-        done = agent::run(options, ready, stop.clone()) => done?,
-        () = second_signal(stop) => bail!("ended at once: the guards stay attached and refuse every TLS socket"),
+        done = agent::run(options, attended) => done?,
+        () = second_signal(&asked) => bail!("ended at once: the guards stay attached and refuse every TLS socket"),
     }
     Ok(code)
 }
 
 /// What happens while the agent serves.
-async fn attended(args: &Args, path: &Path, stop: CancellationToken, code: &mut ExitCode) -> Result<()> {
+async fn attended(args: &Args, path: &Path, asked: &CancellationToken, code: &mut ExitCode) -> Result<()> {
     if args.prove {
         selftest::run(path).await.context("the self-test failed")?;
     }
     if args.command.is_empty() {
         tell(path);
-        stop.cancelled().await;
+        asked.cancelled().await;
         return Ok(());
     }
     let mut child = spawn(path, &args.command)?;
-    let status = child.wait().await?;
+    let status = tokio::select! {
+        status = child.wait() => status?,
+        () = asked.cancelled() => end(&mut child).await?,
+    };
     let number = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     *code = ExitCode::from(u8::try_from(number).unwrap_or(u8::MAX));
     Ok(())
@@ -156,8 +156,17 @@ fn spawn(path: &Path, command: &[OsString]) -> Result<Child> {
         .context("starting the command")
 }
 
-/// Stops at the first SIGINT or SIGTERM; completes at the second, or if signals can't be had.
-async fn second_signal(stop: CancellationToken) {
+/// Asks a command to end, and waits until it has; a second signal to the agent ends it at once.
+async fn end(child: &mut Child) -> std::io::Result<ExitStatus> {
+    if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()) {
+        // Gone, if it has ended by itself: the terminal's Ctrl-C goes to it as well.
+        let _gone = kill(Pid::from_raw(pid), Signal::SIGTERM);
+    }
+    child.wait().await
+}
+
+/// Asks to end at the first SIGINT or SIGTERM; completes at the second, or if signals can't be had.
+async fn second_signal(asked: &CancellationToken) {
     let signals = || Ok::<_, std::io::Error>((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?));
     let Ok((mut interrupt, mut terminate)) = signals() else { return };
     for _time in 0..2 {
@@ -165,6 +174,6 @@ async fn second_signal(stop: CancellationToken) {
             _signal = interrupt.recv() => {}
             _signal = terminate.recv() => {}
         }
-        stop.cancel();
+        asked.cancel();
     }
 }

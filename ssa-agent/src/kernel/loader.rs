@@ -76,6 +76,7 @@ impl Hooks {
         let directory = File::open(cgroup).map_err(broken)?;
         let service = directory.metadata().map_err(broken)?.ino();
         let pins = pin_folder(bpffs, service)?;
+        refuse_nested(cgroup, &pins)?;
         let lock = lock(&pins)?;
         let mut loader = EbpfLoader::new();
         // Nothing is relocated against the kernel's types, whose reading would take a tenth of a second.
@@ -120,6 +121,11 @@ impl Hooks {
         }
     }
 
+    /// Detaches the hook that makes TLS sockets.
+    pub(crate) fn detach_options(&self) -> Result<(), Error> {
+        unpin(&self.pins, "ssa_setsockopt")
+    }
+
     /// Detaches the guards and forgets the maps. Only right when no TLS socket is left: an open one
     /// would turn into a plain one.
     pub(crate) fn detach(self) -> Result<(), Error> {
@@ -131,14 +137,21 @@ impl Hooks {
 fn detach(pins: &Path) -> Result<(), Error> {
     let names = GUARDS.iter().rev().map(|(name, _kind)| *name).chain(PINNED_MAPS);
     for name in names {
-        match fs::remove_file(pins.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::Bpffs { path: pins.join(name), source: error });
-            }
-            Ok(()) | Err(_) => debug!(name, "unpinned"),
-        }
+        unpin(pins, name)?;
     }
     fs::remove_dir(pins).map_err(|source| Error::Bpffs { path: pins.to_owned(), source })
+}
+
+fn unpin(pins: &Path, name: &str) -> Result<(), Error> {
+    match fs::remove_file(pins.join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Bpffs { path: pins.join(name), source: error })
+        }
+        Ok(()) | Err(_) => {
+            debug!(name, "unpinned");
+            Ok(())
+        }
+    }
 }
 
 /// Puts a program into the guard's pinned link, which is made if there is none.
@@ -181,6 +194,40 @@ fn pin_folder(bpffs: &Path, service: u64) -> Result<PathBuf, Error> {
     let pins = bpffs.join("ssa").join(format!("v{ABI_VERSION}-{service}"));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&pins).map_err(failed)?;
     Ok(pins)
+}
+
+/// Hooks of a cgroup run for those below it as well: attached twice, each option would be set twice,
+/// and each connect redirected twice.
+fn refuse_nested(cgroup: &Path, pins: &Path) -> Result<(), Error> {
+    let folder = pins.parent().expect("pins are in a folder of ours");
+    let mut others: Vec<PathBuf> = cgroup.ancestors().skip(1).map(Path::to_owned).collect();
+    let mut below = vec![cgroup.to_owned()];
+    while let Some(parent) = below.pop() {
+        let children = fs::read_dir(&parent).into_iter().flatten().flatten();
+        below.extend(children.map(|child| child.path()).filter(|child| child.is_dir()));
+        others.extend(below.iter().cloned());
+        if others.len() > NESTED_MAX {
+            break;
+        }
+    }
+    for other in others {
+        let attached = other.metadata().is_ok_and(|metadata| {
+            let name = format!("v{ABI_VERSION}-{}", metadata.ino());
+            folder.join(name).exists() && same_device(&metadata, cgroup)
+        });
+        if attached {
+            return Err(Error::Nested { path: other });
+        }
+    }
+    Ok(())
+}
+
+/// Cgroups that are looked at; beyond, one that is attached may be missed.
+const NESTED_MAX: usize = 10_000;
+
+/// Inodes are compared, and those of another file system mean nothing.
+fn same_device(metadata: &fs::Metadata, cgroup: &Path) -> bool {
+    cgroup.metadata().is_ok_and(|own| own.dev() == metadata.dev())
 }
 
 /// One agent for each cgroup: two would both hold, and both answer.

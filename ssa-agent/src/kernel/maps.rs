@@ -46,7 +46,10 @@ impl Maps {
     /// the entry and delete it, the agent only fills it.
     pub(crate) fn publish(&self, id: u64, connection: &Connection) -> bool {
         const BPF_EXIST: u64 = 2;
-        lock(&self.connections).insert(id, connection, BPF_EXIST).is_ok()
+        let mut connections = lock(&self.connections);
+        let now = connections.get(&id, 0).map(|connection| connection.attempt);
+        // Nor may a late answer take the place of a later attempt's.
+        now.is_ok_and(|attempt| attempt <= connection.attempt) && connections.insert(id, connection, BPF_EXIST).is_ok()
     }
 
     /// The attempt that a socket is at, if it is open.

@@ -25,6 +25,8 @@ pub(crate) enum Error {
     Map { name: &'static str, source: aya::maps::MapError },
     #[error("the eBPF object lacks {name}")]
     Missing { name: &'static str },
+    #[error("cgroup {}, above or below this one, is attached already; each may be attached once", path.display())]
+    Nested { path: PathBuf },
     #[error("loading the eBPF program {name} failed")]
     Program { name: &'static str, source: Box<aya::programs::ProgramError> },
 }

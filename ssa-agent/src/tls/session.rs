@@ -35,7 +35,7 @@ struct Cached {
     expires: SystemTime,
 }
 
-/// Names that one context keeps sessions of; the oldest go first.
+/// Names that one context keeps sessions of; at one more it starts anew.
 const NAMES_MAX: usize = 64;
 /// Sessions kept for one name: a server sends two tickets or so at a time.
 const PER_NAME_MAX: usize = 4;

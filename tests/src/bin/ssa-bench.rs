@@ -65,36 +65,97 @@ fn bench() -> String {
     let server = Server::tls("127.0.0.1", context, |stream| serve(stream));
     let plain_server = Server::tcp("127.0.0.1", |stream| serve(stream));
     let agent = Agent::start_quiet();
-    let proxies: Vec<(&'static str, Proxy)> = [("nginx stream", "nginx"), ("haproxy", "haproxy"), ("stunnel", "stunnel")]
-        .into_iter()
-        .map(|(name, kind)| (name, Proxy::start(kind, &pki, server.addr)))
-        .collect();
+    let proxies: Vec<(&'static str, Proxy)> =
+        [("nginx stream", "nginx"), ("haproxy", "haproxy"), ("stunnel", "stunnel")]
+            .into_iter()
+            .map(|(name, kind)| (name, Proxy::start(kind, &pki, server.addr)))
+            .collect();
     let direct = |name, mode, inside| Way { name, mode, full: server.addr, resumed: server.addr, inside };
     let mut ways = vec![direct("OpenSSL in the program", "openssl", false), direct("ssa-agent", "ssa", true)];
     for (name, proxy) in &proxies {
         ways.push(Way { name, mode: "plain", full: proxy.full, resumed: proxy.resumed, inside: false });
     }
     let mut text = header();
-    section(&mut text, "Connect and get one byte back, full handshake", "ms, p50", &ways, &agent, &pki, false, &["latency", "300"], 0);
+    section(
+        &mut text,
+        "Connect and get one byte back, full handshake",
+        "ms, p50",
+        &ways,
+        &agent,
+        &pki,
+        false,
+        &["latency", "300"],
+        0,
+    );
     section(&mut text, "The same", "ms, p99", &ways, &agent, &pki, false, &["latency", "300"], 1);
-    section(&mut text, "Connect and get one byte back, resumed", "ms, p50", &ways, &agent, &pki, true, &["latency", "300"], 0);
+    section(
+        &mut text,
+        "Connect and get one byte back, resumed",
+        "ms, p50",
+        &ways,
+        &agent,
+        &pki,
+        true,
+        &["latency", "300"],
+        0,
+    );
     section(&mut text, "The same", "ms, p99", &ways, &agent, &pki, true, &["latency", "300"], 1);
     section(&mut text, "Connections per second, full, 8 threads", "1/s", &ways, &agent, &pki, false, &["rate", "8"], 0);
-    section(&mut text, "Connections per second, resumed, 8 threads", "1/s", &ways, &agent, &pki, true, &["rate", "8"], 0);
+    section(
+        &mut text,
+        "Connections per second, resumed, 8 threads",
+        "1/s",
+        &ways,
+        &agent,
+        &pki,
+        true,
+        &["rate", "8"],
+        0,
+    );
     section(&mut text, "Download, one stream", "MB/s", &ways, &agent, &pki, false, &["bulk", "1"], 0);
     section(&mut text, "Download, eight streams", "MB/s", &ways, &agent, &pki, false, &["bulk", "8"], 0);
     let plain = |name, inside| Way { name, mode: "plain", full: plain_server.addr, resumed: plain_server.addr, inside };
     let others = [plain("cgroup without the agent", false), plain("attached cgroup", true)];
     text.push_str("\n## What the attached programs cost a program that uses no TLS socket\n");
-    section(&mut text, "Plain TCP: connect and get one byte back", "ms, p50", &others, &agent, &pki, false, &["latency", "2000"], 0);
-    section(&mut text, "Plain TCP: connections per second, 8 threads", "1/s", &others, &agent, &pki, false, &["rate", "8"], 0);
+    section(
+        &mut text,
+        "Plain TCP: connect and get one byte back",
+        "ms, p50",
+        &others,
+        &agent,
+        &pki,
+        false,
+        &["latency", "2000"],
+        0,
+    );
+    section(
+        &mut text,
+        "Plain TCP: connections per second, 8 threads",
+        "1/s",
+        &others,
+        &agent,
+        &pki,
+        false,
+        &["rate", "8"],
+        0,
+    );
     section(&mut text, "Plain TCP: download, one stream", "MB/s", &others, &agent, &pki, false, &["bulk", "1"], 0);
     text
 }
 
 /// Measures one figure for all ways, in turn, and adds its table.
 #[expect(clippy::too_many_arguments, reason = "a row of a table")]
-fn section(text: &mut String, title: &str, unit: &str, ways: &[Way], agent: &Agent, pki: &Pki, resume: bool, work: &[&str], figure: usize) {
+fn section(
+    text: &mut String,
+    title: &str,
+    unit: &str,
+    ways: &[Way],
+    agent: &Agent,
+    pki: &Pki,
+    resume: bool,
+    work: &[&str],
+    figure: usize,
+) {
     eprintln!("measuring: {title} ({unit})");
     let mut runs: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for _round in 0..ROUNDS {
@@ -105,18 +166,22 @@ fn section(text: &mut String, title: &str, unit: &str, ways: &[Way], agent: &Age
             command.args(["worker", way.mode, &target.to_string(), &pki.ca(), if resume { "resume" } else { "full" }]);
             let output = command.args(work).stderr(Stdio::inherit()).output().expect("it runs");
             assert!(output.status.success(), "{}: {title} failed", way.name);
-            let figures: Vec<f64> =
-                String::from_utf8_lossy(&output.stdout).split_whitespace().map(|word| word.parse().expect("a number")).collect();
+            let figures: Vec<f64> = String::from_utf8_lossy(&output.stdout)
+                .split_whitespace()
+                .map(|word| word.parse().expect("a number"))
+                .collect();
             runs.entry(way.name).or_default().push(figures[figure]);
         }
     }
     let base = median(&runs[ways[0].name]);
-    let _infallible = writeln!(text, "\n{title} ({unit}):\n\n| way | median | min | max | ratio |\n|---|---|---|---|---|");
+    let _infallible =
+        writeln!(text, "\n{title} ({unit}):\n\n| way | median | min | max | ratio |\n|---|---|---|---|---|");
     for way in ways {
         let runs = &runs[way.name];
         let (low, high) = runs.iter().fold((f64::MAX, 0.0_f64), |(low, high), run| (low.min(*run), high.max(*run)));
         let median = median(runs);
-        let _infallible = writeln!(text, "| {} | {median:.2} | {low:.2} | {high:.2} | {:.2} |", way.name, median / base);
+        let _infallible =
+            writeln!(text, "| {} | {median:.2} | {low:.2} | {high:.2} | {:.2} |", way.name, median / base);
     }
 }
 
@@ -175,7 +240,8 @@ impl Proxy {
             "haproxy" => command.args(["-db", "-f"]).arg(&file),
             _ => command.arg(&file),
         };
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("`cargo xtask bench` installs it");
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("`cargo xtask bench` installs it");
         let addr = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let proxy = Self { child, full: addr(full), resumed: addr(resumed) };
         for port in [proxy.full, proxy.resumed] {
@@ -285,10 +351,18 @@ impl<T: Read + Write> Stream for T {}
 
 /// How a program connects.
 enum Client {
-    OpenSsl { target: SocketAddr, connector: Box<SslConnector>, session: Option<Arc<Mutex<Option<SslSession>>>> },
+    OpenSsl {
+        target: SocketAddr,
+        connector: Box<SslConnector>,
+        session: Option<Arc<Mutex<Option<SslSession>>>>,
+    },
     Plain(SocketAddr),
     /// Sockets adopt the context of one that stays open.
-    Ssa { target: SocketAddr, context: u64, _owner: socket2::Socket },
+    Ssa {
+        target: SocketAddr,
+        context: u64,
+        _owner: socket2::Socket,
+    },
 }
 
 impl Client {
@@ -336,7 +410,8 @@ impl Client {
             Self::OpenSsl { target, connector, session } => {
                 let stream = TcpStream::connect(target)?;
                 stream.set_nodelay(true)?;
-                let mut ssl = connector.configure().and_then(|config| config.into_ssl(NAME)).map_err(io::Error::other)?;
+                let mut ssl =
+                    connector.configure().and_then(|config| config.into_ssl(NAME)).map_err(io::Error::other)?;
                 let cached = session.as_ref().and_then(|kept| kept.lock().expect("no panic holds it").clone());
                 if let Some(cached) = cached {
                     // SAFETY: the session is of this connector's own context.
