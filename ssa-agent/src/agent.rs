@@ -148,7 +148,7 @@ async fn end_sockets(maps: &Maps) {
     }
 }
 
-/// Passes the hooks' own messages on (level debug, target `ssa_ebpf`).
+/// Passes the hooks' own messages on (level debug, target `ssa_hooks`).
 async fn log_hooks(mut logger: AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>) {
     loop {
         match logger.readable_mut().await {

@@ -43,7 +43,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     handshake_limit: Duration,
     /// What to log: error, warn, info, debug, trace, or a filter such as `warn,ssa_agent=debug`. At
-    /// debug the eBPF programs' own messages come as target `ssa_ebpf`
+    /// debug the eBPF programs' own messages come as target `ssa_hooks`
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
     /// Prove first that it works: a plain socket in the cgroup fetches from a TLS server of our own

@@ -17,7 +17,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::ProgramArray,
-    programs::{Program, ProgramFd},
+    programs::{Program, ProgramError, ProgramFd},
 };
 use aya_log::{EbpfLogger, Level};
 use aya_obj::generated::bpf_attach_type::{self, *};
@@ -84,7 +84,7 @@ impl Hooks {
         for name in PINNED_MAPS {
             loader.map_pin_path(name, pins.join(name));
         }
-        let verbose = tracing::enabled!(target: "ssa_ebpf", tracing::Level::DEBUG);
+        let verbose = tracing::enabled!(target: "ssa_hooks", tracing::Level::DEBUG);
         let level = if verbose { Level::Debug as u8 } else { 0 };
         loader.override_global("SERVICE", &service, true).override_global(aya_log::LEVEL, &level, true);
         let mut ebpf = loader.load(&HOOKS.0).map_err(Box::new)?;
@@ -177,7 +177,16 @@ fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
         Program::SockOps(program) => program.load(),
         _ => return Err(Error::Missing { name }),
     };
-    loaded.map_err(|source| Error::Program { name, source: Box::new(source) })
+    loaded.map_err(|source| refused(name, source))
+}
+
+/// What the verifier has to say is long, and for developers.
+fn refused(name: &'static str, error: ProgramError) -> Error {
+    if let ProgramError::LoadError { io_error, verifier_log } = error {
+        debug!(name, %verifier_log, "the verifier refused a program");
+        return Error::Verifier { name, source: io_error };
+    }
+    Error::Program { name, source: Box::new(error) }
 }
 
 fn program_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a ProgramFd, Error> {

@@ -29,6 +29,8 @@ pub(crate) enum Error {
     Nested { path: PathBuf },
     #[error("loading the eBPF program {name} failed")]
     Program { name: &'static str, source: Box<aya::programs::ProgramError> },
+    #[error("the kernel refused the eBPF program {name} (--log debug shows why)")]
+    Verifier { name: &'static str, source: io::Error },
 }
 
 /// An object of the agent's own file, aligned as ELF wants it.

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use openssl::ssl::{SslConnector, SslMethod, SslSession, SslSessionCacheMode};
+use openssl::ssl::{SslConnector, SslMethod, SslSession, SslSessionCacheMode, SslStream};
 use ssa_common::uapi::{IPPROTO_TLS, TLS_CONTEXT, TLS_HOSTNAME, TLS_SESSION_REUSE, TLS_TRUSTED_PEER_CERTIFICATES};
 use ssa_tests::{
     agent::Agent,
@@ -62,8 +62,8 @@ fn bench() -> String {
     let context = context_with(&identity, |acceptor| {
         acceptor.set_min_proto_version(Some(openssl::ssl::SslVersion::TLS1_3)).expect("TLS 1.3 is there");
     });
-    let server = Server::tls("127.0.0.1", context, |stream| serve(stream));
-    let plain_server = Server::tcp("127.0.0.1", |stream| serve(stream));
+    let server = Server::tls("127.0.0.1", context, serve);
+    let plain_server = Server::tcp("127.0.0.1", serve);
     let agent = Agent::start_quiet();
     let proxies: Vec<(&'static str, Proxy)> =
         [("nginx stream", "nginx"), ("haproxy", "haproxy"), ("stunnel", "stunnel")]
@@ -346,8 +346,20 @@ fn bulk(client: &Arc<Client>, streams: usize) -> String {
     format!("{}", BYTES as f64 / 1e6 / began.elapsed().as_secs_f64())
 }
 
-trait Stream: Read + Write {}
-impl<T: Read + Write> Stream for T {}
+trait Stream: Read + Write {
+    /// Ends in order. Without it OpenSSL would not resume the session.
+    fn end(&mut self);
+}
+
+impl Stream for TcpStream {
+    fn end(&mut self) {}
+}
+
+impl Stream for SslStream<TcpStream> {
+    fn end(&mut self) {
+        let _gone = self.shutdown();
+    }
+}
 
 /// How a program connects.
 enum Client {
@@ -427,7 +439,9 @@ impl Client {
     fn touch(&self) -> io::Result<()> {
         let mut stream = self.connect()?;
         stream.write_all(&1_u64.to_le_bytes())?;
-        stream.read_exact(&mut [0])
+        stream.read_exact(&mut [0])?;
+        stream.end();
+        Ok(())
     }
 }
 
