@@ -45,25 +45,25 @@
 #endif
 
 /* own certificate chain, leaf first
- * (not offered yet: ENOPROTOOPT) */
+ * string, a path or PEM text, with its NUL; set: before connect or listen; get: no */
 #ifndef TLS_CERTIFICATE_CHAIN
 #define TLS_CERTIFICATE_CHAIN 88
 #endif
 
 /* key of the latest chain without one
- * (not offered yet: ENOPROTOOPT) */
+ * string, a path or PEM text, with its NUL; set: before connect or listen; get: no */
 #ifndef TLS_PRIVATE_KEY
 #define TLS_PRIVATE_KEY 89
 #endif
 
 /* application protocols, comma separated; connected: the chosen one
- * (not offered yet: ENOPROTOOPT) */
+ * string, with its NUL; set: before connect or listen; get: any time */
 #ifndef TLS_ALPN
 #define TLS_ALPN 90
 #endif
 
 /* life of cached sessions in seconds; 0: don't cache
- * (not offered yet: ENOPROTOOPT) */
+ * int64_t; set: before connect or listen; get: any time */
 #ifndef TLS_SESSION_TTL
 #define TLS_SESSION_TTL 91
 #endif
@@ -75,7 +75,7 @@
 #endif
 
 /* subject of the peer's certificate, RFC 2253
- * (not offered yet: ENOPROTOOPT) */
+ * string, with its NUL; set: no; get: when connected, and after the peer has closed */
 #ifndef TLS_PEER_IDENTITY
 #define TLS_PEER_IDENTITY 93
 #endif
@@ -172,13 +172,13 @@
 #endif
 
 /* 0x0303 (TLS 1.2) or 0x0304 (TLS 1.3)
- * (not offered yet: ENOPROTOOPT) */
+ * int, 0x0303 or 0x0304; set: before connect or listen; get: any time */
 #ifndef TLS_VERSION_MIN
 #define TLS_VERSION_MIN 111
 #endif
 
 /* 0x0303 (TLS 1.2) or 0x0304 (TLS 1.3)
- * (not offered yet: ENOPROTOOPT) */
+ * int, 0x0303 or 0x0304; set: before connect or listen; get: any time */
 #ifndef TLS_VERSION_MAX
 #define TLS_VERSION_MAX 112
 #endif
@@ -203,13 +203,13 @@
 #endif
 
 /* certificates in the peer's verified chain
- * (not offered yet: ENOPROTOOPT) */
+ * int; set: no; get: when connected, and after the peer has closed */
 #ifndef TLS_PEER_CERTIFICATE_COUNT
 #define TLS_PEER_CERTIFICATE_COUNT 131
 #endif
 
 /* SHA-256 of the peer's certificate
- * (not offered yet: ENOPROTOOPT) */
+ * 32 bytes; set: no; get: when connected, and after the peer has closed */
 #ifndef TLS_PEER_CERTIFICATE_SHA256
 #define TLS_PEER_CERTIFICATE_SHA256 150
 #endif

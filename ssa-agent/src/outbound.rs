@@ -112,13 +112,13 @@ async fn secure(agent: &Agent, held: &Held, orig_dst: SocketAddr, namespace: &Na
     let limits = &agent.limits;
     let settings = match timeout(limits.dial, agent.contexts.settings(held.context)).await {
         Ok(settings) => settings?,
-        Err(_elapsed) => return Err(tls::Error::Trust("reading the certificates takes too long".to_owned()).into()),
+        Err(_elapsed) => return Err(tls::Error::Brought("reading the certificates takes too long".to_owned()).into()),
     };
     let stream = match timeout(limits.dial, dial(namespace, orig_dst, held.bound)).await {
         Ok(dialled) => dialled.map_err(|source| Error::Dial { to: orig_dst, source })?,
         Err(_elapsed) => return Err(Error::DialTimeout { to: orig_dst, limit: limits.dial }),
     };
-    match timeout(limits.handshake, tls::connect(&settings.tls, stream, &name, settings.sessions)).await {
+    match timeout(limits.handshake, tls::connect(&settings, stream, &name)).await {
         Ok(secured) => Ok(secured?),
         Err(_elapsed) => Err(Error::HandshakeTimeout { to: orig_dst, limit: limits.handshake }),
     }
@@ -170,7 +170,13 @@ fn answers(held: &Held, orig_dst: SocketAddr, secured: &Secured) -> Connection {
     answers.local = secured.stream.get_ref().tcp().local_addr().map(endpoint).unwrap_or_default();
     answers.scalars[Scalar::Version as usize] = secured.version();
     answers.scalars[Scalar::Resumed as usize] = i64::from(secured.resumed());
+    answers.scalars[Scalar::CertificateCount as usize] = secured.certificate_count();
+    answers.sha256 = secured.fingerprint();
     answers.push(Text::Cipher, secured.cipher()).expect("names of ciphers are short");
+    if let Some(protocol) = secured.alpn() {
+        answers.push(Text::Alpn, protocol).expect("names of protocols have at most 255 bytes");
+    }
+    answers.push(Text::Identity, &secured.identity()).expect("the name was cut to fit");
     answers
 }
 

@@ -13,6 +13,8 @@ pub enum Scalar {
     Version = 0,
     /// 1 if the session was resumed.
     Resumed = 1,
+    /// Certificates of the peer's verified chain.
+    CertificateCount = 2,
 }
 
 /// Text answers, by slot of [`Connection::texts`].
@@ -23,6 +25,10 @@ pub enum Text {
     Error = 0,
     /// Negotiated cipher, OpenSSL's name.
     Cipher = 1,
+    /// Subject of the peer's certificate, RFC 2253.
+    Identity = 2,
+    /// The application protocol that was chosen; none if there is none.
+    Alpn = 3,
 }
 
 /// Slots of [`Connection::scalars`].
@@ -30,7 +36,7 @@ pub const SCALARS: usize = 4;
 /// Slots of [`Connection::texts`].
 pub const TEXTS: usize = 4;
 /// Room for all texts, in bytes; a power of two, so that the hooks can bound an index by a mask.
-pub const TEXT_BYTES: usize = 512;
+pub const TEXT_BYTES: usize = 1024;
 
 /// Where a text stands in [`Connection::bytes`].
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
@@ -65,6 +71,8 @@ pub struct Connection {
     pub peer: Endpoint,
     pub scalars: [i64; SCALARS],
     pub texts: [Span; TEXTS],
+    /// SHA-256 of the peer's certificate.
+    pub sha256: [u8; 32],
     pub bytes: [u8; TEXT_BYTES],
 }
 
@@ -83,6 +91,7 @@ impl Connection {
             peer: NOWHERE,
             scalars: [0; SCALARS],
             texts: [Span { start: 0, len: 0 }; TEXTS],
+            sha256: [0; 32],
             bytes: [0; TEXT_BYTES],
         }
     }
@@ -104,7 +113,7 @@ impl Connection {
 
 pod!(Connection);
 
-const _: () = assert!(size_of::<Connection>() == 616);
+const _: () = assert!(size_of::<Connection>() == 1160);
 const _: () = assert!(TEXT_BYTES.is_power_of_two());
 
 #[cfg(test)]

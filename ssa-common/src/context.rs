@@ -11,7 +11,16 @@ use crate::{pod, socket::HostName};
 pub enum Setting {
     /// `TLS_SESSION_REUSE`: 0 or 1.
     SessionReuse = 0,
+    /// `TLS_VERSION_MIN`: 0x0303 or 0x0304, not above the next.
+    VersionMin = 1,
+    /// `TLS_VERSION_MAX`: 0x0303 or 0x0304.
+    VersionMax = 2,
+    /// `TLS_SESSION_TTL`: seconds, not negative.
+    SessionTtl = 3,
 }
+
+/// How long sessions are cached if nothing is set: the longest that servers usually allow is 2 hours.
+pub const SESSION_TTL_SECONDS: i64 = 7200;
 
 /// Slots of [`Context::scalars`].
 pub const SETTINGS: usize = 8;
@@ -20,6 +29,9 @@ pub const SETTINGS: usize = 8;
 pub const DEFAULTS: [i64; SETTINGS] = {
     let mut scalars = [0; SETTINGS];
     scalars[Setting::SessionReuse as usize] = 1;
+    scalars[Setting::SessionTtl as usize] = SESSION_TTL_SECONDS;
+    scalars[Setting::VersionMin as usize] = crate::uapi::TLS_1_2;
+    scalars[Setting::VersionMax as usize] = crate::uapi::TLS_1_3;
     scalars
 };
 
@@ -39,13 +51,15 @@ pub struct Context {
     pub refs: u32,
     /// 1 once its id was read: only host names may change from then on.
     pub frozen: u32,
-    /// Times that trusted certificates were set (`TLS_TRUSTED_PEER_CERTIFICATES`). The agent must
-    /// have loaded just as many, or it refuses to connect.
-    pub trust_sets: u32,
+    /// Paths and PEM texts that were set, of all options. The agent must have loaded just as many, or
+    /// it refuses to connect.
+    pub blob_sets: u32,
     /// Settings that are numbers, by [`Setting`].
     pub scalars: [i64; SETTINGS],
     /// The owner's host name, which adopters start with.
     pub hostname: HostName,
+    /// Application protocols, comma separated (`TLS_ALPN`); a text like a host name.
+    pub alpn: HostName,
 }
 
 impl Context {
@@ -62,7 +76,7 @@ pub struct BlobKey {
     pub context: u64,
     /// The option's number.
     pub option: u32,
-    /// Which set of this option on this context, from 1.
+    /// Which set of a path or PEM text on this context, from 1.
     pub sequence: u32,
 }
 
@@ -82,6 +96,6 @@ pod!(Context);
 pod!(BlobKey);
 pod!(Blob);
 
-const _: () = assert!(size_of::<Context>() == 368);
+const _: () = assert!(size_of::<Context>() == 632);
 const _: () = assert!(size_of::<BlobKey>() == 16);
 const _: () = assert!(size_of::<Blob>() == 4104);

@@ -12,11 +12,12 @@ pub enum Reason {
     NoHostName = 6,
     NoRoom = 7,
     NotOffered = 8,
-    WrongPhase = 9,
+    Policy = 9,
+    WrongPhase = 10,
 }
 
 /// The texts by number, each with its NUL; the first is that of "none".
-const TEXTS: [&str; 10] = [
+const TEXTS: [&str; 11] = [
     "\0",
     "the TLS agent is not running\0",
     "the option's value or length is not valid\0",
@@ -26,6 +27,7 @@ const TEXTS: [&str; 10] = [
     "no host name is set: TLS needs one to verify the peer (TLS_HOSTNAME)\0",
     "out of room: too many TLS sockets, or the agent is behind\0",
     "the option is unknown or not offered in this direction\0",
+    "weaker than the administrator's policy allows\0",
     "the option can't be set or read in the socket's present phase (TLS_STATE)\0",
 ];
 

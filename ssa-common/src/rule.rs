@@ -14,10 +14,21 @@ pub struct Rule {
     pub place: u8,
     /// Slot of a setting or of an answer.
     pub slot: u8,
-    /// Size of a scalar value, in bytes (4 or 8); zero for text.
+    /// Size of a value, in bytes; zero for text.
     pub size: u8,
-    /// 1 if only 0 and 1 are valid.
-    pub boolean: u8,
+    /// Which values are valid: one of [`values`].
+    pub values: u8,
+}
+
+/// Which numbers are valid.
+pub mod values {
+    pub const ANY: u8 = 0;
+    /// 0 and 1.
+    pub const BOOLEAN: u8 = 1;
+    /// TLS versions that are not refused.
+    pub const VERSION: u8 = 2;
+    /// None below zero.
+    pub const NOT_NEGATIVE: u8 = 3;
 }
 
 /// Numbers of [`Place`]'s variants.
@@ -32,6 +43,8 @@ pub mod place {
     pub const ID: u8 = 7;
     pub const SETTING: u8 = 8;
     pub const STATE: u8 = 9;
+    pub const ANSWER_SHA256: u8 = 10;
+    pub const ALPN: u8 = 11;
 }
 
 /// The lowest option number, at index 0 of [`RULES`].
@@ -43,15 +56,17 @@ pub const ROWS: usize = 128;
 pub static RULES: [Rule; ROWS] = rules();
 
 const fn rules() -> [Rule; ROWS] {
-    const NOTHING: Rule = Rule { set: 0, get: 0, place: place::NOWHERE, slot: 0, size: 0, boolean: 0 };
+    const NOTHING: Rule = Rule { set: 0, get: 0, place: place::NOWHERE, slot: 0, size: 0, values: values::ANY };
     let mut rules = [NOTHING; ROWS];
     let mut index = 0;
     while index < OPTIONS.len() {
         let option = &OPTIONS[index];
         let (place, slot) = match option.place {
+            Place::Alpn => (place::ALPN, 0),
             Place::Blob => (place::BLOB, 0),
             Place::Context => (place::CONTEXT, 0),
             Place::Answer(scalar) => (place::ANSWER, scalar as u8),
+            Place::AnswerSha256 => (place::ANSWER_SHA256, 0),
             Place::AnswerText(text) => (place::ANSWER_TEXT, text as u8),
             Place::Error => (place::ERROR, 0),
             Place::HostName => (place::HOST_NAME, 0),
@@ -60,14 +75,17 @@ const fn rules() -> [Rule; ROWS] {
             Place::Setting(setting) => (place::SETTING, setting as u8),
             Place::State => (place::STATE, 0),
         };
-        let (size, boolean) = match option.kind {
-            Kind::Bool => (4, 1),
-            Kind::Int => (4, 0),
-            Kind::Id | Kind::Long => (8, 0),
-            Kind::Bytes(_) | Kind::PathOrPem | Kind::String(_) => (0, 0),
+        let (size, values) = match option.kind {
+            Kind::Bool => (4, values::BOOLEAN),
+            Kind::Int => (4, values::ANY),
+            Kind::Version => (4, values::VERSION),
+            Kind::Id => (8, values::ANY),
+            Kind::Long => (8, values::NOT_NEGATIVE),
+            Kind::Bytes(bytes) => (bytes as u8, values::ANY),
+            Kind::PathOrPem | Kind::String(_) => (0, values::ANY),
         };
         rules[(option.number - FIRST) as usize] =
-            Rule { set: option.set as u8, get: option.get as u8, place, slot, size, boolean };
+            Rule { set: option.set as u8, get: option.get as u8, place, slot, size, values };
         index += 1;
     }
     rules

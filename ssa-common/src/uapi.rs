@@ -14,6 +14,8 @@ pub const IPPROTO_TLS: i32 = 205;
 
 pub const TLS_HOSTNAME: i32 = 85;
 pub const TLS_TRUSTED_PEER_CERTIFICATES: i32 = 87;
+pub const TLS_CERTIFICATE_CHAIN: i32 = 88;
+pub const TLS_PRIVATE_KEY: i32 = 89;
 pub const TLS_ID: i32 = 96;
 pub const TLS_CHOSEN_CIPHER: i32 = 98;
 pub const TLS_ERROR: i32 = 100;
@@ -22,6 +24,10 @@ pub const TLS_SESSION_REUSE: i32 = 108;
 pub const TLS_RESUMED_SESSION: i32 = 109;
 pub const TLS_VERSION_CONN: i32 = 113;
 pub const TLS_STATE: i32 = 130;
+
+/// Versions, as on the wire (RFC 8446, section 4.2.1).
+pub const TLS_1_2: i64 = 0x0303;
+pub const TLS_1_3: i64 = 0x0304;
 
 /// In which phases an option may be set or read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -48,6 +54,9 @@ pub enum Kind {
     Id,
     /// 4 bytes, host byte order.
     Int,
+    /// An `Int` that is a TLS version: 0x0303 or 0x0304. One that is older than these, which nobody
+    /// may use: `EPROTO`.
+    Version,
     /// `int64_t`, host byte order.
     Long,
     /// A path, or the PEM text itself if it starts with `-----BEGIN`; with its NUL.
@@ -59,12 +68,16 @@ pub enum Kind {
 /// Where an option's value lives.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Place {
+    /// The protocols to offer; connected, the one that was chosen.
+    Alpn,
     /// The agent takes it ([`crate::context::Blob`]).
     Blob,
     /// The socket's context id: read freezes it, set adopts another.
     Context,
     /// An answer of the connection.
     Answer(Scalar),
+    /// The SHA-256 of the peer's certificate.
+    AnswerSha256,
     /// An answer of the connection, as text.
     AnswerText(Text),
     /// The socket's last error, as text.
@@ -119,12 +132,12 @@ pub const OPTIONS: &[Opt] = &[
     opt(85, "TLS_HOSTNAME", Fresh, Any, Kind::String(HOSTNAME_BYTES), Place::HostName, "name (or IP address) of the peer, for SNI and for the check of its certificate"),
     opt(86, "TLS_HOSTNAME_2", Fresh, Any, Kind::String(HOSTNAME_BYTES), Place::HostName, "the same as TLS_HOSTNAME"),
     opt(87, "TLS_TRUSTED_PEER_CERTIFICATES", Fresh, Never, Kind::PathOrPem, Place::Blob, "CAs to trust instead of the system's: file, hashed directory, or PEM"),
-    planned(88, "TLS_CERTIFICATE_CHAIN", Kind::PathOrPem, "own certificate chain, leaf first"),
-    planned(89, "TLS_PRIVATE_KEY", Kind::PathOrPem, "key of the latest chain without one"),
-    planned(90, "TLS_ALPN", Kind::String(OPTION_BYTES), "application protocols, comma separated; connected: the chosen one"),
-    planned(91, "TLS_SESSION_TTL", Kind::Long, "life of cached sessions in seconds; 0: don't cache"),
+    opt(88, "TLS_CERTIFICATE_CHAIN", Fresh, Never, Kind::PathOrPem, Place::Blob, "own certificate chain, leaf first"),
+    opt(89, "TLS_PRIVATE_KEY", Fresh, Never, Kind::PathOrPem, Place::Blob, "key of the latest chain without one"),
+    opt(90, "TLS_ALPN", Fresh, Any, Kind::String(HOSTNAME_BYTES), Place::Alpn, "application protocols, comma separated; connected: the chosen one"),
+    opt(91, "TLS_SESSION_TTL", Fresh, Any, Kind::Long, Place::Setting(Setting::SessionTtl), "life of cached sessions in seconds; 0: don't cache"),
     planned(92, "TLS_DISABLE_CIPHER", Kind::String(OPTION_BYTES), "take one cipher off the list"),
-    planned(93, "TLS_PEER_IDENTITY", Kind::String(OPTION_BYTES), "subject of the peer's certificate, RFC 2253"),
+    opt(93, "TLS_PEER_IDENTITY", Never, Connected, Kind::String(OPTION_BYTES), Place::AnswerText(Text::Identity), "subject of the peer's certificate, RFC 2253"),
     planned(94, "TLS_REQUEST_PEER_AUTH", Kind::Int, "server: ask for a client certificate (1), require one (2)"),
     planned(95, "TLS_PEER_CERTIFICATE_CHAIN", Kind::String(OPTION_BYTES), "the peer's chain as PEM, leaf first"),
     opt(96, "TLS_ID", Never, Any, Kind::Id, Place::Id, "this socket's id"),
@@ -140,13 +153,13 @@ pub const OPTIONS: &[Opt] = &[
     opt(108, "TLS_SESSION_REUSE", Fresh, Any, Kind::Bool, Place::Setting(Setting::SessionReuse), "cache and resume sessions"),
     opt(109, "TLS_RESUMED_SESSION", Never, Connected, Kind::Bool, Place::Answer(Scalar::Resumed), "was this connection resumed"),
     planned(110, "TLS_ENABLE_CIPHER", Kind::String(OPTION_BYTES), "put a cipher back, or first"),
-    planned(111, "TLS_VERSION_MIN", Kind::Int, "0x0303 (TLS 1.2) or 0x0304 (TLS 1.3)"),
-    planned(112, "TLS_VERSION_MAX", Kind::Int, "0x0303 (TLS 1.2) or 0x0304 (TLS 1.3)"),
+    opt(111, "TLS_VERSION_MIN", Fresh, Any, Kind::Version, Place::Setting(Setting::VersionMin), "0x0303 (TLS 1.2) or 0x0304 (TLS 1.3)"),
+    opt(112, "TLS_VERSION_MAX", Fresh, Any, Kind::Version, Place::Setting(Setting::VersionMax), "0x0303 (TLS 1.2) or 0x0304 (TLS 1.3)"),
     opt(113, "TLS_VERSION_CONN", Never, Connected, Kind::Int, Place::Answer(Scalar::Version), "the negotiated version"),
     planned(122, "TLS_SERVER_OCSP_STAPLING", Kind::Bool, "server: staple an OCSP response"),
     opt(130, "TLS_STATE", Never, Any, Kind::Int, Place::State, "0 fresh, 1 connecting, 2 connected, 3 listening, 4 failed, 5 closed by the peer"),
-    planned(131, "TLS_PEER_CERTIFICATE_COUNT", Kind::Int, "certificates in the peer's verified chain"),
-    planned(150, "TLS_PEER_CERTIFICATE_SHA256", Kind::Bytes(32), "SHA-256 of the peer's certificate"),
+    opt(131, "TLS_PEER_CERTIFICATE_COUNT", Never, Connected, Kind::Int, Place::Answer(Scalar::CertificateCount), "certificates in the peer's verified chain"),
+    opt(150, "TLS_PEER_CERTIFICATE_SHA256", Never, Connected, Kind::Bytes(32), Place::AnswerSha256, "SHA-256 of the peer's certificate"),
 ];
 
 /// Other spellings: name, option.
@@ -177,6 +190,8 @@ mod tests {
         for (number, name) in [
             (TLS_HOSTNAME, "TLS_HOSTNAME"),
             (TLS_TRUSTED_PEER_CERTIFICATES, "TLS_TRUSTED_PEER_CERTIFICATES"),
+            (TLS_CERTIFICATE_CHAIN, "TLS_CERTIFICATE_CHAIN"),
+            (TLS_PRIVATE_KEY, "TLS_PRIVATE_KEY"),
             (TLS_ID, "TLS_ID"),
             (TLS_CHOSEN_CIPHER, "TLS_CHOSEN_CIPHER"),
             (TLS_ERROR, "TLS_ERROR"),

@@ -72,6 +72,24 @@ fn get(opt: Sockopt) -> Result<i32, i32> {
             let connection = connection_of(socket).ok_or(errno::EBADFD)?;
             scalar(opt, rule, connection.scalars[usize::from(rule.slot) & (connection.scalars.len() - 1)])
         }
+        place::ALPN if phase.has_connection() => {
+            let connection = connection_of(socket).ok_or(errno::EBADFD)?;
+            answer_text(opt, connection, connection.texts[Text::Alpn as usize])
+        }
+        place::ALPN => {
+            // SAFETY: as above.
+            let context = unsafe { CONTEXTS.get(socket.context) }.ok_or(errno::EBADFD)?;
+            text(opt, &context.alpn.bytes, context.alpn.len + 1)
+        }
+        place::ANSWER_SHA256 => {
+            let connection = connection_of(socket).ok_or(errno::EBADFD)?;
+            for (index, byte) in connection.sha256.iter().enumerate() {
+                if !opt.put(index, *byte) {
+                    return Err(errno::EINVAL);
+                }
+            }
+            Ok(i32::from(rule.size))
+        }
         place::ANSWER_TEXT => {
             let connection = connection_of(socket).ok_or(errno::EBADFD)?;
             let span = connection.texts[usize::from(rule.slot) & (connection.texts.len() - 1)];

@@ -8,6 +8,7 @@
 #![expect(internal_features, reason = "atomics: see atomic.rs")]
 #![expect(clippy::needless_borrows_for_generic_args, reason = "by value they would be copied to the 512-byte stack")]
 
+mod alpn;
 mod atomic;
 mod cgroup_skb;
 mod connect;

@@ -7,17 +7,18 @@ use aya_ebpf::{EbpfContext as _, bindings::bpf_sock, macros::cgroup_sockopt, pro
 use aya_log_ebpf::debug;
 use core::hint::black_box;
 use ssa_common::{
-    context::{Blob, BlobKey, Context, DEFAULTS},
+    context::{Blob, BlobKey, Context, DEFAULTS, Setting},
     event::{BlobSet, Opened, kind},
     limits::{Counter, OPTION_BYTES},
     phase::tcp_state,
     reason::Reason,
-    rule::{self, Rule, place},
+    rule::{self, Rule, place, values},
     socket::{HostName, Socket},
-    uapi::IPPROTO_TLS,
+    uapi::{IPPROTO_TLS, TLS_1_2, TLS_1_3},
 };
 
 use crate::{
+    alpn,
     atomic::Refs,
     connect::caller,
     ctx::{IPPROTO_TCP, Refusal, Sockopt, copy_words, deny, errno, is_mptcp, is_tcp, phase_of, read, refuse},
@@ -138,6 +139,7 @@ fn set(ctx: &SockoptContext, opt: Sockopt, sk: *mut bpf_sock, socket: &mut Socke
         return Err(Refusal::new(errno::EOPNOTSUPP, Reason::ContextFrozen));
     }
     match rule.place {
+        place::ALPN => set_alpn(opt, context),
         place::BLOB => set_blob(ctx, opt, socket, context),
         place::CONTEXT => adopt(ctx, opt, socket),
         place::SETTING => set_scalar(opt, rule, context),
@@ -186,9 +188,10 @@ const fn new_context() -> Context {
         uid: 0,
         refs: 1,
         frozen: 0,
-        trust_sets: 0,
+        blob_sets: 0,
         scalars: DEFAULTS,
-        hostname: HostName { bytes: [0; ssa_common::limits::HOSTNAME_BYTES], len: 0, reserved: 0 },
+        hostname: NO_TEXT,
+        alpn: NO_TEXT,
     }
 }
 
@@ -205,20 +208,33 @@ pub(crate) fn rule_of(number: i32) -> Rule {
 #[inline(always)]
 fn set_host_name(opt: Sockopt, socket: &mut Socket, context: &mut Context) -> Result<(), Refusal> {
     let len = hostname::check(opt).ok_or(BAD_VALUE)?;
-    // With its NUL; what follows is of an older name, and never read.
-    for index in 0..socket.hostname.bytes.len() {
+    put_text(opt, &mut socket.hostname, len);
+    if context.id == socket.id && context.frozen == 0 {
+        copy_words::<HostName, 33>(&raw mut context.hostname, &raw const socket.hostname);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn set_alpn(opt: Sockopt, context: &mut Context) -> Result<(), Refusal> {
+    let len = alpn::check(opt).ok_or(BAD_VALUE)?;
+    put_text(opt, &mut context.alpn, len);
+    Ok(())
+}
+
+/// Stores a text of `len` bytes that was checked, with its NUL; what follows is of an older text,
+/// and never read.
+#[inline(always)]
+fn put_text(opt: Sockopt, text: &mut HostName, len: u32) {
+    for index in 0..text.bytes.len() {
         if index as u32 > len {
             break;
         }
         let byte = opt.byte(index).unwrap_or(0);
         // SAFETY: the index is inside the array; volatile, lest the loop become a call of memcpy.
-        unsafe { (&raw mut socket.hostname.bytes).cast::<u8>().add(index).write_volatile(byte) };
+        unsafe { (&raw mut text.bytes).cast::<u8>().add(index).write_volatile(byte) };
     }
-    socket.hostname.len = len;
-    if context.id == socket.id && context.frozen == 0 {
-        copy_words::<HostName, 33>(&raw mut context.hostname, &raw const socket.hostname);
-    }
-    Ok(())
+    text.len = len;
 }
 
 #[inline(always)]
@@ -228,11 +244,33 @@ fn set_scalar(opt: Sockopt, rule: Rule, context: &mut Context) -> Result<(), Ref
     }
     let value =
         if rule.size == 8 { opt.word(0).ok_or(BAD_VALUE)? as i64 } else { i64::from(opt.int().ok_or(BAD_VALUE)?) };
-    if rule.boolean != 0 && value != 0 && value != 1 {
+    if rule.values == values::BOOLEAN && value != 0 && value != 1 {
+        return Err(BAD_VALUE);
+    }
+    if rule.values == values::NOT_NEGATIVE && value < 0 {
         return Err(BAD_VALUE);
     }
     let slot = usize::from(rule.slot) & (context.scalars.len() - 1);
+    if rule.values == values::VERSION {
+        check_version(value, slot, context)?;
+    }
     context.scalars[slot] = value;
+    Ok(())
+}
+
+/// A version that TLS has had but nobody may use is weaker than the policy; any other number is none.
+#[inline(always)]
+fn check_version(value: i64, slot: usize, context: &Context) -> Result<(), Refusal> {
+    const SSL_3: i64 = 0x0300;
+    if value >= SSL_3 && value < TLS_1_2 {
+        return Err(Refusal::new(errno::EPROTO, Reason::Policy));
+    }
+    let low = slot == Setting::VersionMin as usize;
+    let above = low && value > context.scalars[Setting::VersionMax as usize];
+    let below = !low && value < context.scalars[Setting::VersionMin as usize];
+    if (value != TLS_1_2 && value != TLS_1_3) || above || below {
+        return Err(BAD_VALUE);
+    }
     Ok(())
 }
 
@@ -243,7 +281,7 @@ fn set_blob(ctx: &SockoptContext, opt: Sockopt, socket: &Socket, context: &mut C
     if len < 2 || len > OPTION_BYTES as i32 {
         return Err(BAD_VALUE);
     }
-    let key = BlobKey { context: context.id, option: opt.number() as u32, sequence: context.trust_sets + 1 };
+    let key = BlobKey { context: context.id, option: opt.number() as u32, sequence: context.blob_sets + 1 };
     put_blob(opt, &key, (len - 1) as usize)?;
     let Some(mut event) = EVENTS.reserve_untyped::<BlobSet>(0) else {
         count(Counter::EventsLost, 1);
@@ -252,7 +290,7 @@ fn set_blob(ctx: &SockoptContext, opt: Sockopt, socket: &Socket, context: &mut C
     };
     event.write(BlobSet { kind: kind::BLOB, reserved: 0, id: socket.id, key, caller: caller(ctx.as_ptr()) });
     event.submit(0);
-    context.trust_sets += 1;
+    context.blob_sets += 1;
     Ok(())
 }
 
@@ -342,5 +380,6 @@ fn adopt(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), 
     Ok(())
 }
 
+const NO_TEXT: HostName = HostName { bytes: [0; ssa_common::limits::HOSTNAME_BYTES], len: 0, reserved: 0 };
 const BAD_VALUE: Refusal = Refusal::new(errno::EINVAL, Reason::BadValue);
 const LOST: Refusal = Refusal::new(errno::EBADFD, Reason::ContextUnknown);

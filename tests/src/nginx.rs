@@ -18,6 +18,11 @@ pub struct Peer {
 impl Peer {
     /// nginx with TLS: serves `ssa\n` at `/`.
     pub fn nginx(pki: &Pki, chain: &str, key: &str) -> Self {
+        Self::nginx_with(pki, chain, key, "")
+    }
+
+    /// As [`Self::nginx`], with these lines in its `server` block.
+    pub fn nginx_with(pki: &Pki, chain: &str, key: &str, lines: &str) -> Self {
         let port = closed_port("127.0.0.1");
         let folder = pki.folder().join(format!("nginx-{port}"));
         fs::create_dir(&folder).expect("the folder is ours");
@@ -30,9 +35,9 @@ impl Peer {
               uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
               ssl_session_cache shared:s:1m; ssl_protocols TLSv1.2 TLSv1.3;
               server {{
-                listen 127.0.0.1:{port} ssl; listen [::1]:{port} ssl;
+                listen 127.0.0.1:{port} ssl http2; listen [::1]:{port} ssl http2; {lines}
                 ssl_certificate {chain}; ssl_certificate_key {key};
-                location / {{ return 200 \"ssa $ssl_protocol $ssl_server_name $ssl_session_reused\\n\"; }}
+                location / {{ return 200 \"ssa $ssl_protocol $ssl_server_name $ssl_session_reused $ssl_client_s_dn\\n\"; }}
               }}
             }}",
             dir = folder.display(),

@@ -120,7 +120,7 @@ came["body"] = read_all(sock).decode().split("\r\n\r\n")[1]
 out(came)
 "#;
     let came = python(&agent, script, &[&nginx.port(), NAME, &pki.ca()]);
-    assert_eq!(came["body"], format!("ssa TLSv1.3 {NAME} .\n"), "{came}");
+    assert_eq!(came["body"], format!("ssa TLSv1.3 {NAME} . \n"), "{came}");
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn strings_want_one_nul_at_their_end() {
     let agent = Agent::start();
     let script = r#"
 came = {}
-for option in (85, 86, 87):
+for option in (85, 86, 87, 88, 89, 90):
     good = b"name.test\0"
     came[option] = [raw_set(socket.socket(), option, *case) for case in (
         (good, 10), (good, 9), (b"name\0test\0", 10), (b"name.test\0\0", 11), (b"\0", 1), (good, 0), (None, 0), (None, 10),
@@ -51,7 +51,7 @@ for option in (85, 86, 87):
     came[option] += [raw_set(socket.socket(), option, long, 4096), raw_set(socket.socket(), option, long + b"\0", 4097)]
     sock = socket.socket()
     came[option].append([raw_set(sock, option, b"name.test\0", 10), raw_set(sock, option, b"bad", 3)])
-    if option != 87: came[option].append(string(sock, option))
+    if option not in (87, 88, 89): came[option].append(string(sock, option))
 out(came)
 "#;
     let came = raw(&agent, script, &[]);
@@ -59,7 +59,14 @@ out(came)
     let common = |long: &str| {
         json!(["ok", short, short, short, short, short, short, "EFAULT", "EFAULT", "EINVAL", long, "EINVAL"])
     };
-    for (option, long, last) in [("85", "EINVAL", true), ("86", "EINVAL", true), ("87", "ok", false)] {
+    for (option, long, last) in [
+        ("85", "EINVAL", true),
+        ("86", "EINVAL", true),
+        ("87", "ok", false),
+        ("88", "ok", false),
+        ("89", "ok", false),
+        ("90", "EINVAL", true),
+    ] {
         let row = came[option].as_array().unwrap();
         assert_eq!(json!(row[..12]), common(long), "{option}");
         assert_eq!(row[12], json!(["ok", "EINVAL"]));
@@ -236,8 +243,9 @@ def adopted():
     owner = tls(host, ca); keep.append(owner)
     sock = tls(None); sock.setsockopt(IPPROTO_TLS, CONTEXT, owner.getsockopt(IPPROTO_TLS, CONTEXT, 8)); return sock
 keep = []
-values = {85: b"peer.ssa.test\0", 86: b"peer.ssa.test\0", 87: text(ca), 107: None, 108: b"\1\0\0\0"}
-sizes = {96: 8, 107: 8, 108: 4, 109: 4, 113: 4, 130: 4}
+values = {85: b"peer.ssa.test\0", 86: b"peer.ssa.test\0", 87: text(ca), 88: text(ca), 89: text(ca), 90: b"h2,http/1.1\0",
+          91: b"\1" + b"\0" * 7, 107: None, 111: b"\x04\x03\0\0", 112: b"\x04\x03\0\0"}
+sizes = {91: 8, 96: 8, 107: 8, 108: 4, 109: 4, 111: 4, 112: 4, 113: 4, 130: 4, 131: 4, 150: 32}
 came = {}
 for phase, make in {"fresh": lambda: tls(host, ca), "failed": failed, "connected": connected,
                     "listening": listening, "adopted": adopted}.items():

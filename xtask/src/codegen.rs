@@ -65,6 +65,7 @@ fn usage(option: &Opt) -> String {
         Kind::Long => "int64_t".to_owned(),
         Kind::PathOrPem => "string, a path or PEM text, with its NUL".to_owned(),
         Kind::String(_) => "string, with its NUL".to_owned(),
+        Kind::Version => "int, 0x0303 or 0x0304".to_owned(),
     };
     format!("{kind}; set: {}; get: {}", when(option.set), when(option.get))
 }

@@ -24,18 +24,34 @@ pub(crate) fn refusal(error: X509VerifyResult, certificate: Option<&X509Ref>) ->
     }
 }
 
-/// A distinguished name, most specific part first.
+/// A distinguished name as RFC 2253 writes it: most specific part first, special characters escaped.
 pub(crate) fn name(name: &X509NameRef) -> String {
     let mut parts: Vec<String> = name
         .entries()
         .map(|entry| {
             let key = entry.object().nid().short_name().unwrap_or("?");
             let value = entry.data().to_string().unwrap_or_default();
-            format!("{key}={value}")
+            format!("{key}={}", escaped(&value))
         })
         .collect();
     parts.reverse();
     if parts.is_empty() { "(no name)".to_owned() } else { parts.join(",") }
+}
+
+/// A value with what RFC 2253, section 2.4, wants escaped.
+fn escaped(value: &str) -> String {
+    let last = value.chars().count().saturating_sub(1);
+    let mut text = String::new();
+    for (at, letter) in value.chars().enumerate() {
+        let special = matches!(letter, ',' | '+' | '"' | '\\' | '<' | '>' | ';')
+            || (letter == ' ' && (at == 0 || at == last))
+            || (letter == '#' && at == 0);
+        if special {
+            text.push('\\');
+        }
+        text.push(letter);
+    }
+    text
 }
 
 /// The names and addresses that a certificate is for.
@@ -79,6 +95,13 @@ mod tests {
     use openssl::asn1::Asn1Time;
 
     use super::*;
+
+    #[test]
+    fn special_characters_of_names_are_escaped() {
+        assert_eq!(escaped("a, b+c"), "a\\, b\\+c");
+        assert_eq!(escaped(" #x "), "\\ #x\\ ");
+        assert_eq!(escaped("#x"), "\\#x");
+    }
 
     #[test]
     fn dates_are_written_as_in_iso_8601() {

@@ -1,6 +1,7 @@
 //! Settings and policy to OpenSSL, and a handshake whose only way out is a verified peer.
 
 pub(crate) mod certificate;
+pub(crate) mod credentials;
 pub(crate) mod name;
 pub(crate) mod peer;
 pub(crate) mod session;
@@ -9,17 +10,16 @@ use std::{io, pin::Pin, sync::Arc};
 
 use openssl::{
     error::ErrorStack,
+    hash::MessageDigest,
     ssl::{Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslSessionCacheMode, SslVerifyMode, SslVersion},
     x509::{X509, X509StoreContext, X509VerifyResult, store::X509StoreBuilder, verify::X509CheckFlags},
 };
+use ssa_common::uapi;
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
-use self::{
-    name::ServerName,
-    peer::PeerStream,
-    session::{Attempt, Sessions},
-};
+use self::{name::ServerName, peer::PeerStream, session::Attempt};
+use crate::contexts::Settings;
 
 /// Why there is no TLS connection: the peer's fault, or the settings'.
 #[derive(Debug, thiserror::Error)]
@@ -36,14 +36,16 @@ pub(crate) enum Error {
     /// OpenSSL refused the settings.
     #[error("OpenSSL refused the settings")]
     Settings(#[from] ErrorStack),
-    /// The trusted certificates that the program named can't be used.
-    #[error("TLS_TRUSTED_PEER_CERTIFICATES: {0}")]
-    Trust(String),
+    /// The certificates or keys that the program named can't be used.
+    #[error("{0}")]
+    Brought(String),
 }
 
 /// A peer leg after its handshake. Only [`connect`] makes one: the peer is verified.
 pub(crate) struct Secured {
     pub(crate) stream: SslStream<PeerStream>,
+    /// The chain that was verified, leaf first: now, or when the session was made.
+    chain: Arc<[X509]>,
 }
 
 impl Secured {
@@ -60,10 +62,39 @@ impl Secured {
         }
     }
 
+    /// Subject of the peer's certificate, RFC 2253, cut to what an answer has room for.
+    pub(crate) fn identity(&self) -> String {
+        let mut text = self.chain.first().map(|leaf| certificate::name(leaf.subject_name())).unwrap_or_default();
+        text = text.replace(|letter: char| letter.is_control(), " ");
+        while text.len() > IDENTITY_BYTES {
+            text.pop();
+        }
+        text
+    }
+
+    /// The application protocol that the peer chose.
+    pub(crate) fn alpn(&self) -> Option<&str> {
+        self.stream.ssl().selected_alpn_protocol().and_then(|protocol| std::str::from_utf8(protocol).ok())
+    }
+
+    /// Certificates of the verified chain.
+    pub(crate) fn certificate_count(&self) -> i64 {
+        i64::try_from(self.chain.len()).unwrap_or(i64::MAX)
+    }
+
+    /// SHA-256 of the peer's certificate.
+    pub(crate) fn fingerprint(&self) -> [u8; 32] {
+        let digest = self.chain.first().and_then(|leaf| leaf.digest(MessageDigest::sha256()).ok());
+        digest.and_then(|digest| digest.as_ref().try_into().ok()).unwrap_or_default()
+    }
+
     pub(crate) fn resumed(&self) -> bool {
         self.stream.ssl().session_reused()
     }
 }
+
+/// Longest subject that is shown, in bytes.
+const IDENTITY_BYTES: usize = 400;
 
 /// Trust in the system's store, or in these certificates only.
 pub(crate) fn context(trusted: Option<Vec<X509>>) -> Result<SslContext, ErrorStack> {
@@ -100,13 +131,14 @@ pub(crate) fn context(trusted: Option<Vec<X509>>) -> Result<SslContext, ErrorSta
 /// Shakes hands with a peer that must prove to be `name`.
 ///
 /// Cancellation closes the connection.
-pub(crate) async fn connect(
-    context: &SslContext,
-    stream: TcpStream,
-    name: &ServerName,
-    sessions: Option<Arc<Sessions>>,
-) -> Result<Secured, Error> {
-    let mut ssl = Ssl::new(context)?;
+pub(crate) async fn connect(settings: &Settings, stream: TcpStream, name: &ServerName) -> Result<Secured, Error> {
+    let mut ssl = Ssl::new(&settings.tls)?;
+    let (min, max) = settings.versions;
+    ssl.set_min_proto_version(Some(version(min)))?;
+    ssl.set_max_proto_version(Some(version(max)))?;
+    for credential in settings.credentials.iter() {
+        credential.offer(&mut ssl)?;
+    }
     let param = ssl.param_mut();
     param.set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS | X509CheckFlags::NEVER_CHECK_SUBJECT);
     match name {
@@ -116,7 +148,10 @@ pub(crate) async fn connect(
         }
         ServerName::Ip(addr) => param.set_ip(*addr)?,
     }
-    let attempt = Attempt::begin(name.clone(), sessions, &mut ssl);
+    if !settings.alpn.is_empty() {
+        ssl.set_alpn_protos(&settings.alpn)?;
+    }
+    let attempt = Attempt::begin(name.clone(), settings, &mut ssl);
     ssl.set_ex_data(*session::ATTEMPT, Arc::clone(&attempt));
     let mut stream = SslStream::new(ssl, PeerStream::new(stream))?;
     Pin::new(&mut stream).connect().await.map_err(|error| failure(&error, &attempt, stream.ssl().verify_result()))?;
@@ -125,8 +160,12 @@ pub(crate) async fn connect(
     if !verified || stream.ssl().peer_certificate().is_none() {
         return Err(Error::Certificate("the peer was not verified".to_owned()));
     }
-    attempt.finish(stream.ssl());
-    Ok(Secured { stream })
+    let chain = attempt.finish(stream.ssl());
+    Ok(Secured { stream, chain })
+}
+
+fn version(wire: i64) -> SslVersion {
+    if wire == uapi::TLS_1_3 { SslVersion::TLS1_3 } else { SslVersion::TLS1_2 }
 }
 
 /// Keeps the words for what OpenSSL's verification is about to refuse.

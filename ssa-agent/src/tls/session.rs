@@ -10,16 +10,18 @@
 use std::{
     collections::HashMap,
     sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant},
 };
 
 use openssl::{
-    asn1::{Asn1Time, Asn1TimeRef},
+    asn1::Asn1Time,
     ex_data::Index,
     ssl::{Ssl, SslRef, SslSession, SslVersion},
+    x509::X509,
 };
 
 use super::name::ServerName;
+use crate::contexts::Settings;
 
 /// Where an `Ssl` keeps its [`Attempt`].
 pub(crate) static ATTEMPT: LazyLock<Index<Ssl, Arc<Attempt>>> =
@@ -29,10 +31,20 @@ pub(crate) static ATTEMPT: LazyLock<Index<Ssl, Arc<Attempt>>> =
 #[derive(Default)]
 pub(crate) struct Sessions(Mutex<HashMap<ServerName, Vec<Cached>>>);
 
+#[derive(Clone)]
 struct Cached {
     session: SslSession,
-    /// When the first certificate of the verified chain expires.
-    expires: SystemTime,
+    /// The chain that was verified when the session was made, leaf first.
+    chain: Arc<[X509]>,
+    made: Instant,
+}
+
+impl Cached {
+    /// A session ends after `ttl`, and with the first certificate of its chain.
+    fn is_valid(&self, ttl: Duration) -> bool {
+        let Ok(now) = Asn1Time::days_from_now(0) else { return false };
+        self.made.elapsed() < ttl && self.chain.iter().all(|certificate| certificate.not_after() > now)
+    }
 }
 
 /// Names that one context keeps sessions of; at one more it starts anew.
@@ -43,15 +55,14 @@ const PER_NAME_MAX: usize = 4;
 impl Sessions {
     /// A session for `name`. One of TLS 1.3 is used once (RFC 8446, appendix C.4), unless it is the
     /// last.
-    fn take(&self, name: &ServerName) -> Option<Cached> {
-        let now = SystemTime::now();
+    fn take(&self, name: &ServerName, ttl: Duration) -> Option<Cached> {
         let mut names = self.lock();
         let sessions = names.get_mut(name)?;
-        sessions.retain(|cached| cached.expires > now);
+        sessions.retain(|cached| cached.is_valid(ttl));
         if sessions.len() > 1 {
             return sessions.pop();
         }
-        sessions.last().map(|last| Cached { session: last.session.clone(), expires: last.expires })
+        sessions.last().cloned()
     }
 
     fn put(&self, name: &ServerName, cached: Cached) {
@@ -75,41 +86,46 @@ impl Sessions {
 pub(crate) struct Attempt {
     name: ServerName,
     sessions: Option<Arc<Sessions>>,
-    expires: OnceLock<SystemTime>,
+    /// The verified chain: of the offered session, or of this handshake.
+    chain: OnceLock<Arc<[X509]>>,
     failure: Mutex<Option<String>>,
 }
 
 impl Attempt {
     /// Offers a cached session, if there is one.
-    pub(super) fn begin(name: ServerName, sessions: Option<Arc<Sessions>>, ssl: &mut Ssl) -> Arc<Self> {
-        let expires = OnceLock::new();
-        if let Some(cached) = sessions.as_ref().and_then(|sessions| sessions.take(&name)) {
+    pub(super) fn begin(name: ServerName, settings: &Settings, ssl: &mut Ssl) -> Arc<Self> {
+        let sessions = settings.sessions.clone();
+        let chain = OnceLock::new();
+        if let Some(cached) = sessions.as_ref().and_then(|sessions| sessions.take(&name, settings.session_ttl)) {
             // SAFETY: a cache belongs to one set of trust, and so to one SSL_CTX.
             let offered = unsafe { ssl.set_session(&cached.session) };
             if offered.is_ok() {
-                expires.get_or_init(|| cached.expires);
+                chain.get_or_init(|| cached.chain);
             }
         }
-        Arc::new(Self { name, sessions, expires, failure: Mutex::default() })
+        Arc::new(Self { name, sessions, chain, failure: Mutex::default() })
     }
 
     /// Caches a session that the peer offers, now or at any time while connected.
     pub(super) fn keep(&self, ssl: &SslRef, session: SslSession) {
         let Some(sessions) = &self.sessions else { return };
-        // A full handshake has verified a chain, whose life counts; a resumed one has not.
-        let expires = if ssl.session_reused() { self.expires.get().copied() } else { chain_expires(ssl) };
-        if let Some(expires) = expires {
-            sessions.put(&self.name, Cached { session, expires });
+        if let Some(chain) = self.chain_of(ssl) {
+            sessions.put(&self.name, Cached { session, chain, made: Instant::now() });
         }
     }
 
-    /// The handshake is done.
-    pub(super) fn finish(&self, ssl: &SslRef) {
-        if !ssl.session_reused()
-            && let Some(expires) = chain_expires(ssl)
-        {
-            self.expires.get_or_init(|| expires);
+    /// The chain that stands for this connection: a full handshake has verified one; a resumed one
+    /// relies on that of its session.
+    fn chain_of(&self, ssl: &SslRef) -> Option<Arc<[X509]>> {
+        if ssl.session_reused() {
+            return self.chain.get().cloned();
         }
+        Some(ssl.verified_chain()?.iter().map(ToOwned::to_owned).collect())
+    }
+
+    /// The handshake is done: the verified chain, leaf first.
+    pub(super) fn finish(&self, ssl: &SslRef) -> Arc<[X509]> {
+        self.chain_of(ssl).unwrap_or_default()
     }
 
     /// Keeps the first reason of a refused certificate.
@@ -120,16 +136,4 @@ impl Attempt {
     pub(super) fn failure(&self) -> Option<String> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
-}
-
-/// When the first certificate of the chain that was just verified expires.
-fn chain_expires(ssl: &SslRef) -> Option<SystemTime> {
-    ssl.verified_chain()?.iter().map(|certificate| system_time(certificate.not_after())).min()?
-}
-
-fn system_time(time: &Asn1TimeRef) -> Option<SystemTime> {
-    let epoch = Asn1Time::from_unix(0).ok()?;
-    let diff = epoch.diff(time).ok()?;
-    let seconds = i64::from(diff.days) * 86_400 + i64::from(diff.secs);
-    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }

@@ -1,0 +1,193 @@
+//! Who the peer is, who the program is, and what they agree on.
+
+use serde_json::{Value, json};
+use ssa_tests::{
+    agent::Agent,
+    app::python,
+    nginx::Peer,
+    pki::{Leaf, Pki},
+    server::{Server, context_with},
+};
+
+const NAME: &str = "peer.ssa.test";
+
+#[test]
+fn peer_is_named_counted_and_fingerprinted_also_when_resumed() {
+    let pki = Pki::new();
+    let identity = pki.leaf_below_intermediate(Leaf::of(&[NAME]));
+    let digest = identity.certificate.digest(openssl::hash::MessageDigest::sha256()).unwrap();
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let server = Server::echo("127.0.0.1", &identity);
+    let agent = Agent::start();
+    let script = r#"
+port, host, ca = args
+owner = tls(host, ca)
+context = owner.getsockopt(IPPROTO_TLS, CONTEXT, 8)
+came = []
+for turn in range(2):
+    sock = tls(None); sock.setsockopt(IPPROTO_TLS, CONTEXT, context)
+    sock.connect(("127.0.0.1", int(port))); sock.sendall(b"x"); sock.recv(1)
+    came.append([number(sock, RESUMED), string(sock, 93), number(sock, 131), sock.getsockopt(IPPROTO_TLS, 150, 32).hex()])
+    sock.close()
+out(came)
+"#;
+    let came = python(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    let subject = format!("CN={NAME},O=SSA tests");
+    assert_eq!(came, json!([[0, subject, 3, hex], [1, subject, 3, hex]]));
+}
+
+#[test]
+fn versions_are_kept_to() {
+    let pki = Pki::new();
+    let leaf = pki.leaf(Leaf::of(&[NAME]));
+    let both = Server::echo("127.0.0.1", &leaf);
+    let old = Server::tls(
+        "127.0.0.1",
+        context_with(&leaf, |acceptor| {
+            acceptor.set_max_proto_version(Some(openssl::ssl::SslVersion::TLS1_2)).unwrap();
+        }),
+        ssa_tests::server::echo,
+    );
+    let agent = Agent::start();
+    let script = r#"
+both, old, host, ca = args
+MIN, MAX = 111, 112
+came = []
+for option in (MIN, MAX):
+    came.append([attempt(tls(host).setsockopt, IPPROTO_TLS, option, value) for value in
+                 (0x0303, 0x0304, 0x0302, 0x0301, 0x0300, 0x0305, 0, 5, -1, 0x02ff)])
+sock = tls(host); sock.setsockopt(IPPROTO_TLS, MAX, 0x0303)
+came.append([attempt(sock.setsockopt, IPPROTO_TLS, MIN, 0x0304), number(sock, MIN), number(sock, MAX)])
+sock = tls(host, ca); sock.setsockopt(IPPROTO_TLS, MAX, 0x0303); sock.connect(("127.0.0.1", int(both)))
+came.append(number(sock, VERSION))
+sock = tls(host, ca); sock.setsockopt(IPPROTO_TLS, MIN, 0x0304)
+came.append(connect(sock, "127.0.0.1", old)["result"])
+out(came)
+"#;
+    let came = python(&agent, script, &[&both.port(), &old.port(), NAME, &pki.ca()]);
+    let sets = json!(["ok", "ok", "EPROTO", "EPROTO", "EPROTO", "EINVAL", "EINVAL", "EINVAL", "EINVAL", "EINVAL"]);
+    assert_eq!((&came[0], &came[1]), (&sets, &sets));
+    assert_eq!(came[2], json!(["EINVAL", 0x0303, 0x0303]), "the lowest may not be above the highest");
+    assert_eq!((&came[3], &came[4]), (&json!(0x0303), &json!("EPROTO")));
+}
+
+#[test]
+fn alpn_is_offered_and_the_choice_is_told() {
+    let pki = Pki::new();
+    let (chain, key) = pki.write("nginx", &pki.leaf(Leaf::of(&[NAME])));
+    let nginx = Peer::nginx(&pki, &chain, &key);
+    let agent = Agent::start();
+    let script = r#"
+port, host, ca = args
+ALPN = 90
+came = []
+for offer in ("h2,http/1.1", "http/1.1", None):
+    sock = tls(host, ca)
+    if offer: sock.setsockopt(IPPROTO_TLS, ALPN, text(offer))
+    before = string(sock, ALPN)
+    sock.connect(("127.0.0.1", int(port)))
+    came.append([before, string(sock, ALPN)])
+came.append([attempt(tls(host).setsockopt, IPPROTO_TLS, ALPN, value) for value in
+             (b",\0", b"a,\0", b",a\0", b"a,,b\0", b"a\0", b"a b,c\0", b"x" * 255 + b"\0", b"x" * 256 + b"\0")])
+out(came)
+"#;
+    let came = python(&agent, script, &[&nginx.port(), NAME, &pki.ca()]);
+    assert_eq!(came[0], json!(["h2,http/1.1", "h2"]));
+    assert_eq!(came[1], json!(["http/1.1", "http/1.1"]));
+    assert_eq!(came[2], json!(["", ""]));
+    assert_eq!(came[3], json!(["EINVAL", "EINVAL", "EINVAL", "EINVAL", "ok", "ok", "ok", "EINVAL"]));
+}
+
+#[test]
+fn sessions_live_for_as_long_as_they_are_told() {
+    let pki = Pki::new();
+    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let agent = Agent::start();
+    let script = r#"
+port, host, ca = args
+TTL = 91
+came = []
+for ttl in (0, 1, 3600):
+    owner = tls(host, ca)
+    default = struct.unpack("=q", owner.getsockopt(IPPROTO_TLS, TTL, 8))[0]
+    owner.setsockopt(IPPROTO_TLS, TTL, struct.pack("=q", ttl))
+    context = owner.getsockopt(IPPROTO_TLS, CONTEXT, 8)
+    row = []
+    for pause in (0, 0, 1.3):
+        time.sleep(pause)
+        sock = tls(None); sock.setsockopt(IPPROTO_TLS, CONTEXT, context)
+        sock.connect(("127.0.0.1", int(port))); sock.sendall(b"x"); sock.recv(1)
+        row.append(number(sock, RESUMED)); sock.close()
+    came.append(row)
+out([came, default, attempt(tls(host).setsockopt, IPPROTO_TLS, TTL, struct.pack("=q", -1))])
+"#;
+    let came = python(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    assert_eq!(came, json!([[[0, 0, 0], [0, 1, 0], [0, 1, 1]], 7200, "EINVAL"]));
+}
+
+/// Connects to an nginx that wants a client certificate, with these sets of 88 and 89.
+fn with_certificate(agent: &Agent, nginx: &Peer, pki: &Pki, sets: &[(u32, &str)]) -> Value {
+    let script = r#"
+port, host, ca, *sets = args
+sock = tls(host, ca)
+for option, value in zip(sets[::2], sets[1::2]):
+    sock.setsockopt(IPPROTO_TLS, int(option), text(value))
+came = connect(sock, "127.0.0.1", port)
+if came["result"] == "ok":
+    sock.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    came["answer"] = read_all(sock).decode().split("\r\n\r\n")[-1].strip()
+out(came)
+"#;
+    let numbers: Vec<String> = sets.iter().map(|(option, _value)| option.to_string()).collect();
+    let (port, ca) = (nginx.port(), pki.ca());
+    let mut arguments = vec![port.as_str(), NAME, ca.as_str()];
+    for (number, (_option, value)) in numbers.iter().zip(sets) {
+        arguments.extend([number.as_str(), value]);
+    }
+    python(agent, script, &arguments)
+}
+
+#[test]
+fn client_certificate_is_shown_to_nginx_that_demands_one() {
+    let pki = Pki::new();
+    let (chain, key) = pki.write("nginx", &pki.leaf(Leaf::of(&[NAME])));
+    let demand = format!("ssl_client_certificate {}; ssl_verify_client on; ssl_verify_depth 3;", pki.ca());
+    let nginx = Peer::nginx_with(&pki, &chain, &key, &demand);
+    let client = pki.leaf_below_intermediate(Leaf::of(&["client.ssa.test"]));
+    let (mine, my_key) = pki.write("client", &client);
+    let inline_key = String::from_utf8(client.key.private_key_to_pem_pkcs8().unwrap()).unwrap();
+    let agent = Agent::start();
+    for sets in [[(88, mine.as_str()), (89, my_key.as_str())], [(88, mine.as_str()), (89, inline_key.as_str())]] {
+        let came = with_certificate(&agent, &nginx, &pki, &sets);
+        let answer = came["answer"].as_str().unwrap_or_default();
+        assert!(answer.ends_with("CN=client.ssa.test,O=SSA tests"), "{came}");
+    }
+    let came = with_certificate(&agent, &nginx, &pki, &[]);
+    assert!(came["answer"].as_str().unwrap().contains("No required SSL certificate was sent"), "{came}");
+}
+
+#[test]
+fn credentials_that_make_no_sense_get_eproto_and_a_reason() {
+    let pki = Pki::new();
+    let (chain, key) = pki.write("nginx", &pki.leaf(Leaf::of(&[NAME])));
+    let nginx = Peer::nginx(&pki, &chain, &key);
+    let other = pki.leaf(Leaf::of(&["other.ssa.test"]));
+    let (_other, other_key) = pki.write("other", &other);
+    let cipher = openssl::symm::Cipher::aes_256_cbc();
+    let encrypted = other.key.private_key_to_pem_pkcs8_passphrase(cipher, b"secret").unwrap();
+    let encrypted = String::from_utf8(encrypted).unwrap();
+    let agent = Agent::start();
+    let cases: [(&[(u32, &str)], &str); 6] = [
+        (&[(88, &chain), (89, &other_key)], "TLS_PRIVATE_KEY: the key does not fit"),
+        (&[(88, &chain), (89, &encrypted)], "TLS_PRIVATE_KEY: the key is encrypted"),
+        (&[(88, &chain)], "TLS_CERTIFICATE_CHAIN: the chain has no key"),
+        (&[(89, &key)], "TLS_PRIVATE_KEY: set the key's chain first"),
+        (&[(88, &key)], "TLS_CERTIFICATE_CHAIN: no certificate found"),
+        (&[(88, &chain), (89, &chain)], "TLS_PRIVATE_KEY: not a PEM private key"),
+    ];
+    for (sets, text) in cases {
+        let came = with_certificate(&agent, &nginx, &pki, sets);
+        assert_eq!(came["result"], "EPROTO", "{text}: {came}");
+        assert!(came["error"].as_str().unwrap().starts_with(text), "{text}: {came}");
+    }
+}
