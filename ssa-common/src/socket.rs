@@ -78,6 +78,8 @@ pub struct Socket {
     pub reason: u32,
     /// AF_INET or AF_INET6.
     pub family: u32,
+    /// For the length of one hook; zero between them.
+    pub scratch: u64,
     /// Name for SNI and for the certificate check.
     pub hostname: HostName,
 }
@@ -88,4 +90,4 @@ pod!(Socket);
 const _: () = assert!(size_of::<Endpoint>() == 24 && align_of::<Endpoint>() == 4);
 const _: () = assert!(size_of::<HostName>() == 264);
 const _: () = assert!(size_of::<Caller>() == 32);
-const _: () = assert!(size_of::<Socket>() == 376 && align_of::<Socket>() == 8);
+const _: () = assert!(size_of::<Socket>() == 384 && align_of::<Socket>() == 8);

@@ -28,6 +28,7 @@ const IPPROTO_MPTCP: u32 = 262;
 
 /// Errnos (`include/uapi/asm-generic/errno.h`).
 pub(crate) mod errno {
+    pub(crate) const EFAULT: i32 = 14;
     pub(crate) const EINVAL: i32 = 22;
     pub(crate) const EPROTO: i32 = 71;
     pub(crate) const EBADFD: i32 = 77;

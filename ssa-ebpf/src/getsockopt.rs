@@ -14,6 +14,7 @@ use crate::{
     ctx::{Sockopt, deny, errno, is_tcp, phase_of},
     maps::{CONNECTIONS, CONTEXTS, socket_of},
     setsockopt::rule_of,
+    user_pointer,
 };
 
 /// Answers options of TLS; leaves all the others to the kernel.
@@ -49,6 +50,9 @@ fn get(opt: Sockopt) -> Result<i32, i32> {
     }
     if rule.size != 0 && opt.len() != i32::from(rule.size) {
         return Err(errno::EINVAL);
+    }
+    if opt.len() > 0 && user_pointer::is_null(socket, opt.number()) {
+        return Err(errno::EFAULT);
     }
     match rule.place {
         place::STATE => scalar(opt, rule, phase as i64),

@@ -20,6 +20,7 @@ mod maps;
 mod setsockopt;
 mod sock_ops;
 mod sock_release;
+mod user_pointer;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

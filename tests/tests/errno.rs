@@ -158,7 +158,7 @@ fn stall_in_mid_handshake_gets_ehostunreach() {
     let text = "did not finish the TLS handshake within 2 s";
     let came = refused("stall in mid-handshake", &pki, "127.0.0.1", &server.port(), NAME, "EHOSTUNREACH", text);
     let ms = came["ms"].as_f64().unwrap();
-    assert!((1900.0..4000.0).contains(&ms), "{came}");
+    assert!((1900.0..9000.0).contains(&ms), "{came}");
 }
 
 #[test]

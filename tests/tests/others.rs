@@ -1,6 +1,9 @@
 //! Other people's programs see no change.
 
-use std::{collections::BTreeMap, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Command,
+};
 
 use ssa_tests::{agent::Agent, app::command};
 
@@ -11,13 +14,24 @@ fn cpython_socket_tests_give_the_same_results_inside_and_outside() {
     let outside = results(Command::new("/usr/bin/python3"));
     let inside = results(command(&agent, "/usr/bin/python3"));
     assert!(outside.len() > 300, "only {} tests ran", outside.len());
-    let changed: Vec<_> = outside
-        .iter()
-        .filter(|(test, result)| inside.get(*test) != Some(result))
-        .map(|(test, result)| format!("{test}: {result} outside, {:?} inside", inside.get(test)))
-        .collect();
-    assert!(changed.is_empty(), "{changed:#?}");
-    assert_eq!(inside.len(), outside.len());
+    let changed = changes(&outside, &inside);
+    if changed.is_empty() {
+        return;
+    }
+    // Some of them race with a busy machine. What differs by chance does not differ the same way twice.
+    let again = changes(&results(Command::new("/usr/bin/python3")), &results(command(&agent, "/usr/bin/python3")));
+    let both: Vec<_> = changed.intersection(&again).collect();
+    assert!(both.is_empty(), "{both:#?}");
+}
+
+/// Tests whose result differs, with both.
+fn changes(outside: &BTreeMap<String, String>, inside: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let tests: BTreeSet<&String> = outside.keys().chain(inside.keys()).collect();
+    tests
+        .into_iter()
+        .filter(|test| outside.get(*test) != inside.get(*test))
+        .map(|test| format!("{test}: {:?} outside, {:?} inside", outside.get(test), inside.get(test)))
+        .collect()
 }
 
 /// All of test_socket but the tests of virtual machines' sockets, which hang in some of them.

@@ -86,6 +86,8 @@ impl Hooks {
         }
         let verbose = tracing::enabled!(target: "ssa_hooks", tracing::Level::DEBUG);
         let level = if verbose { Level::Debug as u8 } else { 0 };
+        let registers = u32::from(registers_can_be_read());
+        loader.override_global("READ_REGISTERS", &registers, true);
         loader.override_global("SERVICE", &service, true).override_global(aya_log::LEVEL, &level, true);
         let mut ebpf = loader.load(&HOOKS.0).map_err(Box::new)?;
         let logger = if verbose { EbpfLogger::init(&mut ebpf).ok() } else { None };
@@ -131,6 +133,13 @@ impl Hooks {
     pub(crate) fn detach(self) -> Result<(), Error> {
         detach(&self.pins)
     }
+}
+
+/// Whether hooks may look at a system call's registers: on x86-64, unless the kernel is locked down
+/// (kernel_lockdown(7)), where a program that reads kernel memory would not load.
+fn registers_can_be_read() -> bool {
+    let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    cfg!(target_arch = "x86_64") && !lockdown.contains("[confidentiality]")
 }
 
 /// Removes the pins of a cgroup's guards and maps.
