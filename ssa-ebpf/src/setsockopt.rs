@@ -262,7 +262,7 @@ fn set_scalar(opt: Sockopt, rule: Rule, context: &mut Context) -> Result<(), Ref
 #[inline(always)]
 fn check_version(value: i64, slot: usize, context: &Context) -> Result<(), Refusal> {
     const SSL_3: i64 = 0x0300;
-    if value >= SSL_3 && value < TLS_1_2 {
+    if (SSL_3..TLS_1_2).contains(&value) {
         return Err(Refusal::new(errno::EPROTO, Reason::Policy));
     }
     let low = slot == Setting::VersionMin as usize;
