@@ -68,8 +68,8 @@
 #define TLS_SESSION_TTL 91
 #endif
 
-/* take one cipher off the list
- * (not offered yet: ENOPROTOOPT) */
+/* take one cipher suite off the list; not on it: EINVAL
+ * string, an OpenSSL or IANA name, with its NUL; set: before connect or listen; get: no */
 #ifndef TLS_DISABLE_CIPHER
 #define TLS_DISABLE_CIPHER 92
 #endif
@@ -81,13 +81,13 @@
 #endif
 
 /* server: ask for a client certificate (1), require one (2)
- * (not offered yet: ENOPROTOOPT) */
+ * int, 0 to 2; set: before connect or listen; get: any time */
 #ifndef TLS_REQUEST_PEER_AUTH
 #define TLS_REQUEST_PEER_AUTH 94
 #endif
 
-/* the peer's chain as PEM, leaf first
- * (not offered yet: ENOPROTOOPT) */
+/* the peer's chain as PEM, leaf first, as many whole certificates as fit
+ * string, with its NUL; set: no; get: when connected, and after the peer has closed */
 #ifndef TLS_PEER_CERTIFICATE_CHAIN
 #define TLS_PEER_CERTIFICATE_CHAIN 95
 #endif
@@ -98,8 +98,8 @@
 #define TLS_ID 96
 #endif
 
-/* ciphers that may be used, colon separated
- * (not offered yet: ENOPROTOOPT) */
+/* cipher suites that may be used, colon separated, best first
+ * string, OpenSSL or IANA names, with its NUL; set: before connect or listen; get: any time */
 #ifndef TLS_TRUSTED_CIPHERS
 #define TLS_TRUSTED_CIPHERS 97
 #endif
@@ -165,8 +165,8 @@
 #define TLS_RESUMED_SESSION 109
 #endif
 
-/* put a cipher back, or first
- * (not offered yet: ENOPROTOOPT) */
+/* put a cipher suite on the list, in front of the others
+ * string, an OpenSSL or IANA name, with its NUL; set: before connect or listen; get: no */
 #ifndef TLS_ENABLE_CIPHER
 #define TLS_ENABLE_CIPHER 110
 #endif
@@ -190,7 +190,7 @@
 #endif
 
 /* server: staple an OCSP response
- * (not offered yet: ENOPROTOOPT) */
+ * int, 0 or 1; set: before connect or listen; get: any time */
 #ifndef TLS_SERVER_OCSP_STAPLING
 #define TLS_SERVER_OCSP_STAPLING 122
 #endif
@@ -208,16 +208,17 @@
 #define TLS_PEER_CERTIFICATE_COUNT 131
 #endif
 
+/* one certificate of the peer's verified chain, the leaf is 0; past the
+ * end: ENOENT; over 4096 bytes: EMSGSIZE
+ * bytes, DER; set: no; get: when connected, and after the peer has closed */
+#ifndef TLS_PEER_CERTIFICATE
+#define TLS_PEER_CERTIFICATE(i) (132 + (i))
+#endif
+
 /* SHA-256 of the peer's certificate
  * 32 bytes; set: no; get: when connected, and after the peer has closed */
 #ifndef TLS_PEER_CERTIFICATE_SHA256
 #define TLS_PEER_CERTIFICATE_SHA256 150
-#endif
-
-/* the i-th certificate of the peer's verified chain in DER, i from 0 to 15
- * (not offered yet) */
-#ifndef TLS_PEER_CERTIFICATE
-#define TLS_PEER_CERTIFICATE(i) (132 + (i))
 #endif
 
 /* values of TLS_STATE */

@@ -13,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
+    chains::Chains,
     contexts::Contexts,
+    control,
     kernel::{
         events::{Event, Events},
         loader::Hooks,
@@ -21,32 +23,25 @@ use crate::{
         sys,
     },
     netns::Namespaces,
+    policy::{Policies, file::Config},
     registry::Registry,
 };
 
-/// Where the agent works, and how long it waits.
+/// Where the agent works, and by what policy.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) cgroup: PathBuf,
     pub(crate) bpffs: PathBuf,
-    pub(crate) limits: Limits,
-}
-
-/// How long each step of a connect may take.
-#[derive(Clone, Debug)]
-pub(crate) struct Limits {
-    /// For the TCP connection to the peer.
-    pub(crate) dial: Duration,
-    /// For the TLS handshake.
-    pub(crate) handshake: Duration,
+    pub(crate) config: Config,
 }
 
 /// What all connections share.
 pub(crate) struct Agent {
     pub(crate) maps: Arc<Maps>,
+    pub(crate) chains: Chains,
     pub(crate) contexts: Contexts,
     pub(crate) namespaces: Namespaces,
-    pub(crate) limits: Limits,
+    pub(crate) policies: Policies,
     /// Cancelled when the agent is to end: held connects are refused, connections reset.
     pub(crate) stop: CancellationToken,
 }
@@ -63,13 +58,17 @@ pub(crate) async fn run(options: Options, attended: impl AsyncFnOnce(&Path) -> R
     }
     let ring = maps.take_events().context("the events were taken before")?;
     let agent = Arc::new(Agent {
+        chains: Chains::new(Arc::clone(&maps)),
         contexts: Contexts::new(Arc::clone(&maps))?,
         namespaces: Namespaces::new(Arc::clone(&maps)),
+        policies: Policies::new(Arc::clone(&maps), &options.cgroup, options.config.read()?)?,
         maps: Arc::clone(&maps),
-        limits: options.limits,
         stop: CancellationToken::new(),
     });
     offer_ids(&maps)?;
+    let control = control::listen(&options.cgroup)?;
+    tokio::spawn(control::reload_at_hangup(Arc::clone(&agent), options.config.clone()));
+    tokio::spawn(control.serve(Arc::clone(&agent), options.config));
     hooks.open()?;
     let mut serving = tokio::spawn(serve(Arc::clone(&agent), Events::new(ring)?));
     let attended = tokio::select! {
@@ -110,10 +109,11 @@ async fn serve(agent: Arc<Agent>, mut events: Events) -> Result<()> {
 fn handle(agent: &Arc<Agent>, registry: &mut Registry, event: Event) {
     match event {
         // Its id has left the pool, which is refilled after each batch.
-        Event::Opened => {}
+        Event::Opened(opened) => agent.policies.met(&opened.caller),
         Event::Blob(set) => agent.contexts.set(&set),
         Event::Held(held) => registry.held(agent, held),
         Event::Left(left) => registry.left(&left),
+        Event::Changed(changed) => registry.changed(&changed),
         Event::Closed(closed) => registry.closed(agent, &closed),
     }
 }

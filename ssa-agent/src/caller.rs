@@ -22,6 +22,8 @@ use nix::{
 };
 use ssa_common::socket::Caller;
 
+use crate::policy::profile;
+
 /// Files of more bytes are refused.
 pub(crate) const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Files of a directory that are read at most.
@@ -153,6 +155,17 @@ fn become_caller(caller: &Caller) -> Result<(), Error> {
     chroot(".").map_err(failed)?;
     fchdir(&cwd).map_err(failed)?;
     drop_rights(&status, effective).map_err(Error::Thread)
+}
+
+/// The program file of a caller.
+pub(crate) fn executable(caller: &Caller) -> Result<PathBuf, Error> {
+    let process = PathBuf::from(format!("/proc/{}", caller.tgid));
+    let changed = |_error: io::Error| Error::Changed;
+    let pidfd = pidfd_open(caller.tgid).map_err(changed)?;
+    let executable = profile::executable(&process).map_err(changed)?;
+    let uid = status(&process).map_err(changed)?.uid;
+    // It was the caller's, if the process that had its number is still the same one.
+    if exited(&pidfd) || uid != caller.uid { Err(Error::Changed) } else { Ok(executable) }
 }
 
 fn status(process: &Path) -> io::Result<Status> {

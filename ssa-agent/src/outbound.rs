@@ -2,22 +2,22 @@
 
 use std::{
     error::Error as _,
-    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
-use socket2::{Domain, Socket, Type};
 use ssa_common::{
+    certificate::Digest,
     connection::{Connection, Scalar, Text, state},
     event::Held,
     limits::ERROR_BYTES,
+    peer_option::SLOTS,
     phase::tcp_state,
-    socket::Endpoint,
 };
 use tokio::{
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     sync::watch,
     time::{sleep, timeout},
 };
@@ -28,6 +28,7 @@ use crate::{
     error::Error,
     kernel::packet::Syn,
     netns::{Namespace, endpoint, socket_addr},
+    peer_leg::{self, Setup},
     relay::{self, Copied},
     tls::{self, Secured, name::ServerName},
 };
@@ -43,6 +44,8 @@ pub(crate) struct Progress {
     pub(crate) left: Option<u32>,
     /// The application has closed the socket.
     pub(crate) closed: bool,
+    /// Options for the peer leg, by slot of [`PEER_OPTIONS`](ssa_common::peer_option::PEER_OPTIONS).
+    pub(crate) options: [i32; SLOTS],
 }
 
 impl Progress {
@@ -75,16 +78,15 @@ async fn attempt(agent: &Agent, held: &Held, orig_dst: SocketAddr, mut progress:
     let leg = match secured {
         Ok(secured) => {
             debug!(elapsed = ?began.elapsed(), version = secured.version(), resumed = secured.resumed(), "secured");
-            resume(agent, held, orig_dst, &namespace, &secured, progress.clone()).await.map(|leg| (leg, secured))
+            resume(agent, held, orig_dst, &namespace, &secured, progress.clone()).await.map(|done| (done, secured))
         }
         Err(error) => Err(error),
     };
     match leg {
         Ok((None, _secured)) => debug!("given up by the application"),
-        Ok((Some(app), secured)) => {
-            let mut answers = answers(held, orig_dst, &secured);
+        Ok((Some((app, mut answers)), secured)) => {
             let mut copied = Copied::default();
-            let closed = closed(progress);
+            let news = news(progress, held.peer_options);
             // `TLS_ERROR` says why before the reset arrives.
             let before_reset = |error: &relay::Error| {
                 answers.push(Text::Error, &relay_text(error)).expect("the text was cut to fit");
@@ -93,7 +95,7 @@ async fn attempt(agent: &Agent, held: &Held, orig_dst: SocketAddr, mut progress:
             let relayed = tokio::select! {
                 biased;
                 () = agent.stop.cancelled() => return info!("reset: the agent ends"),
-                relayed = relay::run(app, secured.stream, closed, before_reset, &mut copied) => relayed,
+                relayed = relay::run(app, secured.stream, news, before_reset, &mut copied) => relayed,
             };
             match relayed {
                 Ok(()) => info!(bytes.up = copied.up, bytes.down = copied.down, "closed"),
@@ -109,39 +111,22 @@ async fn attempt(agent: &Agent, held: &Held, orig_dst: SocketAddr, mut progress:
 
 async fn secure(agent: &Agent, held: &Held, orig_dst: SocketAddr, namespace: &Namespace) -> Result<Secured, Error> {
     let name = ServerName::parse(held.hostname.as_str().unwrap_or_default()).map_err(tls::Error::from)?;
-    let limits = &agent.limits;
-    let settings = match timeout(limits.dial, agent.contexts.settings(held.context)).await {
+    let policy = agent.policies.of(&held.caller).map_err(tls::Error::Brought)?;
+    let connect_limit = policy.policy.time.connect_seconds.get();
+    let handshake_limit = policy.policy.time.handshake_seconds.get();
+    let settings = match timeout(connect_limit, agent.contexts.settings(held.context, &policy)).await {
         Ok(settings) => settings?,
         Err(_elapsed) => return Err(tls::Error::Brought("reading the certificates takes too long".to_owned()).into()),
     };
-    let stream = match timeout(limits.dial, dial(namespace, orig_dst, held.bound)).await {
+    let setup = Setup { bound: held.bound, interface: held.interface, options: held.peer_options };
+    let stream = match timeout(connect_limit, peer_leg::dial(namespace, orig_dst, setup)).await {
         Ok(dialled) => dialled.map_err(|source| Error::Dial { to: orig_dst, source })?,
-        Err(_elapsed) => return Err(Error::DialTimeout { to: orig_dst, limit: limits.dial }),
+        Err(_elapsed) => return Err(Error::DialTimeout { to: orig_dst, limit: connect_limit }),
     };
-    match timeout(limits.handshake, tls::connect(&settings, stream, &name)).await {
+    match timeout(handshake_limit, tls::connect(&settings, stream, &name)).await {
         Ok(secured) => Ok(secured?),
-        Err(_elapsed) => Err(Error::HandshakeTimeout { to: orig_dst, limit: limits.handshake }),
+        Err(_elapsed) => Err(Error::HandshakeTimeout { to: orig_dst, limit: handshake_limit }),
     }
-}
-
-/// A TCP connection from inside the application's network namespace, from the address that the
-/// application has bound.
-async fn dial(namespace: &Namespace, to: SocketAddr, bound: Endpoint) -> io::Result<TcpStream> {
-    let socket = namespace.make(move || peer_socket(to, &bound)).await?;
-    TcpSocket::from_std_stream(socket.into()).connect(to).await
-}
-
-/// A socket whose connection is reset when it is closed, until the relay says otherwise.
-fn peer_socket(to: SocketAddr, bound: &Endpoint) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    socket.set_linger(Some(Duration::ZERO))?;
-    socket.set_tcp_nodelay(true)?;
-    let from = socket_addr(bound).ip();
-    if !from.is_unspecified() && from.is_ipv4() == to.is_ipv4() {
-        socket.bind(&SocketAddr::new(from, 0).into())?;
-    }
-    Ok(socket)
 }
 
 /// The namespace of the program, or None if the application has given up before it could be served.
@@ -163,14 +148,15 @@ async fn namespace(agent: &Agent, held: &Held, progress: &mut watch::Receiver<Pr
 }
 
 /// What the program can ask of its connection.
-fn answers(held: &Held, orig_dst: SocketAddr, secured: &Secured) -> Connection {
+fn answers(held: &Held, orig_dst: SocketAddr, secured: &Secured, chain: Digest) -> Connection {
     let mut answers = Connection::pending(held.attempt);
     answers.state = state::SECURED;
     answers.peer = endpoint(peer_of(secured, orig_dst));
     answers.local = secured.stream.get_ref().tcp().local_addr().map(endpoint).unwrap_or_default();
     answers.scalars[Scalar::Version as usize] = secured.version();
     answers.scalars[Scalar::Resumed as usize] = i64::from(secured.resumed());
-    answers.scalars[Scalar::CertificateCount as usize] = secured.certificate_count();
+    answers.scalars[Scalar::CertificateCount as usize] = i64::try_from(secured.chain().len()).unwrap_or(i64::MAX);
+    answers.chain = chain;
     answers.sha256 = secured.fingerprint();
     answers.push(Text::Cipher, secured.cipher()).expect("names of ciphers are short");
     if let Some(protocol) = secured.alpn() {
@@ -194,8 +180,11 @@ async fn resume(
     namespace: &Arc<Namespace>,
     secured: &Secured,
     mut progress: watch::Receiver<Progress>,
-) -> Result<Option<TcpStream>, Error> {
-    if !agent.maps.publish(held.id, &answers(held, orig_dst, secured)) {
+) -> Result<Option<(TcpStream, Connection)>, Error> {
+    let chain = agent.chains.publish(held.id, secured.chain())?;
+    let answers = answers(held, orig_dst, secured, chain);
+    if !agent.maps.publish(held.id, &answers) {
+        agent.chains.forget(held.id);
         return Ok(None);
     }
     let mut arrival = namespace.expect(&progress.borrow().syn)?;
@@ -208,7 +197,7 @@ async fn resume(
         }
         tokio::select! {
             biased;
-            leg = arrival.leg() => return Ok(leg),
+            leg = arrival.leg() => return Ok(leg.map(|leg| (leg, answers))),
             () = agent.stop.cancelled() => return Err(Error::Stopping),
             // Held again: resume again. Established: the leg is about to arrive.
             changed = progress.changed() => if changed.is_err() { return Ok(None) },
@@ -216,7 +205,10 @@ async fn resume(
         let (left, closed) = (progress.borrow().left, progress.borrow().closed);
         match left {
             // Even if the application has closed it since: what it sent before is to arrive.
-            Some(tcp_state::ESTABLISHED) => return Ok(timeout(LEG_LIMIT, arrival.leg()).await.ok().flatten()),
+            Some(tcp_state::ESTABLISHED) => {
+                let leg = timeout(LEG_LIMIT, arrival.leg()).await.ok().flatten();
+                return Ok(leg.map(|leg| (leg, answers)));
+            }
             Some(_) => return Ok(None),
             None if closed => return Ok(None),
             None => {}
@@ -271,10 +263,37 @@ async fn refuse(
     }
 }
 
-/// Completes when the application has closed its socket.
-async fn closed(mut progress: watch::Receiver<Progress>) {
-    if progress.wait_for(|now| now.closed).await.is_err() {
-        // The agent no longer follows this socket: nobody knows.
-        std::future::pending::<()>().await;
+/// What a relay is told while it runs: passes options on to the peer leg, and is ready when the
+/// application has closed its socket.
+fn news(
+    mut progress: watch::Receiver<Progress>,
+    mut options: [i32; SLOTS],
+) -> impl FnMut(&mut Context<'_>, &TcpStream) -> Poll<()> {
+    progress.mark_changed();
+    let mut next = Some(Box::pin(changed(progress)));
+    move |cx, peer| {
+        loop {
+            // None: the agent no longer follows this socket, and nobody knows.
+            let Some(waiting) = &mut next else { return Poll::Pending };
+            let Some(mut progress) = ready!(waiting.as_mut().poll(cx)) else {
+                next = None;
+                return Poll::Pending;
+            };
+            let now = progress.borrow_and_update().clone();
+            if let Ok(to) = peer.peer_addr() {
+                let changes = options.iter().zip(now.options).enumerate().filter(|(_slot, (old, new))| **old != *new);
+                changes.for_each(|(slot, (_old, value))| peer_leg::set(peer, to, slot, value));
+            }
+            options = now.options;
+            if now.closed {
+                return Poll::Ready(());
+            }
+            next = Some(Box::pin(changed(progress)));
+        }
     }
+}
+
+async fn changed(mut progress: watch::Receiver<Progress>) -> Option<watch::Receiver<Progress>> {
+    progress.changed().await.ok()?;
+    Some(progress)
 }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use ssa_common::{
     connection::Connection,
-    event::{Closed, Held, Left},
+    event::{Changed, Closed, Held, Left},
 };
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -54,7 +54,8 @@ impl Registry {
             }
             Some(_) | None => return,
         }
-        let (progress, follow) = watch::channel(Progress { syn, held: 1, left: None, closed: false });
+        let options = held.peer_options;
+        let (progress, follow) = watch::channel(Progress { syn, held: 1, left: None, closed: false, options });
         self.live.insert(held.id, Live { attempt: held.attempt, progress });
         self.tasks.spawn(outbound::run(Arc::clone(agent), held, follow));
     }
@@ -68,11 +69,22 @@ impl Registry {
         }
     }
 
+    /// An option for the peer leg was set.
+    pub(crate) fn changed(&mut self, changed: &Changed) {
+        let Some(live) = self.live.get(&changed.id) else { return };
+        live.progress.send_modify(|progress| {
+            if let Some(value) = progress.options.get_mut(changed.slot as usize) {
+                *value = changed.value;
+            }
+        });
+    }
+
     /// A socket was closed for the last time.
     pub(crate) fn closed(&mut self, agent: &Agent, closed: &Closed) {
         if let Some(live) = self.live.remove(&closed.id) {
             live.progress.send_modify(|progress| progress.closed = true);
         }
+        agent.chains.forget(closed.id);
         agent.contexts.forget_if_gone(closed.context);
         agent.contexts.forget_if_gone(closed.id);
     }
@@ -83,6 +95,7 @@ impl Registry {
             let open = agent.maps.attempt(*id).is_some();
             if !open {
                 live.progress.send_modify(|progress| progress.closed = true);
+                agent.chains.forget(*id);
                 agent.contexts.forget_if_gone(*id);
             }
             open

@@ -44,25 +44,25 @@ pub(crate) enum Error {
 
 /// Relays until both sides have ended, or one was reset.
 ///
-/// `closed` completes when the application has closed its socket for good: then nobody is left to
-/// read what the peer still sends. `before_reset` is told why before the other side is reset. Both legs are reset on an error and on cancellation, because they
-/// come with a linger time of zero.
+/// `news` may do something to the peer leg, and is ready when the application has closed its socket for
+/// good: then nobody is left to read what the peer still sends. `before_reset` is told why before the
+/// other side is reset. Both legs are reset on an error and on cancellation, because they come with a
+/// linger time of zero.
 pub(crate) async fn run(
     app: TcpStream,
     mut peer: SslStream<PeerStream>,
-    closed: impl Future<Output = ()>,
+    mut news: impl FnMut(&mut Context<'_>, &TcpStream) -> Poll<()>,
     before_reset: impl FnOnce(&Error),
     copied: &mut Copied,
 ) -> Result<(), Error> {
     let mut app = AppStream::new(app);
     let mut up = Pipe::default();
     let mut down = Pipe::default();
-    let mut closed = std::pin::pin!(closed);
     let mut gone = false;
     let ended = poll_fn(|cx| {
         let sent = up.poll(cx, Pin::new(&mut app), Pin::new(&mut peer)).map_err(Error::from_up)?;
         let received = down.poll(cx, Pin::new(&mut peer), Pin::new(&mut app)).map_err(Error::from_down)?;
-        gone = gone || closed.as_mut().poll(cx).is_ready();
+        gone = gone || news(cx, peer.get_ref().tcp()).is_ready();
         match (sent, received) {
             (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
             (Poll::Ready(()), Poll::Pending) if gone => Poll::Ready(Ok(())),

@@ -13,12 +13,7 @@ pub(crate) fn netns_cookie(socket: &impl AsRawFd) -> io::Result<u64> {
 
 /// Makes a listener keep the headers of each SYN for [`saved_syn`].
 pub(crate) fn save_syns(listener: &impl AsRawFd) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: the kernel reads 4 bytes of `on`.
-    let result = unsafe {
-        libc::setsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, (&raw const on).cast(), 4)
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    set_int(listener, libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, 1)
 }
 
 /// IP and TCP header of the SYN that an accepted socket began with.
@@ -43,6 +38,27 @@ fn read(socket: &impl AsRawFd, level: i32, option: i32, value: &mut [u8]) -> io:
     let result =
         unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, value.as_mut_ptr().cast(), &raw mut len) };
     if result == 0 { Ok(usize::try_from(len).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Reads an option of 4 bytes.
+pub(crate) fn int(socket: &impl AsRawFd, level: i32, option: i32) -> io::Result<i32> {
+    let mut value = [0; 4];
+    let len = read(socket, level, option, &mut value)?;
+    if len == 4 { Ok(i32::from_ne_bytes(value)) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// Sets an option of 4 bytes.
+pub(crate) fn set_int(socket: &impl AsRawFd, level: i32, option: i32, value: i32) -> io::Result<()> {
+    // SAFETY: the kernel reads 4 bytes of `value`.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), 4) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Binds a socket to an interface (`SO_BINDTOIFINDEX`, 5.0; include/uapi/asm-generic/socket.h).
+pub(crate) fn bind_to_interface(socket: &impl AsRawFd, interface: u32) -> io::Result<()> {
+    const SO_BINDTOIFINDEX: i32 = 62;
+    let index = i32::try_from(interface).map_err(|_range| io::ErrorKind::InvalidInput)?;
+    set_int(socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX, index)
 }
 
 /// Sets a text option at the level `IPPROTO_TLS`, as any program would.

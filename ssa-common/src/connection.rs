@@ -3,7 +3,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{pod, socket::Endpoint};
+use crate::{certificate::Digest, pod, socket::Endpoint};
 
 /// Scalar answers, by slot of [`Connection::scalars`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -72,7 +72,9 @@ pub struct Connection {
     pub scalars: [i64; SCALARS],
     pub texts: [Span; TEXTS],
     /// SHA-256 of the peer's certificate.
-    pub sha256: [u8; 32],
+    pub sha256: Digest,
+    /// The verified chain, in the map of chains.
+    pub chain: Digest,
     pub bytes: [u8; TEXT_BYTES],
 }
 
@@ -92,6 +94,7 @@ impl Connection {
             scalars: [0; SCALARS],
             texts: [Span { start: 0, len: 0 }; TEXTS],
             sha256: [0; 32],
+            chain: [0; 32],
             bytes: [0; TEXT_BYTES],
         }
     }
@@ -113,7 +116,7 @@ impl Connection {
 
 pod!(Connection);
 
-const _: () = assert!(size_of::<Connection>() == 1160);
+const _: () = assert!(size_of::<Connection>() == 1192);
 const _: () = assert!(TEXT_BYTES.is_power_of_two());
 
 #[cfg(test)]

@@ -2,7 +2,11 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{pod, socket::HostName};
+use crate::{
+    cipher::{CipherList, CipherSet},
+    pod,
+    socket::HostName,
+};
 
 /// Scalar settings, by slot of [`Context::scalars`]. Adding an option that is a number is adding a
 /// slot here and an entry in [`crate::uapi::OPTIONS`].
@@ -17,23 +21,14 @@ pub enum Setting {
     VersionMax = 2,
     /// `TLS_SESSION_TTL`: seconds, not negative.
     SessionTtl = 3,
+    /// `TLS_REQUEST_PEER_AUTH`: 0, 1 (ask) or 2 (require).
+    PeerAuth = 4,
+    /// `TLS_SERVER_OCSP_STAPLING`: 0 or 1.
+    Stapling = 5,
 }
-
-/// How long sessions are cached if nothing is set: the longest that servers usually allow is 2 hours.
-pub const SESSION_TTL_SECONDS: i64 = 7200;
 
 /// Slots of [`Context::scalars`].
 pub const SETTINGS: usize = 8;
-
-/// A context's settings before anything is set.
-pub const DEFAULTS: [i64; SETTINGS] = {
-    let mut scalars = [0; SETTINGS];
-    scalars[Setting::SessionReuse as usize] = 1;
-    scalars[Setting::SessionTtl as usize] = SESSION_TTL_SECONDS;
-    scalars[Setting::VersionMin as usize] = crate::uapi::TLS_1_2;
-    scalars[Setting::VersionMax as usize] = crate::uapi::TLS_1_3;
-    scalars
-};
 
 /// What a context holds. Written by the hooks only; read by the hooks and by the agent.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
@@ -51,11 +46,23 @@ pub struct Context {
     pub refs: u32,
     /// 1 once its id was read: only host names may change from then on.
     pub frozen: u32,
-    /// Paths and PEM texts that were set, of all options. The agent must have loaded just as many, or
-    /// it refuses to connect.
+    /// Paths and PEM texts that were set, of all options: the sequence number of the last.
     pub blob_sets: u32,
+    /// Sequence number of the last set of CAs; zero for none. The agent must have it, or it refuses to
+    /// connect.
+    pub trust_set: u32,
+    /// Chains and keys that were set. The agent must have just as many, or it refuses to connect.
+    pub credential_sets: u32,
     /// Settings that are numbers, by [`Setting`].
     pub scalars: [i64; SETTINGS],
+    /// Which of `scalars` the program has set: a bit for each slot.
+    pub scalars_set: u32,
+    /// 1 once the program has changed the list of cipher suites.
+    pub ciphers_set: u32,
+    /// Suites that the program has asked for, and has not taken back.
+    pub asked: CipherSet,
+    /// Suites that may be used, in order of preference.
+    pub ciphers: CipherList,
     /// The owner's host name, which adopters start with.
     pub hostname: HostName,
     /// Application protocols, comma separated (`TLS_ALPN`); a text like a host name.
@@ -66,6 +73,11 @@ impl Context {
     /// A setting's value.
     pub fn scalar(&self, setting: Setting) -> i64 {
         self.scalars[setting as usize]
+    }
+
+    /// Whether the program has set it; else it is what the policy said when the context was made.
+    pub fn is_set(&self, setting: Setting) -> bool {
+        self.scalars_set >> setting as u32 & 1 != 0
     }
 }
 
@@ -96,6 +108,6 @@ pod!(Context);
 pod!(BlobKey);
 pod!(Blob);
 
-const _: () = assert!(size_of::<Context>() == 632);
+const _: () = assert!(size_of::<Context>() == 904);
 const _: () = assert!(size_of::<BlobKey>() == 16);
 const _: () = assert!(size_of::<Blob>() == 4104);

@@ -5,6 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::{
     context::BlobKey,
     limits::SYN_BYTES,
+    peer_option::SLOTS,
     socket::{Caller, Endpoint, HostName},
 };
 
@@ -20,6 +21,8 @@ pub mod kind {
     pub const LEFT: u32 = 4;
     /// [`super::Closed`]
     pub const CLOSED: u32 = 5;
+    /// [`super::Changed`]
+    pub const CHANGED: u32 = 6;
 }
 
 /// A socket became a TLS socket: an id was taken from the pool.
@@ -64,6 +67,12 @@ pub struct Held {
     pub syn_len: u32,
     /// AF_INET or AF_INET6: the socket's own family, not that of the packet.
     pub family: u32,
+    /// The interface that the program has bound its socket to; zero for none.
+    pub interface: u32,
+    /// Reserved; always zero.
+    pub reserved: u32,
+    /// Options for the peer leg, by slot of [`crate::peer_option::PEER_OPTIONS`].
+    pub peer_options: [i32; SLOTS],
     pub hostname: HostName,
     /// The packet from the IP header on, headers only. The TCP checksum is not valid: it was left
     /// to offload.
@@ -97,8 +106,24 @@ pub struct Closed {
     pub context: u64,
 }
 
-const _: () = assert!(size_of::<Opened>() == 48);
-const _: () = assert!(size_of::<BlobSet>() == 64);
-const _: () = assert!(size_of::<Held>() == 536);
+/// A program sets an option for the peer leg while it connects or is connected. The kernel has not
+/// checked the value yet.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Changed {
+    /// [`kind::CHANGED`]
+    pub kind: u32,
+    /// Slot of [`crate::peer_option::PEER_OPTIONS`].
+    pub slot: u32,
+    pub id: u64,
+    pub value: i32,
+    /// Reserved; always zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<Opened>() == 56);
+const _: () = assert!(size_of::<BlobSet>() == 72);
+const _: () = assert!(size_of::<Held>() == 600);
 const _: () = assert!(size_of::<Left>() == 24);
 const _: () = assert!(size_of::<Closed>() == 24);
+const _: () = assert!(size_of::<Changed>() == 24);

@@ -6,11 +6,15 @@
 //! halves must be of one [`ABI_VERSION`].
 #![cfg_attr(not(test), no_std)]
 
+pub mod certificate;
+pub mod cipher;
 pub mod connection;
 pub mod context;
 pub mod event;
 pub mod limits;
+pub mod peer_option;
 pub mod phase;
+pub mod policy;
 pub mod reason;
 pub mod rule;
 pub mod socket;
@@ -21,7 +25,7 @@ pub mod uapi;
 ///
 /// It is part of the path under which maps and links are pinned, so an agent never adopts maps of
 /// another layout.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Lets aya copy a type into and out of maps.
 macro_rules! pod {

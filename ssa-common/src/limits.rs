@@ -33,6 +33,21 @@ pub const SOCKETS_CAPACITY: usize = 1 << 17;
 /// Option values that wait for the agent to take them (paths and PEM texts, 4 KiB each).
 pub const BLOBS_CAPACITY: usize = 1 << 10;
 
+/// Certificates and chains of peers that are known at once: 4.5 KiB each.
+pub const CERTIFICATES_CAPACITY: usize = 1 << 14;
+
+/// Lists of cipher suites that are being set or read at once.
+pub const SCRATCH_CAPACITY: usize = 1 << 10;
+
+/// Cgroups below an attached one that have a class of their own.
+pub const CGROUPS_CAPACITY: usize = 1 << 16;
+
+/// Users that have TLS sockets, or a class of their own.
+pub const USERS_CAPACITY: usize = 1 << 16;
+
+/// Rows of policy: classes of cgroups times classes of users.
+pub const POLICIES_CAPACITY: usize = 1 << 12;
+
 /// The virtual port: tcpmux's neighbour "echo", below 1024 and bound by nobody on 127.205/16.
 pub const VIRTUAL_PORT: u16 = 7;
 

@@ -51,12 +51,16 @@ impl Phase {
 
 /// How the last attempt to connect ended, as far as the socket itself knows.
 pub mod outcome {
-    /// No attempt, or one that runs.
+    /// No attempt.
     pub const NONE: u32 = 0;
     /// The attempt was refused, or given up.
     pub const FAILED: u32 = 1;
     /// The connection was established.
     pub const ESTABLISHED: u32 = 2;
+    /// The connection was established, and then reset.
+    pub const RESET: u32 = 3;
+    /// An attempt has begun. If the socket never got to SYN_SENT, the kernel has refused it.
+    pub const STARTED: u32 = 4;
 }
 
 /// Kernel socket states (`include/net/tcp_states.h`).
@@ -67,6 +71,7 @@ pub mod tcp_state {
     pub const FIN_WAIT1: u32 = 4;
     pub const FIN_WAIT2: u32 = 5;
     pub const CLOSE: u32 = 7;
+    pub const CLOSE_WAIT: u32 = 8;
     pub const LISTEN: u32 = 10;
 }
 
@@ -82,8 +87,8 @@ pub const fn derive(tcp: u32, last: u32, has_peer: bool) -> Phase {
         tcp_state::ESTABLISHED | tcp_state::FIN_WAIT1 | tcp_state::FIN_WAIT2 => Phase::Connected,
         tcp_state::LISTEN => Phase::Listening,
         tcp_state::CLOSE => match last {
-            outcome::FAILED => Phase::Failed,
-            outcome::ESTABLISHED if has_peer => Phase::PeerClosed,
+            outcome::FAILED | outcome::STARTED => Phase::Failed,
+            outcome::ESTABLISHED | outcome::RESET if has_peer => Phase::PeerClosed,
             _ => Phase::Fresh,
         },
         _ => Phase::PeerClosed,
@@ -114,6 +119,8 @@ mod tests {
         assert_eq!(derive(tcp_state::CLOSE, outcome::ESTABLISHED, false), Phase::Fresh);
         assert_eq!(derive(tcp_state::CLOSE, outcome::ESTABLISHED, true), Phase::PeerClosed);
         assert_eq!(derive(tcp_state::CLOSE, outcome::FAILED, false), Phase::Failed);
+        assert_eq!(derive(tcp_state::CLOSE, outcome::STARTED, true), Phase::Failed, "no route to loopback");
+        assert_eq!(derive(tcp_state::CLOSE, outcome::RESET, true), Phase::PeerClosed);
         assert_eq!(derive(8, outcome::ESTABLISHED, true), Phase::PeerClosed, "CLOSE_WAIT");
     }
 }

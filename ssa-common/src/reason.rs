@@ -14,10 +14,14 @@ pub enum Reason {
     NotOffered = 8,
     Policy = 9,
     WrongPhase = 10,
+    NoAnswer = 11,
+    Kernel = 12,
+    Reset = 13,
+    CipherUnknown = 14,
 }
 
 /// The texts by number, each with its NUL; the first is that of "none".
-const TEXTS: [&str; 11] = [
+const TEXTS: [&str; 15] = [
     "\0",
     "the TLS agent is not running\0",
     "the option's value or length is not valid\0",
@@ -29,6 +33,10 @@ const TEXTS: [&str; 11] = [
     "the option is unknown or not offered in this direction\0",
     "weaker than the administrator's policy allows\0",
     "the option can't be set or read in the socket's present phase (TLS_STATE)\0",
+    "the TLS agent gave no answer in time, or the program did not wait for it\0",
+    "the kernel itself refused to connect: see the errno of connect\0",
+    "the connection was reset: the TLS agent has ended\0",
+    "no such cipher, or it is not on the list (TLS_TRUSTED_CIPHERS)\0",
 ];
 
 /// Longest text with its NUL, in bytes.
@@ -62,6 +70,6 @@ mod tests {
             assert_eq!(text.find('\0'), Some(text.len() - 1), "{text:?}");
             assert!(text.len() <= TEXT_BYTES, "{text:?}");
         }
-        assert_eq!(Reason::WrongPhase as usize, TEXTS.len() - 1);
+        assert_eq!(Reason::CipherUnknown as usize, TEXTS.len() - 1);
     }
 }

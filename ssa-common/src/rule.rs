@@ -18,13 +18,17 @@ pub struct Rule {
     pub size: u8,
     /// Which values are valid: one of [`values`].
     pub values: u8,
+    /// The highest valid value, for [`values::UP_TO`].
+    pub most: u8,
+    /// Reserved; always zero.
+    pub reserved: u8,
 }
 
 /// Which numbers are valid.
 pub mod values {
     pub const ANY: u8 = 0;
-    /// 0 and 1.
-    pub const BOOLEAN: u8 = 1;
+    /// From 0 to the rule's highest.
+    pub const UP_TO: u8 = 1;
     /// TLS versions that are not refused.
     pub const VERSION: u8 = 2;
     /// None below zero.
@@ -45,6 +49,11 @@ pub mod place {
     pub const STATE: u8 = 9;
     pub const ANSWER_SHA256: u8 = 10;
     pub const ALPN: u8 = 11;
+    pub const CERTIFICATE: u8 = 12;
+    pub const CHAIN: u8 = 13;
+    pub const CIPHER_OFF: u8 = 14;
+    pub const CIPHER_ON: u8 = 15;
+    pub const CIPHERS: u8 = 16;
 }
 
 /// The lowest option number, at index 0 of [`RULES`].
@@ -56,7 +65,8 @@ pub const ROWS: usize = 128;
 pub static RULES: [Rule; ROWS] = rules();
 
 const fn rules() -> [Rule; ROWS] {
-    const NOTHING: Rule = Rule { set: 0, get: 0, place: place::NOWHERE, slot: 0, size: 0, values: values::ANY };
+    const NOTHING: Rule =
+        Rule { set: 0, get: 0, place: place::NOWHERE, slot: 0, size: 0, values: values::ANY, most: 0, reserved: 0 };
     let mut rules = [NOTHING; ROWS];
     let mut index = 0;
     while index < OPTIONS.len() {
@@ -64,6 +74,11 @@ const fn rules() -> [Rule; ROWS] {
         let (place, slot) = match option.place {
             Place::Alpn => (place::ALPN, 0),
             Place::Blob => (place::BLOB, 0),
+            Place::Certificate => (place::CERTIFICATE, 0),
+            Place::Chain => (place::CHAIN, 0),
+            Place::CipherOff => (place::CIPHER_OFF, 0),
+            Place::CipherOn => (place::CIPHER_ON, 0),
+            Place::Ciphers => (place::CIPHERS, 0),
             Place::Context => (place::CONTEXT, 0),
             Place::Answer(scalar) => (place::ANSWER, scalar as u8),
             Place::AnswerSha256 => (place::ANSWER_SHA256, 0),
@@ -75,17 +90,30 @@ const fn rules() -> [Rule; ROWS] {
             Place::Setting(setting) => (place::SETTING, setting as u8),
             Place::State => (place::STATE, 0),
         };
-        let (size, values) = match option.kind {
-            Kind::Bool => (4, values::BOOLEAN),
-            Kind::Int => (4, values::ANY),
-            Kind::Version => (4, values::VERSION),
-            Kind::Id => (8, values::ANY),
-            Kind::Long => (8, values::NOT_NEGATIVE),
-            Kind::Bytes(bytes) => (bytes as u8, values::ANY),
-            Kind::PathOrPem | Kind::String(_) => (0, values::ANY),
+        let (size, values, most) = match option.kind {
+            Kind::Bool => (4, values::UP_TO, 1),
+            Kind::UpTo(most) => (4, values::UP_TO, most),
+            Kind::Int => (4, values::ANY, 0),
+            Kind::Version => (4, values::VERSION, 0),
+            Kind::Id => (8, values::ANY, 0),
+            Kind::Long => (8, values::NOT_NEGATIVE, 0),
+            Kind::Bytes(bytes) => (bytes as u8, values::ANY, 0),
+            Kind::Cipher | Kind::Ciphers | Kind::Der | Kind::PathOrPem | Kind::String(_) => (0, values::ANY, 0),
         };
-        rules[(option.number - FIRST) as usize] =
-            Rule { set: option.set as u8, get: option.get as u8, place, slot, size, values };
+        let mut number = 0;
+        while number < option.count {
+            rules[(option.number + number - FIRST) as usize] = Rule {
+                set: option.set as u8,
+                get: option.get as u8,
+                place,
+                slot: slot + number as u8,
+                size,
+                values,
+                most,
+                reserved: 0,
+            };
+            number += 1;
+        }
         index += 1;
     }
     rules
@@ -106,8 +134,10 @@ mod tests {
     #[test]
     fn every_option_has_its_row() {
         for option in OPTIONS {
-            let rule = RULES[usize::try_from(option.number - FIRST).unwrap()];
-            assert_eq!((rule.set, rule.get), (option.set as u8, option.get as u8), "{}", option.name);
+            for number in 0..option.count {
+                let rule = RULES[usize::try_from(option.number + number - FIRST).unwrap()];
+                assert_eq!((rule.set, rule.get), (option.set as u8, option.get as u8), "{}", option.name);
+            }
         }
         assert_eq!(RULES[(101 - FIRST) as usize].place, place::NOWHERE);
     }

@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{limits::HOSTNAME_BYTES, pod};
+use crate::{limits::HOSTNAME_BYTES, peer_option::SLOTS, pod};
 
 /// An IP address and port. IPv4 addresses are kept v4-mapped (`::ffff:a.b.c.d`).
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
@@ -53,6 +53,8 @@ pub struct Caller {
     pub netns: u64,
     /// The attached service: the inode of the cgroup that the hooks are attached to.
     pub service: u64,
+    /// The caller's own cgroup (`bpf_get_current_cgroup_id`): its inode.
+    pub cgroup: u64,
 }
 
 /// A TLS socket's state.
@@ -78,6 +80,12 @@ pub struct Socket {
     pub reason: u32,
     /// AF_INET or AF_INET6.
     pub family: u32,
+    /// Real user id of the program that made it a TLS socket.
+    pub uid: u32,
+    /// The interface that it was bound to before it connected; zero for none.
+    pub interface: u32,
+    /// Options for the peer leg, by slot of [`crate::peer_option::PEER_OPTIONS`].
+    pub peer_options: [i32; SLOTS],
     /// For the length of one hook; zero between them.
     pub scratch: u64,
     /// Name for SNI and for the certificate check.
@@ -89,5 +97,5 @@ pod!(Socket);
 
 const _: () = assert!(size_of::<Endpoint>() == 24 && align_of::<Endpoint>() == 4);
 const _: () = assert!(size_of::<HostName>() == 264);
-const _: () = assert!(size_of::<Caller>() == 32);
-const _: () = assert!(size_of::<Socket>() == 384 && align_of::<Socket>() == 8);
+const _: () = assert!(size_of::<Caller>() == 40);
+const _: () = assert!(size_of::<Socket>() == 448 && align_of::<Socket>() == 8);

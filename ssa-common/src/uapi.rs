@@ -4,6 +4,7 @@
 //! header `include/in_tls.h` are made from it.
 
 use crate::{
+    certificate::CHAIN_MAX,
     connection::{Scalar, Text},
     context::Setting,
     limits::{HOSTNAME_BYTES, OPTION_BYTES},
@@ -48,6 +49,14 @@ pub enum When {
 pub enum Kind {
     /// 4 bytes, host byte order, 0 or 1.
     Bool,
+    /// One cipher suite, by OpenSSL's or IANA's name; with its NUL.
+    Cipher,
+    /// Cipher suites with a colon between them; with its NUL.
+    Ciphers,
+    /// A certificate in DER.
+    Der,
+    /// 4 bytes, host byte order, from 0 to this.
+    UpTo(u8),
     /// Bytes, exactly this many.
     Bytes(usize),
     /// `uint64_t`, host byte order.
@@ -70,6 +79,16 @@ pub enum Kind {
 pub enum Place {
     /// The protocols to offer; connected, the one that was chosen.
     Alpn,
+    /// One certificate of the peer's chain: the option's number minus the first.
+    Certificate,
+    /// The peer's chain as text.
+    Chain,
+    /// A suite is taken off the list.
+    CipherOff,
+    /// A suite is put on the list, in front.
+    CipherOn,
+    /// The list of suites.
+    Ciphers,
     /// The agent takes it ([`crate::context::Blob`]).
     Blob,
     /// The socket's context id: read freezes it, set adopts another.
@@ -98,6 +117,8 @@ pub enum Place {
 #[derive(Clone, Copy, Debug)]
 pub struct Opt {
     pub number: i32,
+    /// How many numbers it has, from that one on; the C name then takes an index.
+    pub count: i32,
     /// The C name; [`ALIASES`] has the older spellings.
     pub name: &'static str,
     pub set: When,
@@ -119,7 +140,14 @@ const fn opt(
     place: Place,
     doc: &'static str,
 ) -> Opt {
-    Opt { number, name, set, get, kind, place, doc }
+    Opt { number, count: 1, name, set, get, kind, place, doc }
+}
+
+impl Opt {
+    /// The same option under `count` numbers.
+    const fn times(self, count: usize) -> Self {
+        Self { count: count as i32, ..self }
+    }
 }
 
 const fn planned(number: i32, name: &'static str, kind: Kind, doc: &'static str) -> Opt {
@@ -136,12 +164,12 @@ pub const OPTIONS: &[Opt] = &[
     opt(89, "TLS_PRIVATE_KEY", Fresh, Never, Kind::PathOrPem, Place::Blob, "key of the latest chain without one"),
     opt(90, "TLS_ALPN", Fresh, Any, Kind::String(HOSTNAME_BYTES), Place::Alpn, "application protocols, comma separated; connected: the chosen one"),
     opt(91, "TLS_SESSION_TTL", Fresh, Any, Kind::Long, Place::Setting(Setting::SessionTtl), "life of cached sessions in seconds; 0: don't cache"),
-    planned(92, "TLS_DISABLE_CIPHER", Kind::String(OPTION_BYTES), "take one cipher off the list"),
+    opt(92, "TLS_DISABLE_CIPHER", Fresh, Never, Kind::Cipher, Place::CipherOff, "take one cipher suite off the list; not on it: EINVAL"),
     opt(93, "TLS_PEER_IDENTITY", Never, Connected, Kind::String(OPTION_BYTES), Place::AnswerText(Text::Identity), "subject of the peer's certificate, RFC 2253"),
-    planned(94, "TLS_REQUEST_PEER_AUTH", Kind::Int, "server: ask for a client certificate (1), require one (2)"),
-    planned(95, "TLS_PEER_CERTIFICATE_CHAIN", Kind::String(OPTION_BYTES), "the peer's chain as PEM, leaf first"),
+    opt(94, "TLS_REQUEST_PEER_AUTH", Fresh, Any, Kind::UpTo(2), Place::Setting(Setting::PeerAuth), "server: ask for a client certificate (1), require one (2)"),
+    opt(95, "TLS_PEER_CERTIFICATE_CHAIN", Never, Connected, Kind::String(OPTION_BYTES), Place::Chain, "the peer's chain as PEM, leaf first, as many whole certificates as fit"),
     opt(96, "TLS_ID", Never, Any, Kind::Id, Place::Id, "this socket's id"),
-    planned(97, "TLS_TRUSTED_CIPHERS", Kind::String(OPTION_BYTES), "ciphers that may be used, colon separated"),
+    opt(97, "TLS_TRUSTED_CIPHERS", Fresh, Any, Kind::Ciphers, Place::Ciphers, "cipher suites that may be used, colon separated, best first"),
     opt(98, "TLS_CHOSEN_CIPHER", Never, Connected, Kind::String(OPTION_BYTES), Place::AnswerText(Text::Cipher), "the negotiated cipher"),
     opt(100, "TLS_ERROR", Never, Any, Kind::String(256), Place::Error, "why the last operation failed, in words; empty if none did"),
     planned(102, "TLS_REVOCATION_CHECKS", Kind::Bool, "check revocation at all"),
@@ -152,21 +180,24 @@ pub const OPTIONS: &[Opt] = &[
     opt(107, "TLS_CONTEXT", Fresh, Fresh, Kind::Id, Place::Context, "get: this socket's context, frozen from then on; set: adopt another's settings and sessions"),
     opt(108, "TLS_SESSION_REUSE", Fresh, Any, Kind::Bool, Place::Setting(Setting::SessionReuse), "cache and resume sessions"),
     opt(109, "TLS_RESUMED_SESSION", Never, Connected, Kind::Bool, Place::Answer(Scalar::Resumed), "was this connection resumed"),
-    planned(110, "TLS_ENABLE_CIPHER", Kind::String(OPTION_BYTES), "put a cipher back, or first"),
+    opt(110, "TLS_ENABLE_CIPHER", Fresh, Never, Kind::Cipher, Place::CipherOn, "put a cipher suite on the list, in front of the others"),
     opt(111, "TLS_VERSION_MIN", Fresh, Any, Kind::Version, Place::Setting(Setting::VersionMin), "0x0303 (TLS 1.2) or 0x0304 (TLS 1.3)"),
     opt(112, "TLS_VERSION_MAX", Fresh, Any, Kind::Version, Place::Setting(Setting::VersionMax), "0x0303 (TLS 1.2) or 0x0304 (TLS 1.3)"),
     opt(113, "TLS_VERSION_CONN", Never, Connected, Kind::Int, Place::Answer(Scalar::Version), "the negotiated version"),
-    planned(122, "TLS_SERVER_OCSP_STAPLING", Kind::Bool, "server: staple an OCSP response"),
+    opt(122, "TLS_SERVER_OCSP_STAPLING", Fresh, Any, Kind::Bool, Place::Setting(Setting::Stapling), "server: staple an OCSP response"),
     opt(130, "TLS_STATE", Never, Any, Kind::Int, Place::State, "0 fresh, 1 connecting, 2 connected, 3 listening, 4 failed, 5 closed by the peer"),
     opt(131, "TLS_PEER_CERTIFICATE_COUNT", Never, Connected, Kind::Int, Place::Answer(Scalar::CertificateCount), "certificates in the peer's verified chain"),
+    opt(132, "TLS_PEER_CERTIFICATE", Never, Connected, Kind::Der, Place::Certificate, "one certificate of the peer's verified chain, the leaf is 0; past the end: ENOENT; over 4096 bytes: EMSGSIZE").times(CHAIN_MAX),
     opt(150, "TLS_PEER_CERTIFICATE_SHA256", Never, Connected, Kind::Bytes(32), Place::AnswerSha256, "SHA-256 of the peer's certificate"),
 ];
 
 /// Other spellings: name, option.
 pub const ALIASES: &[(&str, &str)] = &[("TLS_REMOTE_HOSTNAME", "TLS_HOSTNAME")];
 
-/// `TLS_PEER_CERTIFICATE(i)` is this number plus `i`, for `i` from 0 to 15. Not offered yet.
-pub const TLS_PEER_CERTIFICATE_FIRST: i32 = 132;
+/// The option that a number belongs to.
+pub fn option(number: i32) -> Option<&'static Opt> {
+    OPTIONS.iter().find(|option| (option.number..option.number + option.count).contains(&number))
+}
 
 #[cfg(test)]
 mod tests {
@@ -174,7 +205,7 @@ mod tests {
 
     #[test]
     fn options_are_sorted_and_unique() {
-        assert!(OPTIONS.is_sorted_by(|a, b| a.number < b.number));
+        assert!(OPTIONS.is_sorted_by(|a, b| a.number + a.count <= b.number));
     }
 
     #[test]

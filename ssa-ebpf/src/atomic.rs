@@ -12,6 +12,13 @@ pub(crate) fn add(counter: *mut u64, change: u64) {
     let _before = unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, change) };
 }
 
+/// Adds to a counter, and gives what it was.
+#[inline(always)]
+pub(crate) fn fetch_add(counter: *mut u64, change: u64) -> u64 {
+    // SAFETY: as `add`.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, change) }
+}
+
 /// A count of users that, once it is zero, stays zero.
 #[derive(Clone, Copy)]
 pub(crate) struct Refs(*mut u32);

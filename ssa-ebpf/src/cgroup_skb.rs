@@ -9,6 +9,7 @@ use aya_ebpf::{
 use ssa_common::{
     event::{Held, kind},
     limits::{Counter, SYN_BYTES},
+    peer_option::SLOTS,
     phase::tcp_state,
     socket::{HostName, Socket},
 };
@@ -87,6 +88,9 @@ fn report(ctx: &SkBuffContext, socket: &Socket) -> Option<()> {
         (*held).bound = socket.bound;
         (*held).syn_len = len;
         (*held).family = socket.family;
+        (*held).interface = socket.interface;
+        (*held).reserved = 0;
+        copy_words::<[i32; SLOTS], { SLOTS / 2 }>(&raw mut (*held).peer_options, &raw const socket.peer_options);
         copy_words::<HostName, 33>(&raw mut (*held).hostname, &raw const socket.hostname);
         copy_words::<[u8; SYN_BYTES], { SYN_BYTES / 8 }>(&raw mut (*held).syn, &raw const NO_BYTES);
         // VERIFIER: a length of zero is refused ("R4 invalid zero-sized read"): no SYN is so short.

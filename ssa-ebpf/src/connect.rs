@@ -7,7 +7,7 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::bpf_sock,
     helpers::{
-        bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
         generated::{bpf_get_netns_cookie, bpf_getsockopt, bpf_setsockopt},
     },
     macros::cgroup_sock_addr,
@@ -17,6 +17,7 @@ use aya_log_ebpf::debug;
 use ssa_common::{
     connection::Connection,
     limits::{Counter, SYN_RETRIES, VIRTUAL_PORT},
+    peer_option::Family,
     phase::outcome,
     reason::Reason,
     socket::{Caller, Endpoint, Socket},
@@ -25,6 +26,7 @@ use ssa_common::{
 use crate::{
     ctx::{AF_INET, AF_INET6, ALLOW, IPPROTO_TCP, Refusal, SockAddr, bound, errno, refuse},
     maps::{CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, SERVICE, count, mptcp_socket_of, socket_of, storage},
+    peer_options,
 };
 
 /// `connect(2)` over IPv4. A TLS socket gets `ENOTCONN` unless the agent lives.
@@ -53,7 +55,7 @@ fn ssa_connect6(ctx: SockAddrContext) -> i32 {
 fn ssa_live_conn4(ctx: SockAddrContext) -> i32 {
     let addr = SockAddr::new(&ctx);
     let Some(socket) = socket_of(addr.sk()) else { return ALLOW };
-    match begin(&ctx, socket, AF_INET, addr.endpoint4()) {
+    match begin(&ctx, socket, AF_INET, addr.endpoint4(), Family::V4) {
         Ok(()) => {
             addr.set4(virtual4(socket), VIRTUAL_PORT);
             ALLOW
@@ -68,7 +70,8 @@ fn ssa_live_conn6(ctx: SockAddrContext) -> i32 {
     let addr = SockAddr::new(&ctx);
     let Some(socket) = socket_of(addr.sk()) else { return ALLOW };
     let orig_dst = addr.endpoint6();
-    match begin(&ctx, socket, AF_INET6, orig_dst) {
+    let over = if is_mapped(&orig_dst) { Family::V4 } else { Family::V6 };
+    match begin(&ctx, socket, AF_INET6, orig_dst, over) {
         Ok(()) => {
             if is_mapped(&orig_dst) {
                 addr.set6([0, 0, 0xffff_u32.to_be(), virtual4(socket)], VIRTUAL_PORT);
@@ -102,7 +105,13 @@ fn fail(socket: &mut Socket, refusal: Refusal) -> i32 {
 
 /// Starts an attempt. On an error nothing has changed.
 #[inline(always)]
-fn begin(ctx: &SockAddrContext, socket: &mut Socket, family: u32, orig_dst: Endpoint) -> Result<(), Refusal> {
+fn begin(
+    ctx: &SockAddrContext,
+    socket: &mut Socket,
+    family: u32,
+    orig_dst: Endpoint,
+    over: Family,
+) -> Result<(), Refusal> {
     let sk = SockAddr::new(ctx).sk();
     if socket.id == 0 {
         // Every set was refused because the agent was away: nothing is known that could be verified.
@@ -117,12 +126,14 @@ fn begin(ctx: &SockAddrContext, socket: &mut Socket, family: u32, orig_dst: Endp
     let attempt = socket.attempt + 1;
     new_answers(socket.id, attempt)?;
     socket.attempt = attempt;
-    socket.outcome = outcome::NONE;
+    socket.outcome = outcome::STARTED;
     socket.reason = 0;
     socket.family = family;
     socket.caller = caller(ctx.as_ptr());
     socket.orig_dst = orig_dst;
     socket.bound = bound(sk, family);
+    peer_options::note(ctx, socket, over);
+    peer_options::unbind(ctx, sk, socket);
     limit_syns(ctx);
     debug!(ctx, "connect: attempt {} of {}", attempt, socket.id);
     Ok(())
@@ -157,6 +168,8 @@ pub(crate) fn caller(ctx: *mut core::ffi::c_void) -> Caller {
         // SAFETY: the helper takes the hook's context.
         netns: unsafe { bpf_get_netns_cookie(ctx) },
         service: SERVICE.load(),
+        // SAFETY: the helper takes nothing.
+        cgroup: unsafe { bpf_get_current_cgroup_id() },
     }
 }
 

@@ -28,10 +28,12 @@ const IPPROTO_MPTCP: u32 = 262;
 
 /// Errnos (`include/uapi/asm-generic/errno.h`).
 pub(crate) mod errno {
+    pub(crate) const ENOENT: i32 = 2;
     pub(crate) const EFAULT: i32 = 14;
     pub(crate) const EINVAL: i32 = 22;
     pub(crate) const EPROTO: i32 = 71;
     pub(crate) const EBADFD: i32 = 77;
+    pub(crate) const EMSGSIZE: i32 = 90;
     pub(crate) const ENOPROTOOPT: i32 = 92;
     pub(crate) const EOPNOTSUPP: i32 = 95;
     pub(crate) const ENOBUFS: i32 = 105;

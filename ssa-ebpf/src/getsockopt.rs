@@ -2,18 +2,22 @@
 
 use aya_ebpf::{macros::cgroup_sockopt, programs::SockoptContext};
 use ssa_common::{
-    connection::{Connection, Span, TEXT_BYTES, Text, state},
-    limits::{ERROR_BYTES, HOSTNAME_BYTES},
-    reason::{self, TEXT_TABLE},
+    certificate::{CHAIN_MAX, Chain},
+    connection::{Connection, Scalar, Span, TEXT_BYTES, Text, state},
+    limits::{ERROR_BYTES, HOSTNAME_BYTES, OPTION_BYTES},
+    phase::{Phase, outcome},
+    reason::{self, Reason, TEXT_TABLE},
     rule::{Rule, place},
     socket::Socket,
     uapi::{IPPROTO_TLS, When},
 };
 
 use crate::{
+    ciphers,
     ctx::{Sockopt, deny, errno, is_tcp, phase_of},
-    maps::{CONNECTIONS, CONTEXTS, socket_of},
+    maps::{CERTIFICATES, CHAINS, CONNECTIONS, CONTEXTS, socket_of},
     setsockopt::rule_of,
+    text::copy_out,
     user_pointer,
 };
 
@@ -56,7 +60,7 @@ fn get(opt: Sockopt) -> Result<i32, i32> {
     }
     match rule.place {
         place::STATE => scalar(opt, rule, phase as i64),
-        place::ERROR => error(opt, socket),
+        place::ERROR => error(opt, socket, phase),
         place::HOST_NAME => text(opt, &socket.hostname.bytes, socket.hostname.len + 1),
         _ if socket.id == 0 => Err(errno::ENOTCONN),
         place::ID => scalar(opt, rule, socket.id as i64),
@@ -84,6 +88,19 @@ fn get(opt: Sockopt) -> Result<i32, i32> {
             // SAFETY: as above.
             let context = unsafe { CONTEXTS.get(socket.context) }.ok_or(errno::EBADFD)?;
             text(opt, &context.alpn.bytes, context.alpn.len + 1)
+        }
+        place::CIPHERS => {
+            // SAFETY: as above.
+            let context = unsafe { CONTEXTS.get(socket.context) }.ok_or(errno::EBADFD)?;
+            ciphers::get(opt, socket.id, context)
+        }
+        place::CERTIFICATE => {
+            let connection = connection_of(socket).ok_or(errno::EBADFD)?;
+            certificate(opt, connection, usize::from(rule.slot))
+        }
+        place::CHAIN => {
+            let connection = connection_of(socket).ok_or(errno::EBADFD)?;
+            chain(opt, chain_of(connection)?)
         }
         place::ANSWER_SHA256 => {
             let connection = connection_of(socket).ok_or(errno::EBADFD)?;
@@ -122,15 +139,70 @@ fn scalar(opt: Sockopt, rule: Rule, value: i64) -> Result<i32, i32> {
     if put { Ok(i32::from(rule.size)) } else { Err(errno::EINVAL) }
 }
 
-/// `TLS_ERROR`: what a hook refused last, else what the agent says of the attempt, else nothing.
+/// The verified chain of a connection.
 #[inline(always)]
-fn error(opt: Sockopt, socket: &Socket) -> Result<i32, i32> {
-    let reason = socket.reason as usize & (TEXT_TABLE.len() - 1);
+fn chain_of(connection: &Connection) -> Result<&'static Chain, i32> {
+    // SAFETY: entries are written whole, and stay while a connection has them; the reference is used
+    // within this hook.
+    unsafe { CHAINS.get(connection.chain) }.ok_or(errno::EBADFD)
+}
+
+/// `TLS_PEER_CERTIFICATE(index)`.
+#[inline(always)]
+fn certificate(opt: Sockopt, connection: &Connection, index: usize) -> Result<i32, i32> {
+    if index as i64 >= connection.scalars[Scalar::CertificateCount as usize] {
+        return Err(errno::ENOENT);
+    }
+    let chain = chain_of(connection)?;
+    // SAFETY: as `chain_of`.
+    let found = unsafe { CERTIFICATES.get(chain.certificates[index & (CHAIN_MAX - 1)]) };
+    let certificate = found.ok_or(errno::EBADFD)?;
+    let len = certificate.len as usize;
+    if len > OPTION_BYTES {
+        return Err(errno::EMSGSIZE);
+    }
+    if copy_out(opt, (&raw const certificate.der).cast(), len) { Ok(len as i32) } else { Err(errno::EINVAL) }
+}
+
+/// `TLS_PEER_CERTIFICATE_CHAIN`: as many whole certificates as there is room for; at least one.
+#[inline(always)]
+fn chain(opt: Sockopt, chain: &Chain) -> Result<i32, i32> {
+    if chain.pem_count == 0 {
+        return Err(errno::EMSGSIZE);
+    }
+    let mut len = 0;
+    for index in 0..CHAIN_MAX {
+        let end = u32::from(chain.ends[index]);
+        // The NUL needs room, too.
+        if (index as u32) < chain.pem_count && (end as i32) < opt.len() {
+            len = end;
+        }
+    }
+    let nul = len as usize & (OPTION_BYTES - 1);
+    if nul == 0 || !copy_out(opt, (&raw const chain.pem).cast(), nul) || !opt.put(nul, 0_u8) {
+        return Err(errno::EINVAL);
+    }
+    Ok(nul as i32 + 1)
+}
+
+/// `TLS_ERROR`: what a hook refused last, else what the agent says of the attempt, else what the kernel
+/// has done to it, else nothing.
+#[inline(always)]
+fn error(opt: Sockopt, socket: &Socket, phase: Phase) -> Result<i32, i32> {
+    let mut reason = socket.reason as usize & (TEXT_TABLE.len() - 1);
     if reason == 0
         && let Some(connection) = answers(socket)
         && connection.texts[Text::Error as usize].len != 0
     {
         return answer_text(opt, connection, connection.texts[Text::Error as usize]);
+    }
+    if reason == 0 {
+        reason = match (phase, socket.outcome) {
+            (Phase::Failed, outcome::STARTED) => Reason::Kernel as usize,
+            (Phase::Failed, _) => Reason::NoAnswer as usize,
+            (Phase::PeerClosed, outcome::RESET) => Reason::Reset as usize,
+            (_, _) => 0,
+        };
     }
     let row = &TEXT_TABLE[reason];
     let mut len = 1;

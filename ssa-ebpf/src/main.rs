@@ -11,15 +11,19 @@
 mod alpn;
 mod atomic;
 mod cgroup_skb;
+mod ciphers;
 mod connect;
 mod ctx;
 mod getpeername;
 mod getsockopt;
 mod hostname;
 mod maps;
+mod peer_options;
+mod policy;
 mod setsockopt;
 mod sock_ops;
 mod sock_release;
+mod text;
 mod user_pointer;
 
 #[cfg(target_arch = "bpf")]

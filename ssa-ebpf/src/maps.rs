@@ -8,9 +8,15 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use ssa_common::{
+    certificate::{Certificate, Chain, Digest},
+    cipher::{CIPHERS as CIPHERS_MAX, CipherList, CipherName, CipherSet},
     connection::Connection,
     context::{Blob, BlobKey, Context},
-    limits::{BLOBS_CAPACITY, EVENTS_BYTES, IDS_CAPACITY, SOCKETS_CAPACITY},
+    limits::{
+        BLOBS_CAPACITY, CERTIFICATES_CAPACITY, CGROUPS_CAPACITY, EVENTS_BYTES, IDS_CAPACITY, OPTION_BYTES,
+        POLICIES_CAPACITY, SCRATCH_CAPACITY, SOCKETS_CAPACITY, USERS_CAPACITY,
+    },
+    policy::{Policy, PolicyKey},
     socket::Socket,
 };
 
@@ -51,6 +57,56 @@ pub(crate) static CONNECTIONS: HashMap<u64, Connection, SOCKETS_CAPACITY, NO_PRE
 #[btf_map]
 pub(crate) static BLOBS: HashMap<BlobKey, Blob, BLOBS_CAPACITY, NO_PREALLOC> = HashMap::new();
 
+/// Verified chains of peers, by digest. Written and deleted by the agent. Full: the connect fails.
+#[btf_map]
+pub(crate) static CHAINS: HashMap<Digest, Chain, CERTIFICATES_CAPACITY, NO_PREALLOC> = HashMap::new();
+
+/// Certificates of peers, by SHA-256. As [`CHAINS`].
+#[btf_map]
+pub(crate) static CERTIFICATES: HashMap<Digest, Certificate, CERTIFICATES_CAPACITY, NO_PREALLOC> = HashMap::new();
+
+/// Numbers of cipher suites, by the hash of a name. Written by the agent before it lives.
+#[btf_map]
+pub(crate) static CIPHERS: HashMap<u64, u32, { 4 * CIPHERS_MAX }, NO_PREALLOC> = HashMap::new();
+
+/// Names of cipher suites, by number. Written by the agent before it lives.
+#[btf_map]
+pub(crate) static CIPHER_NAMES: Array<CipherName, CIPHERS_MAX> = Array::new();
+
+/// Room to work in, by socket id, for the length of one hook. Full: `ENOBUFS`.
+#[btf_map]
+pub(crate) static SCRATCH: HashMap<u64, Scratch, SCRATCH_CAPACITY, NO_PREALLOC> = HashMap::new();
+
+/// What is too much for the stack.
+#[repr(C)]
+pub(crate) struct Scratch {
+    /// A value of an option, and room for what is written over its end.
+    pub(crate) bytes: [u8; OPTION_BYTES + 64],
+    /// Hashes of names.
+    pub(crate) hashes: [u64; CIPHERS_MAX],
+    /// A list in the making, and what is on it.
+    pub(crate) list: CipherList,
+    pub(crate) set: CipherSet,
+    /// A number that the verifier is to know nothing of.
+    pub(crate) number: u64,
+}
+
+/// What the administrator allows, by class of cgroup and user. Written by the agent.
+#[btf_map]
+pub(crate) static POLICIES: HashMap<PolicyKey, Policy, POLICIES_CAPACITY, NO_PREALLOC> = HashMap::new();
+
+/// Classes of cgroups, by their inode; those that are not there are of class 0. Written by the agent.
+#[btf_map]
+pub(crate) static CGROUP_CLASSES: HashMap<u64, u32, CGROUPS_CAPACITY, NO_PREALLOC> = HashMap::new();
+
+/// Classes of users, by uid; those that are not there are of class 0. Written by the agent.
+#[btf_map]
+pub(crate) static USER_CLASSES: HashMap<u32, u32, USERS_CAPACITY, NO_PREALLOC> = HashMap::new();
+
+/// TLS sockets that a user has open, by uid; gone with the last. Full: the set fails with `ENOBUFS`.
+#[btf_map]
+pub(crate) static USERS: HashMap<u32, u64, USERS_CAPACITY, NO_PREALLOC> = HashMap::new();
+
 /// Events to the agent, in order ([`ssa_common::event`]). Full: counted; a set fails with
 /// `ENOBUFS`; a held SYN is reported again when it is sent again.
 #[btf_map]
@@ -63,7 +119,7 @@ pub(crate) static COUNTERS: Array<u64, { ssa_common::limits::COUNTERS }> = Array
 /// The programs that need a living agent, one array for each hook. Never pinned: when the agent
 /// dies, however it dies, the kernel empties them, and the hooks' tail calls fall through.
 #[btf_map]
-pub(crate) static LIVE_SETSOCKOPT: ProgramArray<1> = ProgramArray::new();
+pub(crate) static LIVE_SETSOCKOPT: ProgramArray<2> = ProgramArray::new();
 #[btf_map]
 pub(crate) static LIVE_CONNECT4: ProgramArray<1> = ProgramArray::new();
 #[btf_map]

@@ -7,24 +7,32 @@ use aya_ebpf::{EbpfContext as _, bindings::bpf_sock, macros::cgroup_sockopt, pro
 use aya_log_ebpf::debug;
 use core::hint::black_box;
 use ssa_common::{
-    context::{Blob, BlobKey, Context, DEFAULTS, Setting},
+    cipher::{CipherList, CipherSet},
+    context::{Blob, BlobKey, Context, SETTINGS, Setting},
     event::{BlobSet, Opened, kind},
     limits::{Counter, OPTION_BYTES},
     phase::tcp_state,
+    policy::Policy,
     reason::Reason,
     rule::{self, Rule, place, values},
     socket::{HostName, Socket},
-    uapi::{IPPROTO_TLS, TLS_1_2, TLS_1_3},
+    uapi::{IPPROTO_TLS, TLS_1_2, TLS_1_3, TLS_TRUSTED_PEER_CERTIFICATES},
 };
 
 use crate::{
     alpn,
-    atomic::Refs,
+    atomic::{self, Refs},
+    ciphers,
     connect::caller,
     ctx::{IPPROTO_TCP, Refusal, Sockopt, copy_words, deny, errno, is_mptcp, is_tcp, phase_of, read, refuse},
     hostname,
-    maps::{BLOBS, CONTEXTS, EVENTS, FAST_OPEN, IDS, LIVE_SETSOCKOPT, count, make_socket, socket_of, storage},
-    sock_release::leave_context,
+    maps::{
+        BLOBS, CONTEXTS, COUNTERS, EVENTS, FAST_OPEN, IDS, LIVE_SETSOCKOPT, USERS, count, make_socket, socket_of,
+        storage,
+    },
+    peer_options, policy,
+    sock_release::{leave_context, leave_user},
+    text,
 };
 
 /// Makes sure that the socket is a TLS socket, then lets the living agent's program go on; without
@@ -37,8 +45,13 @@ fn ssa_setsockopt(ctx: SockoptContext) -> i32 {
     }
     match mark(opt) {
         Ok(socket) => {
-            // SAFETY: the array holds a program of this same type and attach type.
-            unsafe { LIVE_SETSOCKOPT.tail_call(&ctx, 0) };
+            // SAFETY: the array holds programs of this same type and attach type.
+            unsafe {
+                match rule_of(opt.number()).place {
+                    place::CIPHER_OFF | place::CIPHER_ON | place::CIPHERS => LIVE_SETSOCKOPT.tail_call(&ctx, 1),
+                    _ => LIVE_SETSOCKOPT.tail_call(&ctx, 0),
+                }
+            }
             refuse(Some(socket), Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning))
         }
         Err(errno) => deny(errno),
@@ -50,12 +63,26 @@ fn ssa_setsockopt(ctx: SockoptContext) -> i32 {
 #[cgroup_sockopt(setsockopt)]
 fn ssa_live_set(ctx: SockoptContext) -> i32 {
     let opt = Sockopt::new(&ctx);
-    let sk = opt.sk();
-    let Some(socket) = socket_of(sk) else { return deny(errno::EBADFD) };
-    match set(&ctx, opt, sk, socket) {
+    let Some(socket) = socket_of(opt.sk()) else { return deny(errno::EBADFD) };
+    let done = set(&ctx, opt, socket);
+    end(&ctx, opt, socket, done)
+}
+
+/// As [`ssa_live_set`], for the list of cipher suites: together they are too long for the verifier.
+#[cgroup_sockopt(setsockopt)]
+fn ssa_live_cipher(ctx: SockoptContext) -> i32 {
+    let opt = Sockopt::new(&ctx);
+    let Some(socket) = socket_of(opt.sk()) else { return deny(errno::EBADFD) };
+    let done = set_ciphers(&ctx, opt, socket);
+    end(&ctx, opt, socket, done)
+}
+
+#[inline(always)]
+fn end(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket, done: Result<(), Refusal>) -> i32 {
+    match done {
         Ok(()) => {
             socket.reason = 0;
-            debug!(&ctx, "setsockopt: option {} of {}", opt.number(), socket.id);
+            debug!(ctx, "setsockopt: option {} of {}", opt.number(), socket.id);
             opt.done_set()
         }
         Err(refusal) => refuse(Some(socket), refusal),
@@ -67,6 +94,7 @@ fn ssa_live_set(ctx: SockoptContext) -> i32 {
 fn other_level(opt: Sockopt) -> i32 {
     const TCP_FASTOPEN_CONNECT: i32 = 30;
     if opt.level() != IPPROTO_TCP as i32 || opt.number() != TCP_FASTOPEN_CONNECT {
+        peer_options::follow(opt);
         return opt.leave();
     }
     let sk = opt.sk();
@@ -116,29 +144,46 @@ fn doom(sk: *mut bpf_sock) -> Result<(), i32> {
     Ok(())
 }
 
+/// Checks what is the same for all options, and gives the context to change.
 #[inline(always)]
-fn set(ctx: &SockoptContext, opt: Sockopt, sk: *mut bpf_sock, socket: &mut Socket) -> Result<(), Refusal> {
+fn begin(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket, rule: Rule) -> Result<&'static mut Context, Refusal> {
     if socket.id == 0 {
         open(ctx, socket)?;
     }
-    let rule = rule_of(opt.number());
     if !Rule::offers(rule.set) {
         return Err(Refusal::new(errno::ENOPROTOOPT, Reason::NotOffered));
     }
-    if !phase_of(sk, socket).may_configure() {
+    if !phase_of(opt.sk(), socket).may_configure() {
         return Err(Refusal::new(errno::EOPNOTSUPP, Reason::WrongPhase));
     }
     let context = CONTEXTS.get_ptr_mut(socket.context).ok_or(LOST)?;
     // SAFETY: a live value of the map, which stays while this socket uses it. Settings are written by
     // its one owner, under that socket's lock, before it is frozen; `refs` only atomically.
     let context = unsafe { &mut *context };
-    if rule.place == place::HOST_NAME {
-        return set_host_name(opt, socket, context);
-    }
-    if context.frozen != 0 {
+    if context.frozen != 0 && rule.place != place::HOST_NAME {
         return Err(Refusal::new(errno::EOPNOTSUPP, Reason::ContextFrozen));
     }
+    Ok(context)
+}
+
+#[inline(always)]
+fn set_ciphers(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), Refusal> {
+    let rule = rule_of(opt.number());
+    let context = begin(ctx, opt, socket, rule)?;
+    let policy = policy::of_caller().ok_or(AWAY)?;
     match rule.place {
+        place::CIPHER_OFF => ciphers::disable(opt, context),
+        place::CIPHER_ON => ciphers::enable(opt, context, policy),
+        _ => ciphers::set(opt, socket.id, context, policy),
+    }
+}
+
+#[inline(always)]
+fn set(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), Refusal> {
+    let rule = rule_of(opt.number());
+    let context = begin(ctx, opt, socket, rule)?;
+    match rule.place {
+        place::HOST_NAME => set_host_name(opt, socket, context),
         place::ALPN => set_alpn(opt, context),
         place::BLOB => set_blob(ctx, opt, socket, context),
         place::CONTEXT => adopt(ctx, opt, socket),
@@ -157,13 +202,21 @@ fn open(ctx: &SockoptContext, socket: &mut Socket) -> Result<(), Refusal> {
         return Err(full);
     };
     let caller = caller(ctx.as_ptr());
+    let policy = policy::of_caller().ok_or(AWAY)?;
+    if !enter_user(caller.uid, policy) {
+        count(Counter::NoRoom, 1);
+        return Err(full);
+    }
     if CONTEXTS.insert(id, &NEW, 0).is_err() {
         count(Counter::NoRoom, 1);
+        leave_user(caller.uid);
         return Err(full);
     }
     let context = CONTEXTS.get_ptr_mut(id).ok_or(full)?;
     // SAFETY: a live value of the map, whose random id nobody else knows yet.
     let context = unsafe { &mut *context };
+    copy_words::<[i64; SETTINGS], SETTINGS>(&raw mut context.scalars, &raw const policy.defaults);
+    copy_words::<CipherList, 16>(&raw mut context.ciphers, &raw const policy.ciphers);
     context.service = caller.service;
     context.netns = caller.netns;
     context.uid = caller.uid;
@@ -171,13 +224,33 @@ fn open(ctx: &SockoptContext, socket: &mut Socket) -> Result<(), Refusal> {
     let Some(mut event) = EVENTS.reserve_untyped::<Opened>(0) else {
         count(Counter::EventsLost, 1);
         let _absent = CONTEXTS.remove(id);
+        leave_user(caller.uid);
         return Err(full);
     };
     event.write(Opened { kind: kind::OPENED, reserved: 0, id, caller });
     event.submit(0);
     socket.id = id;
     socket.context = id;
+    socket.uid = caller.uid;
     Ok(())
+}
+
+/// Counts one TLS socket more for a user, unless the administrator allows no more.
+#[inline(always)]
+fn enter_user(uid: u32, policy: &Policy) -> bool {
+    // The socket itself is counted already.
+    if COUNTERS.get(Counter::Sockets as u32).is_some_and(|open| *open > policy.sockets) {
+        return false;
+    }
+    if USERS.get_ptr_mut(uid).is_none() && USERS.insert(uid, 0, 0).is_err() {
+        return false;
+    }
+    let Some(open) = USERS.get_ptr_mut(uid) else { return false };
+    if atomic::fetch_add(open, 1) >= policy.sockets_per_user {
+        leave_user(uid);
+        return false;
+    }
+    true
 }
 
 const fn new_context() -> Context {
@@ -189,7 +262,13 @@ const fn new_context() -> Context {
         refs: 1,
         frozen: 0,
         blob_sets: 0,
-        scalars: DEFAULTS,
+        trust_set: 0,
+        credential_sets: 0,
+        scalars: [0; SETTINGS],
+        scalars_set: 0,
+        ciphers_set: 0,
+        asked: CipherSet::EMPTY,
+        ciphers: CipherList::EMPTY,
         hostname: NO_TEXT,
         alpn: NO_TEXT,
     }
@@ -244,7 +323,7 @@ fn set_scalar(opt: Sockopt, rule: Rule, context: &mut Context) -> Result<(), Ref
     }
     let value =
         if rule.size == 8 { opt.word(0).ok_or(BAD_VALUE)? as i64 } else { i64::from(opt.int().ok_or(BAD_VALUE)?) };
-    if rule.values == values::BOOLEAN && value != 0 && value != 1 {
+    if rule.values == values::UP_TO && (value < 0 || value > i64::from(rule.most)) {
         return Err(BAD_VALUE);
     }
     if rule.values == values::NOT_NEGATIVE && value < 0 {
@@ -254,24 +333,34 @@ fn set_scalar(opt: Sockopt, rule: Rule, context: &mut Context) -> Result<(), Ref
     if rule.values == values::VERSION {
         check_version(value, slot, context)?;
     }
+    let policy = policy::of_caller().ok_or(AWAY)?;
+    if value < policy.least[slot] || value > policy.most[slot] {
+        return Err(Refusal::new(errno::EPROTO, Reason::Policy));
+    }
     context.scalars[slot] = value;
+    context.scalars_set |= 1 << slot;
     Ok(())
 }
 
-/// A version that TLS has had but nobody may use is weaker than the policy; any other number is none.
+/// A version that TLS has had is compared with the policy first; any other number is none. The lowest
+/// is not above the highest.
 #[inline(always)]
 fn check_version(value: i64, slot: usize, context: &Context) -> Result<(), Refusal> {
     const SSL_3: i64 = 0x0300;
     if (SSL_3..TLS_1_2).contains(&value) {
         return Err(Refusal::new(errno::EPROTO, Reason::Policy));
     }
+    if value != TLS_1_2 && value != TLS_1_3 {
+        return Err(BAD_VALUE);
+    }
+    let policy = policy::of_caller().ok_or(AWAY)?;
+    if value < policy.least[slot] || value > policy.most[slot] {
+        return Err(Refusal::new(errno::EPROTO, Reason::Policy));
+    }
     let low = slot == Setting::VersionMin as usize;
     let above = low && value > context.scalars[Setting::VersionMax as usize];
     let below = !low && value < context.scalars[Setting::VersionMin as usize];
-    if (value != TLS_1_2 && value != TLS_1_3) || above || below {
-        return Err(BAD_VALUE);
-    }
-    Ok(())
+    if above || below { Err(BAD_VALUE) } else { Ok(()) }
 }
 
 /// Hands a path or a PEM text to the agent.
@@ -280,6 +369,10 @@ fn set_blob(ctx: &SockoptContext, opt: Sockopt, socket: &Socket, context: &mut C
     let len = opt.len();
     if len < 2 || len > OPTION_BYTES as i32 {
         return Err(BAD_VALUE);
+    }
+    let trust = opt.number() == TLS_TRUSTED_PEER_CERTIFICATES;
+    if trust && policy::of_caller().ok_or(AWAY)?.own_trust == 0 {
+        return Err(Refusal::new(errno::EPROTO, Reason::Policy));
     }
     let key = BlobKey { context: context.id, option: opt.number() as u32, sequence: context.blob_sets + 1 };
     put_blob(opt, &key, (len - 1) as usize)?;
@@ -291,6 +384,11 @@ fn set_blob(ctx: &SockoptContext, opt: Sockopt, socket: &Socket, context: &mut C
     event.write(BlobSet { kind: kind::BLOB, reserved: 0, id: socket.id, key, caller: caller(ctx.as_ptr()) });
     event.submit(0);
     context.blob_sets += 1;
+    if trust {
+        context.trust_set = context.blob_sets;
+    } else {
+        context.credential_sets += 1;
+    }
     Ok(())
 }
 
@@ -309,41 +407,11 @@ fn put_blob(opt: Sockopt, key: &BlobKey, len: usize) -> Result<(), Refusal> {
     // not look before the event.
     let blob = unsafe { &mut *blob };
     blob.len = len as u32;
-    let to = (&raw mut blob.bytes).cast::<u8>();
-    let mut zeros = 0;
-    for start in (0..OPTION_BYTES).step_by(8) {
-        // VERIFIER: one way out of the loop, and no other branch in it: 512 times two are too many.
-        // The barriers keep LLVM from making a branch of the mask.
-        let Some(value) = opt.word(start) else { break };
-        // SAFETY: inside the array, which is aligned to 8.
-        unsafe { to.add(start).cast::<u64>().write_volatile(value) };
-        let outside = black_box(black_box(len as i64 - start as i64 - 8) >> 63);
-        zeros |= zero_bytes(value) & !outside as u64;
+    if text::copy_in(opt, (&raw mut blob.bytes).cast(), len) {
+        return Ok(());
     }
-    // VERIFIER: read again, because the way out of the loop says something of the length.
-    let len = (opt.len() - 1) as usize;
-    let tail = len & (OPTION_BYTES - 8);
-    for index in 0..8 {
-        let at = (tail + index) & (OPTION_BYTES - 1);
-        if at >= len {
-            break;
-        }
-        let Some(value) = opt.byte(at) else { break };
-        zeros |= zero_bytes(u64::from(value) | !0xff);
-        // SAFETY: masked to the array's length.
-        unsafe { to.add(at).write_volatile(value) };
-    }
-    if zeros != 0 || opt.byte(len & (OPTION_BYTES - 1)) != Some(0) {
-        let _absent = BLOBS.remove(key);
-        return Err(BAD_VALUE);
-    }
-    Ok(())
-}
-
-/// Not zero if one of a word's bytes is.
-#[inline(always)]
-const fn zero_bytes(word: u64) -> u64 {
-    word.wrapping_sub(0x0101_0101_0101_0101) & !word & 0x8080_8080_8080_8080
+    let _absent = BLOBS.remove(key);
+    Err(BAD_VALUE)
 }
 
 /// Takes another context instead of the socket's own.
@@ -382,4 +450,6 @@ fn adopt(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), 
 
 const NO_TEXT: HostName = HostName { bytes: [0; ssa_common::limits::HOSTNAME_BYTES], len: 0, reserved: 0 };
 const BAD_VALUE: Refusal = Refusal::new(errno::EINVAL, Reason::BadValue);
+/// The agent has not said yet what is allowed.
+const AWAY: Refusal = Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning);
 const LOST: Refusal = Refusal::new(errno::EBADFD, Reason::ContextUnknown);

@@ -35,10 +35,16 @@ fn ask_for_states(ctx: &SockOpsContext) {
 #[inline(always)]
 fn state_changed(ctx: &SockOpsContext) {
     let (old, new) = (ctx.arg(0), ctx.arg(1));
-    if old != tcp_state::SYN_SENT {
+    // An orderly end goes through other states.
+    let reset = new == tcp_state::CLOSE && (old == tcp_state::ESTABLISHED || old == tcp_state::CLOSE_WAIT);
+    if old != tcp_state::SYN_SENT && !reset {
         return;
     }
     let Some(socket) = sk_of(ctx).and_then(socket_of) else { return };
+    if reset {
+        socket.outcome = outcome::RESET;
+        return;
+    }
     socket.outcome = if new == tcp_state::ESTABLISHED { outcome::ESTABLISHED } else { outcome::FAILED };
     match EVENTS.reserve_untyped::<Left>(0) {
         Some(mut event) => {

@@ -7,9 +7,9 @@ use ssa_common::{
 };
 
 use crate::{
-    atomic::Refs,
+    atomic::{self, Refs},
     ctx::ALLOW,
-    maps::{CONNECTIONS, CONTEXTS, EVENTS, count, socket_of},
+    maps::{CONNECTIONS, CONTEXTS, EVENTS, USERS, count, socket_of},
 };
 
 /// Never refuses: the kernel ignores what it returns.
@@ -23,6 +23,7 @@ fn ssa_release(ctx: SockContext) -> i32 {
     // Absent if it never connected.
     let _absent = CONNECTIONS.remove(socket.id);
     leave_context(socket.context);
+    leave_user(socket.uid);
     match EVENTS.reserve_untyped::<Closed>(0) {
         Some(mut event) => {
             event.write(Closed { kind: kind::CLOSED, reserved: 0, id: socket.id, context: socket.context });
@@ -31,6 +32,16 @@ fn ssa_release(ctx: SockContext) -> i32 {
         None => count(Counter::EventsLost, 1),
     }
     ALLOW
+}
+
+/// Counts one TLS socket less for a user, who is forgotten with the last. One that is being opened
+/// just then may go uncounted.
+#[inline(always)]
+pub(crate) fn leave_user(uid: u32) {
+    let Some(open) = USERS.get_ptr_mut(uid) else { return };
+    if atomic::fetch_add(open, u64::MAX) <= 1 {
+        let _absent = USERS.remove(uid);
+    }
 }
 
 /// Counts one socket less in a context, which goes with the last.

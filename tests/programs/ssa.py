@@ -4,6 +4,7 @@ Knows sockets only: this is what any program could do.
 """
 
 import array
+import ctypes
 import errno
 import hashlib
 import json
@@ -22,6 +23,7 @@ CONTEXT, REUSE, RESUMED, VERSION, STATE = 107, 108, 109, 113, 130
 FRESH, CONNECTING, CONNECTED, LISTENING, FAILED, PEER_CLOSED = range(6)
 
 args = sys.argv[1:]
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 def out(value):
@@ -83,6 +85,14 @@ def id_of(sock, option=ID):
 
 def string(sock, option):
     return sock.getsockopt(IPPROTO_TLS, option, 256).rstrip(b"\0").decode()
+
+
+def big(sock, option, size):
+    """An answer of up to `size` bytes: Python's own call takes 1024 at most."""
+    buffer, length = ctypes.create_string_buffer(size), ctypes.c_uint32(size)
+    if libc.getsockopt(sock.fileno(), IPPROTO_TLS, option, buffer, ctypes.byref(length)) != 0:
+        raise OSError(ctypes.get_errno(), "getsockopt")
+    return buffer.raw[: length.value]
 
 
 def read_all(sock):

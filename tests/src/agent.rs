@@ -18,6 +18,8 @@ use nix::{
     unistd::Pid,
 };
 
+use tempfile::TempDir;
+
 use crate::eventually;
 
 /// The agent's program, which `cargo xtask test` has built beside the tests.
@@ -36,7 +38,7 @@ const LOG: &str = "debug,aya=info,aya_obj=info";
 /// A running agent. Dropping it stops it in order, and removes the cgroup.
 pub struct Agent {
     cgroup: PathBuf,
-    arguments: Vec<String>,
+    folder: TempDir,
     child: Option<Child>,
     log: Arc<Mutex<Vec<String>>>,
     filter: &'static str,
@@ -45,15 +47,33 @@ pub struct Agent {
 impl Agent {
     /// With limits that suit tests: 2 s to connect, 2 s for the handshake.
     pub fn start() -> Self {
-        Self::start_with(&["--connect-limit", "2", "--handshake-limit", "2"])
+        Self::start_with("")
     }
 
-    /// With these arguments.
-    pub fn start_with(arguments: &[&str]) -> Self {
+    /// As [`Agent::start`], with this in the configuration, too.
+    pub fn start_with(config: &str) -> Self {
         let mut agent = Self::absent();
-        agent.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        agent.configure(config);
         agent.restart();
         agent
+    }
+
+    /// Writes the configuration, for the next start or reload.
+    pub fn configure(&mut self, config: &str) {
+        let times = if config.contains("[time]") { "" } else { "[time]\nconnect_seconds = 2\nhandshake_seconds = 2\n" };
+        fs::write(self.config(), format!("{times}{config}")).expect("the folder is ours");
+    }
+
+    /// Where the configuration is.
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("agent.toml")
+    }
+
+    /// `ssa-agent reload`: the exit status, and what it said.
+    pub fn reload(&self) -> (bool, String) {
+        let output = Command::new(program()).arg("reload").arg("--cgroup").arg(&self.cgroup).output().expect("it runs");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
     }
 
     /// Logs what is wrong only: a log costs more than a connect.
@@ -70,7 +90,10 @@ impl Agent {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let cgroup = cgroup_mount().join(format!("ssa-test-{}-{count}", std::process::id()));
         fs::create_dir(&cgroup).expect("root can make cgroups");
-        Self { cgroup, arguments: Vec::new(), child: None, log: Arc::default(), filter: LOG }
+        let folder = tempfile::Builder::new().prefix("ssa-agent").tempdir().expect("a folder can be made");
+        let mut agent = Self { cgroup, folder, child: None, log: Arc::default(), filter: LOG };
+        agent.configure("");
+        agent
     }
 
     /// Starts an agent, after the last one was killed or has ended.
@@ -79,7 +102,8 @@ impl Agent {
         let mut child = Command::new(program())
             .args(["run", "--log", self.filter, "--cgroup"])
             .arg(&self.cgroup)
-            .args(&self.arguments)
+            .arg("--config")
+            .arg(self.config())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -151,6 +175,15 @@ impl Agent {
         use std::os::unix::fs::MetadataExt as _;
         let inode = fs::metadata(&self.cgroup).expect("the cgroup is there").ino();
         PathBuf::from(format!("/sys/fs/bpf/ssa/v{}-{inode}", ssa_common::ABI_VERSION))
+    }
+
+    /// Entries of one of its pinned maps.
+    pub fn entries(&self, map: &str) -> usize {
+        let mut bpftool = Command::new("bpftool");
+        let output = bpftool.args(["-j", "map", "dump", "pinned"]).arg(self.pins().join(map)).output();
+        let output = output.expect("bpftool is installed");
+        let dump: serde_json::Value = serde_json::from_slice(&output.stdout).expect("bpftool speaks JSON");
+        dump.as_array().expect("a list of entries").len()
     }
 
     /// Open descriptors of the agent.

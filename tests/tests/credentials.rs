@@ -1,9 +1,12 @@
 //! Who the peer is, who the program is, and what they agree on.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use ssa_tests::{
     agent::Agent,
     app::python,
+    eventually,
     nginx::Peer,
     pki::{Leaf, Pki},
     server::{Server, context_with},
@@ -190,4 +193,70 @@ fn credentials_that_make_no_sense_get_eproto_and_a_reason() {
         assert_eq!(came["result"], "EPROTO", "{text}: {came}");
         assert!(came["error"].as_str().unwrap().starts_with(text), "{text}: {came}");
     }
+}
+
+#[test]
+fn chain_is_given_out_whole_and_one_by_one() {
+    let pki = Pki::new();
+    let server = Server::echo("127.0.0.1", &pki.leaf_below_intermediate(Leaf::of(&[NAME])));
+    let mut agent = Agent::start();
+    let script = r#"
+import ssl
+port, host, ca = args
+def ders(sock):
+    return [big(sock, 132 + i, 4096) for i in range(number(sock, 131))]
+def pem(sock, size):
+    return big(sock, 95, size)
+sock = tls(host, ca)
+sock.connect(("127.0.0.1", int(port)))
+chain = ders(sock)
+texts = [ssl.DER_cert_to_PEM_cert(der) for der in chain]
+whole = pem(sock, 4096)
+came = {"count": len(chain), "hashes": hashlib.sha256(chain[0]).digest() == sock.getsockopt(IPPROTO_TLS, 150, 32),
+        "root": texts[-1] == open(ca).read(), "whole": whole == "".join(texts).encode() + b"\0"}
+came["parts"] = []
+for count in (1, 2, 3):
+    fits = sum(map(len, texts[:count])) + 1
+    came["parts"].append([len(pem(sock, fits)) == fits, len(pem(sock, fits - 1)) < fits if count > 1 else attempt(pem, sock, fits - 1)])
+came["one"] = [attempt(big, sock, 132, size) for size in (len(chain[0]), len(chain[0]) - 1, 1)]
+came["past"] = [attempt(big, sock, option, 4096) for option in (134, 135, 147, 148, 149)]
+out(came); wait()
+other = tls(host, ca)
+other.connect(("127.0.0.1", int(port)))
+sock.close()
+out(ders(other) == chain); wait()
+# With the agent killed, and with a new one.
+out([ders(other) == chain, pem(other, 4096) == whole]); wait()
+out([ders(other) == chain, pem(other, 4096) == whole]); wait()
+again = tls(host, ca)
+again.connect(("127.0.0.1", int(port)))
+other.close()
+out(ders(again) == chain); wait()
+again.close()
+out("closed"); wait()
+"#;
+    let mut app = ssa_tests::app::App::start(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    let came = app.said();
+    assert_eq!(came["count"], 3);
+    for key in ["hashes", "root", "whole"] {
+        assert_eq!(came[key], true, "{key}");
+    }
+    assert_eq!(came["parts"], json!([[true, "EINVAL"], [true, true], [true, true]]));
+    assert_eq!(came["one"], json!(["ok", "EINVAL", "EINVAL"]));
+    assert_eq!(came["past"], json!(["ok", "ENOENT", "ENOENT", "ENOPROTOOPT", "ENOPROTOOPT"]));
+    app.go();
+    assert_eq!(app.said(), true, "another socket's close takes nothing away");
+    agent.kill();
+    app.go();
+    assert_eq!(app.said(), json!([true, true]));
+    agent.restart();
+    app.go();
+    assert_eq!(app.said(), json!([true, true]), "a new agent keeps what open sockets have");
+    app.go();
+    assert_eq!(app.said(), true);
+    app.go();
+    assert_eq!(app.said(), "closed");
+    eventually("no certificate is left", Duration::from_secs(5), || {
+        agent.entries("CHAINS") == 0 && agent.entries("CERTIFICATES") == 0 && agent.entries("USERS") == 0
+    });
 }

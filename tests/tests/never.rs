@@ -581,7 +581,7 @@ fn nested_cgroup_is_not_attached_twice() {
 fn held_connects_are_refused_when_the_agent_is_told_to_stop() {
     let pki = Pki::new();
     let server = slow(&pki, Duration::from_secs(20));
-    let agent = Agent::start_with(&["--handshake-limit", "30"]);
+    let agent = Agent::start_with("[time]\nhandshake_seconds = 30\n");
     let script = r#"
 port, name, ca = args
 sock = tls(name, ca)

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, fs};
 
 use anyhow::{Result, ensure};
-use ssa_common::uapi::{ALIASES, IPPROTO_TLS, Kind, OPTIONS, Opt, Place, TLS_PEER_CERTIFICATE_FIRST, When};
+use ssa_common::uapi::{ALIASES, IPPROTO_TLS, Kind, OPTIONS, Opt, Place, When};
 
 use crate::process::root;
 
@@ -33,15 +33,15 @@ fn header() -> String {
     define(&mut text, "IPPROTO_TLS", &IPPROTO_TLS.to_string());
     for option in OPTIONS {
         let _infallible = write!(text, "\n/* {}\n * {} */\n", wrap(option.doc), usage(option));
-        define(&mut text, option.name, &option.number.to_string());
+        if option.count > 1 {
+            define(&mut text, &format!("{}(i)", option.name), &format!("({} + (i))", option.number));
+        } else {
+            define(&mut text, option.name, &option.number.to_string());
+        }
         for (alias, _name) in ALIASES.iter().filter(|(_alias, name)| *name == option.name) {
             define(&mut text, alias, option.name);
         }
     }
-    text.push_str(
-        "\n/* the i-th certificate of the peer's verified chain in DER, i from 0 to 15\n * (not offered yet) */\n",
-    );
-    define(&mut text, "TLS_PEER_CERTIFICATE(i)", &format!("({TLS_PEER_CERTIFICATE_FIRST} + (i))"));
     text.push_str(STATES);
     text.push_str("\n#endif /* SSA_IN_TLS_H */\n");
     text
@@ -60,6 +60,10 @@ fn usage(option: &Opt) -> String {
     let kind = match option.kind {
         Kind::Bool => "int, 0 or 1".to_owned(),
         Kind::Bytes(count) => format!("{count} bytes"),
+        Kind::Cipher => "string, an OpenSSL or IANA name, with its NUL".to_owned(),
+        Kind::Ciphers => "string, OpenSSL or IANA names, with its NUL".to_owned(),
+        Kind::Der => "bytes, DER".to_owned(),
+        Kind::UpTo(most) => format!("int, 0 to {most}"),
         Kind::Id => "uint64_t".to_owned(),
         Kind::Int => "int".to_owned(),
         Kind::Long => "int64_t".to_owned(),

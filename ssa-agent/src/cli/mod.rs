@@ -1,14 +1,18 @@
 //! The command line: one file per subcommand, and the exit status.
 
+mod check;
 mod exec;
 mod probe;
+mod reload;
 mod run;
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tracing::Level;
 use tracing_subscriber::{EnvFilter, filter::Directive};
+
+use crate::policy::file::Config;
 
 /// Speaks TLS for the programs of a cgroup: they open ordinary sockets, set options at the level
 /// IPPROTO_TLS, and connect.
@@ -23,8 +27,24 @@ struct Args {
 enum Command {
     Run(run::Args),
     Exec(exec::Args),
+    Check(check::Args),
+    Reload(reload::Args),
     #[command(hide = true)]
     Probe(probe::Args),
+}
+
+/// Which configuration.
+#[derive(clap::Args, Clone, Debug)]
+struct ConfigArgs {
+    /// The configuration file [default: /etc/ssa/agent.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    fn config(&self) -> Config {
+        self.config.clone().map_or(Config::Default, Config::File)
+    }
 }
 
 /// Parses the arguments, runs the subcommand, and says in one line what went wrong.
@@ -32,6 +52,8 @@ pub(crate) fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Run(args) => run::run(args),
         Command::Exec(args) => exec::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Probe(args) => probe::run(&args),
     };
     done.unwrap_or_else(|error| {

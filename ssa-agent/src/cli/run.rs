@@ -6,7 +6,6 @@ use std::{
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{ExitCode, ExitStatus},
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -36,12 +35,8 @@ pub(crate) struct Args {
     /// Where maps and programs are pinned; a bpffs is mounted if none is there
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf")]
     bpffs: PathBuf,
-    /// How long a TCP connection to a peer may take, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
-    connect_limit: Duration,
-    /// How long a TLS handshake may take, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
-    handshake_limit: Duration,
+    #[command(flatten)]
+    config: super::ConfigArgs,
     /// What to log: error, warn, info, debug, trace, or a filter such as `warn,ssa_agent=debug`. At
     /// debug the eBPF programs' own messages come as target `ssa_hooks`
     #[arg(long, value_name = "FILTER")]
@@ -54,18 +49,11 @@ pub(crate) struct Args {
     command: Vec<OsString>,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
-    if (0.1..=60.0).contains(&seconds) {
-        Ok(Duration::from_secs_f64(seconds))
-    } else {
-        Err("not in 0.1 to 60".to_owned())
-    }
-}
-
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let log = args.log.as_deref().unwrap_or(if args.command.is_empty() { "info" } else { "warn" });
     super::start_logging(log)?;
+    // Before anything is attached: a bad file is the most likely mistake.
+    args.config.config().read()?.load_all()?;
     check_machine()?;
     raise_file_limit();
     let path = cgroup::resolve(&args.cgroup)?;
@@ -105,11 +93,7 @@ fn raise_file_limit() {
 }
 
 async fn serve(args: &Args, path: &Path) -> Result<ExitCode> {
-    let options = agent::Options {
-        cgroup: path.to_owned(),
-        bpffs: args.bpffs.clone(),
-        limits: agent::Limits { dial: args.connect_limit, handshake: args.handshake_limit },
-    };
+    let options = agent::Options { cgroup: path.to_owned(), bpffs: args.bpffs.clone(), config: args.config.config() };
     let asked = CancellationToken::new();
     let mut code = ExitCode::SUCCESS;
     let attended = async |path: &Path| attended(args, path, &asked, &mut code).await;

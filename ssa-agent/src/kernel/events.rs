@@ -3,15 +3,16 @@
 use std::{io, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
-use ssa_common::event::{BlobSet, Closed, Held, Left, Opened, kind};
+use ssa_common::event::{BlobSet, Changed, Closed, Held, Left, Opened, kind};
 use tokio::{io::unix::AsyncFd, time::timeout};
 use tracing::error;
 use zerocopy::FromBytes as _;
 
 /// What happened to a TLS socket.
 pub(crate) enum Event {
-    Opened,
+    Opened(Opened),
     Blob(BlobSet),
+    Changed(Changed),
     Held(Box<Held>),
     Left(Left),
     Closed(Closed),
@@ -46,7 +47,8 @@ impl Events {
 fn parse(record: &[u8]) -> Option<Event> {
     let number = u32::from_ne_bytes(record.get(..4)?.try_into().ok()?);
     match number {
-        kind::OPENED => Opened::read_from_bytes(record).ok().map(|_opened| Event::Opened),
+        kind::OPENED => Opened::read_from_bytes(record).ok().map(Event::Opened),
+        kind::CHANGED => Changed::read_from_bytes(record).ok().map(Event::Changed),
         kind::BLOB => BlobSet::read_from_bytes(record).ok().map(Event::Blob),
         kind::HELD => Held::read_from_bytes(record).ok().map(Box::new).map(Event::Held),
         kind::LEFT => Left::read_from_bytes(record).ok().map(Event::Left),

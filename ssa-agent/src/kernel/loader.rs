@@ -32,8 +32,26 @@ use tracing::debug;
 use super::{Error, HOOKS, maps::Maps, sys};
 
 /// Maps that outlive the agent. The arrays of live programs do not: that is how the guards know.
-const PINNED_MAPS: [&str; 9] =
-    ["BLOBS", "CONNECTIONS", "CONTEXTS", "COUNTERS", "EVENTS", "FAST_OPEN", "IDS", "LISTENERS", "SOCKETS"];
+const PINNED_MAPS: [&str; 18] = [
+    "BLOBS",
+    "CERTIFICATES",
+    "CGROUP_CLASSES",
+    "CHAINS",
+    "CIPHERS",
+    "CIPHER_NAMES",
+    "CONNECTIONS",
+    "CONTEXTS",
+    "COUNTERS",
+    "EVENTS",
+    "FAST_OPEN",
+    "IDS",
+    "LISTENERS",
+    "POLICIES",
+    "SCRATCH",
+    "SOCKETS",
+    "USERS",
+    "USER_CLASSES",
+];
 
 /// The guards, in the order in which they are attached: those that hold and keep out before those
 /// that make TLS sockets. They are detached the other way round.
@@ -53,8 +71,11 @@ const GUARDS: [(&str, bpf_attach_type); 12] = [
 ];
 
 /// The programs that guards tail-call, by the array that says whether the agent lives.
-const LIVE: [(&str, &str); 3] =
-    [("LIVE_CONNECT4", "ssa_live_conn4"), ("LIVE_CONNECT6", "ssa_live_conn6"), ("LIVE_SETSOCKOPT", "ssa_live_set")];
+const LIVE: [(&str, &[&str]); 3] = [
+    ("LIVE_CONNECT4", &["ssa_live_conn4"]),
+    ("LIVE_CONNECT6", &["ssa_live_conn6"]),
+    ("LIVE_SETSOCKOPT", &["ssa_live_set", "ssa_live_cipher"]),
+];
 
 /// The hooks of one cgroup, attached. Dropping it leaves the guards attached, and closed.
 pub(crate) struct Hooks {
@@ -91,7 +112,8 @@ impl Hooks {
         loader.override_global("SERVICE", &service, true).override_global(aya_log::LEVEL, &level, true);
         let mut ebpf = loader.load(&HOOKS.0).map_err(Box::new)?;
         let logger = if verbose { EbpfLogger::init(&mut ebpf).ok() } else { None };
-        for name in GUARDS.map(|(name, _kind)| name).into_iter().chain(LIVE.map(|(_array, name)| name)) {
+        let live = LIVE.iter().flat_map(|(_array, names)| names.iter().copied());
+        for name in GUARDS.map(|(name, _kind)| name).into_iter().chain(live) {
             load(&mut ebpf, name)?;
         }
         for (name, kind) in GUARDS {
@@ -105,11 +127,13 @@ impl Hooks {
 
     /// Says that the agent lives: from here on options can be set and sockets connect.
     pub(crate) fn open(&mut self) -> Result<(), Error> {
-        for (array, name) in LIVE {
+        for (array, names) in LIVE {
             let map = self.ebpf.take_map(array).ok_or(Error::Missing { name: array })?;
             let failed = |source| Error::Map { name: array, source };
             let mut map = ProgramArray::try_from(map).map_err(failed)?;
-            map.set(0, program_fd(&self.ebpf, name)?, 0).map_err(failed)?;
+            for (index, name) in (0..).zip(names) {
+                map.set(index, program_fd(&self.ebpf, name)?, 0).map_err(failed)?;
+            }
             self.live.push(map);
         }
         Ok(())
@@ -117,9 +141,11 @@ impl Hooks {
 
     /// Takes that back: every option and every connect is refused.
     pub(crate) fn close(&mut self) {
-        for array in &mut self.live {
-            // Absent is as good as cleared.
-            let _absent = array.clear_index(&0);
+        for (array, (_name, programs)) in self.live.iter_mut().zip(LIVE) {
+            for (index, _program) in (0..).zip(programs) {
+                // Absent is as good as cleared.
+                let _absent = array.clear_index(&index);
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! The hooks' maps, as the agent reads and writes them.
 
 use std::{
+    collections::HashSet,
     os::fd::AsRawFd,
     sync::{Mutex, MutexGuard},
 };
@@ -10,9 +11,12 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, Queue, RingBuf, SkStorage},
 };
 use ssa_common::{
+    certificate::{Certificate, Chain, Digest},
+    cipher::{self, CipherName},
     connection::Connection,
     context::{Blob, BlobKey, Context},
     limits::Counter,
+    policy::{Policy, PolicyKey},
 };
 
 use super::Error;
@@ -21,11 +25,18 @@ use super::Error;
 /// microsecond and never across an await.
 pub(crate) struct Maps {
     blobs: Mutex<HashMap<MapData, BlobKey, Blob>>,
+    certificates: Mutex<HashMap<MapData, Digest, Certificate>>,
+    cgroup_classes: Mutex<HashMap<MapData, u64, u32>>,
+    chains: Mutex<HashMap<MapData, Digest, Chain>>,
+    ciphers: Mutex<HashMap<MapData, u64, u32>>,
+    cipher_names: Mutex<Array<MapData, CipherName>>,
     connections: Mutex<HashMap<MapData, u64, Connection>>,
     contexts: HashMap<MapData, u64, Context>,
     counters: Array<MapData, u64>,
     ids: Mutex<Queue<MapData, u64>>,
     listeners: Mutex<SkStorage<MapData, u32>>,
+    policies: Mutex<HashMap<MapData, PolicyKey, Policy>>,
+    user_classes: Mutex<HashMap<MapData, u32, u32>>,
     events: Mutex<Option<RingBuf<MapData>>>,
 }
 
@@ -33,11 +44,18 @@ impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
             blobs: Mutex::new(take(ebpf, "BLOBS")?),
+            certificates: Mutex::new(take(ebpf, "CERTIFICATES")?),
+            cgroup_classes: Mutex::new(take(ebpf, "CGROUP_CLASSES")?),
+            chains: Mutex::new(take(ebpf, "CHAINS")?),
+            ciphers: Mutex::new(take(ebpf, "CIPHERS")?),
+            cipher_names: Mutex::new(take(ebpf, "CIPHER_NAMES")?),
             connections: Mutex::new(take(ebpf, "CONNECTIONS")?),
             contexts: take(ebpf, "CONTEXTS")?,
             counters: take(ebpf, "COUNTERS")?,
             ids: Mutex::new(take(ebpf, "IDS")?),
             listeners: Mutex::new(take(ebpf, "LISTENERS")?),
+            policies: Mutex::new(take(ebpf, "POLICIES")?),
+            user_classes: Mutex::new(take(ebpf, "USER_CLASSES")?),
             events: Mutex::new(Some(take(ebpf, "EVENTS")?)),
         })
     }
@@ -81,6 +99,107 @@ impl Maps {
         lock(&self.listeners).insert(listener, 1, 0).map_err(|source| Error::Map { name: "LISTENERS", source })
     }
 
+    /// Publishes a chain, which is whole from then on. Its certificates are there before.
+    pub(crate) fn put_chain(&self, digest: &Digest, chain: &Chain) -> Result<(), Error> {
+        lock(&self.chains).insert(digest, chain, 0).map_err(|source| Error::Map { name: "CHAINS", source })
+    }
+
+    /// Publishes a certificate.
+    pub(crate) fn put_certificate(&self, digest: &Digest, certificate: &Certificate) -> Result<(), Error> {
+        let put = lock(&self.certificates).insert(digest, certificate, 0);
+        put.map_err(|source| Error::Map { name: "CERTIFICATES", source })
+    }
+
+    /// Deletes a chain that no connection has any more. Absent is as good.
+    pub(crate) fn remove_chain(&self, digest: &Digest) {
+        let _absent = lock(&self.chains).remove(digest);
+    }
+
+    /// Deletes a certificate that no chain has any more. Absent is as good.
+    pub(crate) fn remove_certificate(&self, digest: &Digest) {
+        let _absent = lock(&self.certificates).remove(digest);
+    }
+
+    /// The chains of the open sockets that an agent before this one has connected: socket id, chain.
+    /// Chains and certificates of others are deleted.
+    pub(crate) fn inherited_chains(&self) -> Vec<(u64, Digest, Chain)> {
+        let mut chains = lock(&self.chains);
+        let mut certificates = lock(&self.certificates);
+        let inherited: Vec<(u64, Digest, Chain)> = lock(&self.connections)
+            .iter()
+            .filter_map(Result::ok)
+            .filter_map(|(id, connection)| Some((id, connection.chain, chains.get(&connection.chain, 0).ok()?)))
+            .collect();
+        let kept: HashSet<Digest> = inherited.iter().map(|(_id, digest, _chain)| *digest).collect();
+        let kept_certificates: HashSet<Digest> =
+            inherited.iter().flat_map(|(_id, _digest, chain)| chain.certificates).collect();
+        for digest in keys(&chains).into_iter().filter(|digest| !kept.contains(digest)) {
+            let _absent = chains.remove(&digest);
+        }
+        for digest in keys(&certificates).into_iter().filter(|digest| !kept_certificates.contains(digest)) {
+            let _absent = certificates.remove(&digest);
+        }
+        inherited
+    }
+
+    /// Gives a cipher suite its number: by OpenSSL's name, and by another one, if it has one.
+    pub(crate) fn put_cipher(&self, number: u8, name: &str, standard_name: Option<&str>) -> Result<(), Error> {
+        let failed = |source| Error::Map { name: "CIPHERS", source };
+        let mut entry = CipherName { bytes: [0; cipher::NAME_BYTES], len: name.len() as u32, reserved: 0 };
+        entry.bytes[..name.len()].copy_from_slice(name.as_bytes());
+        lock(&self.cipher_names).set(u32::from(number), entry, 0).map_err(failed)?;
+        for name in [Some(name), standard_name].into_iter().flatten() {
+            let hash = cipher::hash(name.as_bytes());
+            lock(&self.ciphers).insert(hash, u32::from(number), 0).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// The name of a cipher suite by its number; empty if it has none.
+    pub(crate) fn cipher_name(&self, number: u8) -> String {
+        let name = lock(&self.cipher_names).get(&u32::from(number), 0);
+        name.ok()
+            .and_then(|name| name.bytes.get(..name.len as usize).map(<[u8]>::to_vec))
+            .map_or_else(String::new, |name| String::from_utf8_lossy(&name).into_owned())
+    }
+
+    /// Contexts whose program has changed the list of cipher suites.
+    pub(crate) fn contexts_with_ciphers(&self) -> HashSet<u64> {
+        let all = self.contexts.iter().filter_map(Result::ok);
+        all.filter(|(_id, context)| context.ciphers_set != 0).map(|(id, _context)| id).collect()
+    }
+
+    /// Writes a row of policy.
+    pub(crate) fn set_policy(&self, key: &PolicyKey, row: &Policy) -> Result<(), Error> {
+        lock(&self.policies).insert(key, row, 0).map_err(|source| Error::Map { name: "POLICIES", source })
+    }
+
+    /// Deletes a row. Absent is as good.
+    pub(crate) fn remove_policy(&self, key: &PolicyKey) {
+        let _absent = lock(&self.policies).remove(key);
+    }
+
+    /// Classes of cgroups and users; those that had one, and have none now, lose it.
+    pub(crate) fn set_classes(
+        &self,
+        cgroups: &std::collections::HashMap<u64, u32>,
+        users: &std::collections::HashMap<u32, u32>,
+    ) -> Result<(), Error> {
+        replace(&mut lock(&self.cgroup_classes), cgroups)
+            .map_err(|source| Error::Map { name: "CGROUP_CLASSES", source })?;
+        replace(&mut lock(&self.user_classes), users).map_err(|source| Error::Map { name: "USER_CLASSES", source })
+    }
+
+    /// Deletes all classes and rows.
+    pub(crate) fn forget_policies(&self) {
+        let mut cgroups = lock(&self.cgroup_classes);
+        keys(&cgroups).iter().for_each(|id| drop(cgroups.remove(id)));
+        let mut users = lock(&self.user_classes);
+        keys(&users).iter().for_each(|uid| drop(users.remove(uid)));
+        let mut policies = lock(&self.policies);
+        keys(&policies).iter().for_each(|key| drop(policies.remove(key)));
+    }
+
     /// The ring buffer, for the one task that reads it.
     pub(crate) fn take_events(&self) -> Option<RingBuf<MapData>> {
         lock(&self.events).take()
@@ -98,6 +217,25 @@ where
 {
     let map = ebpf.take_map(name).ok_or(Error::Missing { name })?;
     T::try_from(map).map_err(|source| Error::Map { name, source })
+}
+
+/// Writes all entries, then deletes the others.
+fn replace<K, V>(map: &mut HashMap<MapData, K, V>, with: &std::collections::HashMap<K, V>) -> Result<(), MapError>
+where
+    K: aya::Pod + Eq + std::hash::Hash,
+    V: aya::Pod,
+{
+    for (key, value) in with {
+        map.insert(key, value, 0)?;
+    }
+    for key in keys(map).into_iter().filter(|key| !with.contains_key(key)) {
+        let _absent = map.remove(&key);
+    }
+    Ok(())
+}
+
+fn keys<K: aya::Pod, V: aya::Pod>(map: &HashMap<MapData, K, V>) -> Vec<K> {
+    map.keys().filter_map(Result::ok).collect()
 }
 
 /// Nothing panics while it holds one of these locks.

@@ -1,6 +1,7 @@
 //! Settings and policy to OpenSSL, and a handshake whose only way out is a verified peer.
 
 pub(crate) mod certificate;
+pub(crate) mod cipher;
 pub(crate) mod credentials;
 pub(crate) mod name;
 pub(crate) mod peer;
@@ -11,15 +12,25 @@ use std::{io, pin::Pin, sync::Arc};
 use openssl::{
     error::ErrorStack,
     hash::MessageDigest,
-    ssl::{Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslSessionCacheMode, SslVerifyMode, SslVersion},
-    x509::{X509, X509StoreContext, X509VerifyResult, store::X509StoreBuilder, verify::X509CheckFlags},
+    ssl::{
+        Ssl, SslContext, SslContextBuilder, SslFiletype, SslMethod, SslMode, SslOptions, SslSessionCacheMode,
+        SslVerifyMode, SslVersion,
+    },
+    x509::{
+        X509, X509StoreContext, X509VerifyResult,
+        store::{X509Lookup, X509StoreBuilder},
+        verify::{X509CheckFlags, X509VerifyFlags},
+    },
 };
 use ssa_common::uapi;
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
 use self::{name::ServerName, peer::PeerStream, session::Attempt};
-use crate::contexts::Settings;
+use crate::{
+    contexts::Settings,
+    policy::{self, Policy},
+};
 
 /// Why there is no TLS connection: the peer's fault, or the settings'.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +45,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Name(#[from] name::Invalid),
     /// OpenSSL refused the settings.
-    #[error("OpenSSL refused the settings")]
+    #[error("OpenSSL refused the settings: {0}")]
     Settings(#[from] ErrorStack),
     /// The certificates or keys that the program named can't be used.
     #[error("{0}")]
@@ -77,9 +88,9 @@ impl Secured {
         self.stream.ssl().selected_alpn_protocol().and_then(|protocol| std::str::from_utf8(protocol).ok())
     }
 
-    /// Certificates of the verified chain.
-    pub(crate) fn certificate_count(&self) -> i64 {
-        i64::try_from(self.chain.len()).unwrap_or(i64::MAX)
+    /// The verified chain, leaf first.
+    pub(crate) fn chain(&self) -> &[X509] {
+        &self.chain
     }
 
     /// SHA-256 of the peer's certificate.
@@ -96,19 +107,33 @@ impl Secured {
 /// Longest subject that is shown, in bytes.
 const IDENTITY_BYTES: usize = 400;
 
-/// Trust in the system's store, or in these certificates only.
-pub(crate) fn context(trusted: Option<Vec<X509>>) -> Result<SslContext, ErrorStack> {
+/// Trusts whom the policy trusts, or these certificates only.
+pub(crate) fn context(policy: &Policy, trusted: Option<Vec<X509>>) -> Result<SslContext, Error> {
     let mut builder = SslContextBuilder::new(SslMethod::tls_client())?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
-    match trusted {
-        None => builder.set_default_verify_paths()?,
+    let mut store = match trusted {
+        None => trust(&policy.trust)?,
         Some(certificates) => {
             let mut store = X509StoreBuilder::new()?;
             for certificate in certificates {
                 store.add_cert(certificate)?;
             }
-            builder.set_cert_store(store.build());
+            store
         }
+    };
+    if policy.trust.strict {
+        store.set_flags(X509VerifyFlags::X509_STRICT)?;
+    }
+    builder.set_cert_store(store.build());
+    builder.set_verify_depth(u32::try_from(policy.trust.verify_depth).unwrap_or(u32::MAX));
+    if !policy.tls.groups.is_empty() {
+        builder.set_groups_list(&policy.tls.groups.join(":"))?;
+    }
+    if !policy.tls.signature_algorithms.is_empty() {
+        builder.set_sigalgs_list(&policy.tls.signature_algorithms.join(":"))?;
+    }
+    if !policy.sessions.tickets {
+        builder.set_options(SslOptions::NO_TICKET);
     }
     builder.set_verify_callback(SslVerifyMode::PEER, |valid, store| {
         if !valid {
@@ -128,14 +153,37 @@ pub(crate) fn context(trusted: Option<Vec<X509>>) -> Result<SslContext, ErrorSta
     Ok(builder.build())
 }
 
+/// A store of what the administrator trusts.
+fn trust(trust: &policy::Trust) -> Result<X509StoreBuilder, Error> {
+    let mut store = X509StoreBuilder::new()?;
+    if trust.system {
+        store.set_default_paths()?;
+    }
+    for path in &trust.files {
+        let wrong = |what: String| Error::Brought(format!("{}: {what}", path.display()));
+        let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+        for certificate in credentials::certificates(&pem).map_err(wrong)? {
+            store.add_cert(certificate)?;
+        }
+    }
+    if !trust.directories.is_empty() {
+        let lookup = store.add_lookup(X509Lookup::hash_dir())?;
+        for path in &trust.directories {
+            if !path.is_dir() {
+                return Err(Error::Brought(format!("{}: not a directory", path.display())));
+            }
+            lookup.add_dir(&path.to_string_lossy(), SslFiletype::PEM)?;
+        }
+    }
+    Ok(store)
+}
+
 /// Shakes hands with a peer that must prove to be `name`.
 ///
 /// Cancellation closes the connection.
 pub(crate) async fn connect(settings: &Settings, stream: TcpStream, name: &ServerName) -> Result<Secured, Error> {
     let mut ssl = Ssl::new(&settings.tls)?;
-    let (min, max) = settings.versions;
-    ssl.set_min_proto_version(Some(version(min)))?;
-    ssl.set_max_proto_version(Some(version(max)))?;
+    restrict(&mut ssl, settings)?;
     for credential in settings.credentials.iter() {
         credential.offer(&mut ssl)?;
     }
@@ -162,6 +210,29 @@ pub(crate) async fn connect(settings: &Settings, stream: TcpStream, name: &Serve
     }
     let chain = attempt.finish(stream.ssl());
     Ok(Secured { stream, chain })
+}
+
+/// Versions and cipher suites. A version without suites is not offered.
+fn restrict(ssl: &mut Ssl, settings: &Settings) -> Result<(), Error> {
+    let (mut min, mut max) = settings.versions;
+    let suites_1_2 = cipher::text(&settings.suites, false);
+    let suites_1_3 = cipher::text(&settings.suites, true);
+    if suites_1_2.is_empty() {
+        min = uapi::TLS_1_3;
+    }
+    if suites_1_3.is_empty() {
+        max = uapi::TLS_1_2;
+    }
+    if min > max {
+        return Err(Error::Brought("no cipher suite is left for the versions that are allowed".to_owned()));
+    }
+    ssl.set_min_proto_version(Some(version(min)))?;
+    ssl.set_max_proto_version(Some(version(max)))?;
+    if !suites_1_2.is_empty() {
+        ssl.set_cipher_list(&suites_1_2)?;
+    }
+    ssl.set_ciphersuites(&suites_1_3)?;
+    Ok(())
 }
 
 fn version(wire: i64) -> SslVersion {

@@ -1,0 +1,327 @@
+//! The configuration file: its keys, and what is wrong with one.
+//!
+//! `deploy/agent.toml` has every key with its default and its meaning; a test compares the two.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{
+    Policy, Version,
+    value::{Alpn, Count, Group, Seconds, SignatureAlgorithm, Suite12, Suite13, User},
+};
+
+/// A file as it was written: keys that are absent are none.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct File {
+    tls: Tls,
+    trust: Trust,
+    sessions: Sessions,
+    time: Time,
+    credentials: Credentials,
+    limits: Limits,
+    #[serde(rename = "profile")]
+    pub(super) profiles: Vec<Profile>,
+}
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug)]
+pub(crate) enum Config {
+    /// [`DEFAULT_PATH`], or the defaults if there is no such file.
+    Default,
+    File(PathBuf),
+}
+
+/// The file that is read if none is named.
+const DEFAULT_PATH: &str = "/etc/ssa/agent.toml";
+
+impl Config {
+    pub(crate) fn read(&self) -> Result<File, Error> {
+        match self {
+            Self::Default if !Path::new(DEFAULT_PATH).exists() => Ok(File::default()),
+            Self::Default => File::read(Path::new(DEFAULT_PATH)),
+            Self::File(path) => File::read(path),
+        }
+    }
+
+    /// For messages.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Default if !Path::new(DEFAULT_PATH).exists() => format!("no {DEFAULT_PATH}, so the defaults"),
+            Self::Default => DEFAULT_PATH.to_owned(),
+            Self::File(path) => path.display().to_string(),
+        }
+    }
+}
+
+/// What is different for some programs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Profile {
+    pub(super) name: Spanned<String>,
+    /// Absolute path of the program.
+    pub(super) executable: Option<PathBuf>,
+    /// A cgroup below the mount, and all that is below it.
+    pub(super) cgroup: Option<PathBuf>,
+    /// A systemd unit: the last part of a cgroup's path.
+    pub(super) unit: Option<String>,
+    pub(super) user: Option<User>,
+    #[serde(default)]
+    tls: Tls,
+    #[serde(default)]
+    trust: Trust,
+    #[serde(default)]
+    sessions: Sessions,
+    #[serde(default)]
+    time: Time,
+    #[serde(default)]
+    credentials: Credentials,
+    #[serde(default)]
+    limits: ProfileLimits,
+}
+
+/// A list whose elements are checked one by one: an error of serde's own would name the list's place.
+type Texts = Vec<Spanned<String>>;
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Tls {
+    version_min: Option<Version>,
+    version_max: Option<Version>,
+    ciphers: Option<Texts>,
+    ciphersuites: Option<Texts>,
+    groups: Option<Texts>,
+    signature_algorithms: Option<Texts>,
+    alpn: Option<Texts>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Trust {
+    system: Option<bool>,
+    files: Option<Vec<PathBuf>>,
+    directories: Option<Vec<PathBuf>>,
+    programs_may_bring_cas: Option<bool>,
+    verify_depth: Option<Count>,
+    strict: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Sessions {
+    reuse: Option<bool>,
+    lifetime_seconds: Option<Count>,
+    tickets: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Time {
+    connect_seconds: Option<Seconds>,
+    handshake_seconds: Option<Seconds>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Credentials {
+    chain: Option<PathBuf>,
+    key: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Limits {
+    sockets: Option<Count>,
+    sockets_per_user: Option<Count>,
+}
+
+/// The limit for the whole machine is nobody's own.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ProfileLimits {
+    sockets_per_user: Option<Count>,
+}
+
+/// A file that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("{}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{}:{place}{what}", path.display())]
+    Bad { path: PathBuf, place: Place, what: String },
+}
+
+/// Line and column, from 1.
+#[derive(Debug)]
+pub(crate) struct Place(Option<(usize, usize)>);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some((line, column)) => write!(f, "{line}:{column}: "),
+            None => f.write_str(" "),
+        }
+    }
+}
+
+impl File {
+    /// Reads and checks a file.
+    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
+        let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|wrong| Error::Bad {
+            path: path.to_owned(),
+            place: Place(wrong.at.map(|at| position(&text, at))),
+            what: wrong.what,
+        })
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Self, Wrong> {
+        let file: Self = toml::from_str(text).map_err(|error| Wrong {
+            at: error.span().map(|span| span.start),
+            what: error.message().replace('\n', ", "),
+        })?;
+        std::iter::once(&file.tls).chain(file.profiles.iter().map(|profile| &profile.tls)).try_for_each(Tls::check)?;
+        let section = |name: &str| find_section(text, name, None);
+        file.machine().check().map_err(|(name, what)| Wrong { at: section(name), what })?;
+        for profile in &file.profiles {
+            let start = profile.name.span().start;
+            let wrong =
+                |what: String| Wrong { at: Some(start), what: format!("profile {}: {what}", profile.name.get_ref()) };
+            profile.check().map_err(wrong)?;
+            let mut policy = file.machine();
+            profile.refine(&mut policy);
+            policy.check().map_err(|(name, what)| Wrong {
+                at: find_section(text, &format!("profile.{name}"), Some(start)).or(Some(start)),
+                what: format!("profile {}: {what}", profile.name.get_ref()),
+            })?;
+        }
+        Ok(file)
+    }
+
+    /// Reads all certificates and keys that it names, to see that they are good.
+    pub(crate) fn load_all(&self) -> Result<(), super::LoadError> {
+        self.policies().try_for_each(|(_profiles, policy)| super::Effective::load(policy).map(drop))
+    }
+
+    /// The machine's policy, and that of each profile by itself.
+    pub(super) fn policies(&self) -> impl Iterator<Item = (Vec<usize>, Policy)> {
+        let profiles = std::iter::once(Vec::new()).chain((0..self.profiles.len()).map(|index| vec![index]));
+        profiles.map(|profiles| {
+            let policy = self.policy(&profiles);
+            (profiles, policy)
+        })
+    }
+
+    /// The policy of programs that no profile is for.
+    pub(super) fn machine(&self) -> Policy {
+        let mut policy = Policy::default();
+        refine(&mut policy, &self.tls, &self.trust, &self.sessions, &self.time, &self.credentials);
+        set(&mut policy.limits.sockets, self.limits.sockets.map(u64::from));
+        set(&mut policy.limits.sockets_per_user, self.limits.sockets_per_user.map(u64::from));
+        policy
+    }
+}
+
+/// What is wrong, and at which byte.
+#[derive(Debug)]
+pub(super) struct Wrong {
+    pub(super) at: Option<usize>,
+    pub(super) what: String,
+}
+
+impl Profile {
+    /// Overrides what the profile has keys for.
+    pub(super) fn refine(&self, policy: &mut Policy) {
+        refine(policy, &self.tls, &self.trust, &self.sessions, &self.time, &self.credentials);
+        set(&mut policy.limits.sockets_per_user, self.limits.sockets_per_user.map(u64::from));
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.executable.is_none() && self.cgroup.is_none() && self.unit.is_none() && self.user.is_none() {
+            return Err("it is for nobody: give it an `executable`, `unit`, `cgroup` or `user`".to_owned());
+        }
+        if self.executable.as_ref().is_some_and(|path| !path.is_absolute()) {
+            return Err("`executable` must be an absolute path".to_owned());
+        }
+        if self.unit.as_ref().is_some_and(|unit| !unit.contains('.') || unit.contains('/')) {
+            return Err("`unit` must be a unit's whole name, such as \"nginx.service\"".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn refine(policy: &mut Policy, tls: &Tls, trust: &Trust, sessions: &Sessions, time: &Time, credentials: &Credentials) {
+    set(&mut policy.tls.version_min, tls.version_min);
+    set(&mut policy.tls.version_max, tls.version_max);
+    set(&mut policy.tls.ciphers, list(&tls.ciphers, |suite: Suite12| suite.0));
+    set(&mut policy.tls.ciphersuites, list(&tls.ciphersuites, |suite: Suite13| suite.0));
+    set(&mut policy.tls.groups, list(&tls.groups, |group: Group| group.0));
+    set(&mut policy.tls.signature_algorithms, list(&tls.signature_algorithms, |one: SignatureAlgorithm| one.0));
+    set(&mut policy.tls.alpn, list(&tls.alpn, |protocol: Alpn| protocol.0));
+    set(&mut policy.trust.system, trust.system);
+    set(&mut policy.trust.files, trust.files.clone());
+    set(&mut policy.trust.directories, trust.directories.clone());
+    set(&mut policy.trust.programs_may_bring_cas, trust.programs_may_bring_cas);
+    set(&mut policy.trust.verify_depth, trust.verify_depth.map(u64::from));
+    set(&mut policy.trust.strict, trust.strict);
+    set(&mut policy.sessions.reuse, sessions.reuse);
+    if let Some(lifetime) = sessions.lifetime_seconds {
+        policy.sessions.lifetime_seconds = Some(lifetime.into());
+    }
+    set(&mut policy.sessions.tickets, sessions.tickets);
+    set(&mut policy.time.connect_seconds, time.connect_seconds);
+    set(&mut policy.time.handshake_seconds, time.handshake_seconds);
+    if credentials.chain.is_some() || credentials.key.is_some() {
+        policy.credentials.chain.clone_from(&credentials.chain);
+        policy.credentials.key.clone_from(&credentials.key);
+    }
+}
+
+/// The values of a list that was checked.
+fn list<T: TryFrom<String>, U>(texts: &Option<Texts>, get: impl Fn(T) -> U) -> Option<Vec<U>> {
+    let values = texts.as_ref()?.iter().filter_map(|text| T::try_from(text.get_ref().clone()).ok());
+    Some(values.map(get).collect())
+}
+
+/// Finds the first text of a list that is no value.
+fn check<T: TryFrom<String, Error = String>>(texts: &Option<Texts>) -> Result<(), Wrong> {
+    texts.iter().flatten().try_for_each(|text| match T::try_from(text.get_ref().clone()) {
+        Ok(_) => Ok(()),
+        Err(what) => Err(Wrong { at: Some(text.span().start), what }),
+    })
+}
+
+impl Tls {
+    fn check(&self) -> Result<(), Wrong> {
+        check::<Suite12>(&self.ciphers)?;
+        check::<Suite13>(&self.ciphersuites)?;
+        check::<Group>(&self.groups)?;
+        check::<SignatureAlgorithm>(&self.signature_algorithms)?;
+        check::<Alpn>(&self.alpn)
+    }
+}
+
+fn set<T>(to: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *to = value;
+    }
+}
+
+/// Where `[name]` stands, after a byte; none if the section is not there.
+fn find_section(text: &str, name: &str, after: Option<usize>) -> Option<usize> {
+    let from = after.unwrap_or(0);
+    text.get(from..)?.find(&format!("[{name}]")).map(|at| from + at)
+}
+
+/// Line and column of a byte, from 1.
+fn position(text: &str, at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
+    (line, column)
+}

@@ -1,0 +1,326 @@
+//! The policy in force: for each connection, and as rows for the hooks.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ssa_common::{
+    context::{SETTINGS, Setting},
+    policy::{Policy as Row, PolicyKey},
+    socket::Caller,
+    uapi::{TLS_1_2, TLS_1_3},
+};
+use tracing::{info, warn};
+
+use super::{
+    Effective, LoadError, Policy, SESSION_SECONDS, Version,
+    file::{File, Profile},
+    profile::Program,
+};
+use crate::{caller, cgroup, kernel::maps::Maps, tls::cipher};
+
+/// The policy of one agent.
+pub(crate) struct Policies {
+    maps: Arc<Maps>,
+    /// The attached cgroup.
+    attached: PathBuf,
+    /// Where the cgroup file system is mounted.
+    mount: PathBuf,
+    now: Mutex<Now>,
+}
+
+/// What is in force now.
+struct Now {
+    file: Arc<File>,
+    generation: u64,
+    /// By the profiles that go into it.
+    effective: HashMap<Vec<usize>, Arc<Effective>>,
+    /// Cgroups by inode: path below the mount.
+    cgroups: HashMap<u64, PathBuf>,
+    /// Keys of the rows that the hooks have.
+    rows: HashSet<PolicyKey>,
+    next_class: u32,
+}
+
+impl Policies {
+    /// Puts a policy in force for the first time.
+    pub(crate) fn new(maps: Arc<Maps>, attached: &Path, file: File) -> Result<Self, LoadError> {
+        let mount = cgroup::mount().map_err(|error| LoadError::Files(error.to_string()))?;
+        let base = Effective::load(file.policy(&[]))?;
+        let now = Now {
+            file: Arc::new(file),
+            generation: 1,
+            effective: HashMap::from([(Vec::new(), Arc::new(base))]),
+            cgroups: HashMap::new(),
+            rows: HashSet::new(),
+            next_class: 1,
+        };
+        let policies = Self { maps, attached: attached.to_owned(), mount, now: Mutex::new(now) };
+        // Classes of an agent before this one mean nothing.
+        policies.maps.forget_policies();
+        policies.write_rows(&mut policies.lock())?;
+        Ok(policies)
+    }
+
+    /// Puts another policy in force. On an error the last one stays.
+    pub(crate) fn replace(&self, file: File) -> Result<u64, LoadError> {
+        let mut now = self.lock();
+        let generation = now.generation + 1;
+        // Files that can't be read show now, not at the first connection.
+        let mut effective = HashMap::new();
+        for (profiles, policy) in file.policies() {
+            effective.insert(profiles, Arc::new(Effective::load(policy)?));
+        }
+        now.file = Arc::new(file);
+        now.generation = generation;
+        now.effective = effective;
+        self.write_rows(&mut now)?;
+        info!(generation, "a new policy is in force");
+        Ok(generation)
+    }
+
+    /// What is in force for a program that connects.
+    pub(crate) fn of(&self, caller: &Caller) -> Result<Arc<Effective>, String> {
+        let executable = || caller::executable(caller).map_err(|error| error.to_string());
+        let mut now = self.lock();
+        let wants_executable = now.file.profiles.iter().any(|profile| profile.executable.is_some());
+        let program = Program {
+            uid: caller.uid,
+            cgroup: self.cgroup_of(&mut now, caller.cgroup),
+            executable: if wants_executable { Some(executable()?) } else { None },
+        };
+        let profiles = now.file.profiles_of(&program);
+        if let Some(effective) = now.effective.get(&profiles) {
+            return Ok(Arc::clone(effective));
+        }
+        let loaded = Effective::load(now.file.policy(&profiles)).map_err(|error| error.to_string())?;
+        let loaded = Arc::new(loaded);
+        now.effective.insert(profiles, Arc::clone(&loaded));
+        Ok(loaded)
+    }
+
+    /// A program has been met: if its cgroup is new, the hooks learn its class.
+    pub(crate) fn met(&self, caller: &Caller) {
+        let mut now = self.lock();
+        if !now.file.profiles.is_empty() && !now.cgroups.contains_key(&caller.cgroup) {
+            self.refresh(&mut now);
+        }
+    }
+
+    /// Path of a cgroup below the mount; the attached one's, if it is gone.
+    fn cgroup_of(&self, now: &mut Now, id: u64) -> PathBuf {
+        if !now.cgroups.contains_key(&id) && !now.file.profiles.is_empty() {
+            self.refresh(now);
+        }
+        now.cgroups.get(&id).cloned().unwrap_or_else(|| self.below_mount(&self.attached))
+    }
+
+    fn refresh(&self, now: &mut Now) {
+        if let Err(error) = self.write_rows(now) {
+            warn!(error = &error as &dyn std::error::Error, "the hooks keep the rows that they have");
+        }
+    }
+
+    fn below_mount(&self, path: &Path) -> PathBuf {
+        Path::new("/").join(path.strip_prefix(&self.mount).unwrap_or(path))
+    }
+
+    /// Writes the rows of all classes, then the classes, then deletes the rows of before. For a moment a
+    /// hook may find the row of everybody else, which `connect` makes good.
+    fn write_rows(&self, now: &mut Now) -> Result<(), LoadError> {
+        let failed = |error: crate::kernel::Error| LoadError::Files(error.to_string());
+        self.find_cgroups(now);
+        let file = Arc::clone(&now.file);
+        let profiles = |takes: &dyn Fn(&Profile) -> bool| -> Vec<usize> {
+            file.profiles.iter().enumerate().filter(|(_, profile)| takes(profile)).map(|(index, _)| index).collect()
+        };
+        let mut classes = Classes::new(profiles(&Profile::takes_any_cgroup), &mut now.next_class);
+        let of_cgroups: HashMap<u64, u32> = now
+            .cgroups
+            .iter()
+            .map(|(id, path)| (*id, classes.of(profiles(&|profile| profile.takes_cgroup(path)))))
+            .filter(|(_id, class)| *class != 0)
+            .collect();
+        let cgroup_sets = classes.sets;
+        let mut classes = Classes::new(profiles(&|profile| profile.user.is_none()), &mut now.next_class);
+        let users = file.profiles.iter().filter_map(|profile| profile.user);
+        let of_users: HashMap<u32, u32> =
+            users.map(|user| (user.0, classes.of(profiles(&|profile| profile.takes_user(user.0))))).collect();
+        let mut rows = HashSet::new();
+        for (by_cgroup, cgroup) in &cgroup_sets {
+            for (by_user, user) in &classes.sets {
+                let both: Vec<usize> = by_cgroup.iter().copied().filter(|index| by_user.contains(index)).collect();
+                let key = PolicyKey { cgroup: *cgroup, user: *user };
+                self.maps.set_policy(&key, &row(&file, &both)).map_err(failed)?;
+                rows.insert(key);
+            }
+        }
+        self.maps.set_classes(&of_cgroups, &of_users).map_err(failed)?;
+        for gone in now.rows.difference(&rows) {
+            self.maps.remove_policy(gone);
+        }
+        now.rows = rows;
+        Ok(())
+    }
+
+    /// Notes the attached cgroup and all below it.
+    fn find_cgroups(&self, now: &mut Now) {
+        now.cgroups.clear();
+        let mut left = vec![self.attached.clone()];
+        while let Some(path) = left.pop() {
+            let Ok(metadata) = fs::metadata(&path) else { continue };
+            now.cgroups.insert(metadata.ino(), self.below_mount(&path));
+            let children = fs::read_dir(&path).into_iter().flatten().flatten();
+            left.extend(
+                children.filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())).map(|child| child.path()),
+            );
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Numbers sets of profiles. No number is ever used again.
+struct Classes<'a> {
+    sets: HashMap<Vec<usize>, u32>,
+    next: &'a mut u32,
+}
+
+impl<'a> Classes<'a> {
+    /// Class 0 is of those for whom `others` are.
+    fn new(others: Vec<usize>, next: &'a mut u32) -> Self {
+        Self { sets: HashMap::from([(others, 0)]), next }
+    }
+
+    fn of(&mut self, set: Vec<usize>) -> u32 {
+        let next = &mut *self.next;
+        *self.sets.entry(set).or_insert_with(|| {
+            *next += 1;
+            *next - 1
+        })
+    }
+}
+
+/// The row of programs for which these profiles are, as far as cgroup and user say. Profiles by
+/// executable may be for them or not: what any of these allows is left to `connect`.
+fn row(file: &File, profiles: &[usize]) -> Row {
+    let by_executable = |index: &usize| file.profiles[*index].executable.is_some();
+    let sure = file.ranked_among(profiles, |index| !by_executable(index));
+    let mut row = exact(&file.policy(&sure));
+    for one in profiles.iter().filter(|index| by_executable(index)) {
+        let with = file.ranked_among(profiles, |index| !by_executable(index) || index == one);
+        let other = exact(&file.policy(&with));
+        for slot in 0..SETTINGS {
+            row.least[slot] = row.least[slot].min(other.least[slot]);
+            row.most[slot] = row.most[slot].max(other.most[slot]);
+        }
+        row.own_trust |= other.own_trust;
+        for (mine, others) in row.allowed.0.iter_mut().zip(other.allowed.0) {
+            *mine |= others;
+        }
+        row.sockets_per_user = row.sockets_per_user.max(other.sockets_per_user);
+    }
+    row
+}
+
+impl File {
+    fn ranked_among(&self, profiles: &[usize], takes: impl Fn(&usize) -> bool) -> Vec<usize> {
+        let all = self.ranked(|_profile| true);
+        all.into_iter().filter(|index| profiles.contains(index) && takes(index)).collect()
+    }
+}
+
+/// A policy as the hooks check it.
+pub(super) fn exact(policy: &Policy) -> Row {
+    let number = |version| match version {
+        Version::Tls12 => TLS_1_2,
+        Version::Tls13 => TLS_1_3,
+    };
+    let (min, max) = (number(policy.tls.version_min), number(policy.tls.version_max));
+    let reuse = i64::from(policy.sessions.reuse);
+    let seconds = |seconds: Option<u64>| seconds.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX));
+    let longest = seconds(policy.sessions.lifetime_seconds);
+    let mut row = Row {
+        defaults: [0; SETTINGS],
+        least: [0; SETTINGS],
+        most: [0; SETTINGS],
+        sockets_per_user: policy.limits.sockets_per_user,
+        sockets: policy.limits.sockets,
+        own_trust: u32::from(policy.trust.programs_may_bring_cas),
+        reserved: 0,
+        allowed: cipher::set(policy.suites()),
+        ciphers: cipher::list(policy.usable_suites()),
+    };
+    for (setting, default, least, most) in [
+        (Setting::SessionReuse, reuse, 0, reuse),
+        (Setting::VersionMin, min, min, max),
+        (Setting::VersionMax, max, min, max),
+        (Setting::SessionTtl, longest.unwrap_or(SESSION_SECONDS.cast_signed()), 0, longest.unwrap_or(i64::MAX)),
+        (Setting::PeerAuth, 0, 0, 2),
+        (Setting::Stapling, 0, 0, 1),
+    ] {
+        row.defaults[setting as usize] = default;
+        row.least[setting as usize] = least;
+        row.most[setting as usize] = most;
+    }
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> File {
+        File::parse(text).unwrap()
+    }
+
+    fn program(uid: u32, cgroup: &str, executable: &str) -> Program {
+        Program { uid, cgroup: PathBuf::from(cgroup), executable: Some(PathBuf::from(executable)) }
+    }
+
+    const PROFILES: &str = r#"
+        [[profile]]
+        name = "by executable"
+        executable = "/usr/bin/old"
+        tls.version_min = "1.2"
+        [[profile]]
+        name = "by cgroup"
+        cgroup = "/pay.slice"
+        tls.version_min = "1.3"
+        sessions.reuse = false
+        [[profile]]
+        name = "by unit"
+        unit = "desk.service"
+        sessions.reuse = true
+        [[profile]]
+        name = "by user"
+        user = 7
+        tls.alpn = ["h2"]
+    "#;
+
+    #[test]
+    fn most_specific_profile_wins_and_the_others_are_inherited() {
+        let file = file(PROFILES);
+        assert_eq!(file.profiles_of(&program(7, "/pay.slice/desk.service", "/usr/bin/old")), [3, 1, 2, 0]);
+        assert_eq!(file.profiles_of(&program(8, "/pay.slices", "/usr/bin/new")), [0_usize; 0]);
+        let policy = file.policy(&[3, 1, 2, 0]);
+        assert_eq!(policy.tls.alpn, ["h2"]);
+        assert_eq!(policy.tls.version_min, Version::Tls12, "the executable's own");
+        assert!(policy.sessions.reuse, "the unit's own");
+    }
+
+    #[test]
+    fn rows_leave_to_connect_what_an_executable_may_be_allowed() {
+        let file = file(PROFILES);
+        let row = row(&file, &[0, 1]);
+        assert_eq!(row.least[Setting::VersionMin as usize], TLS_1_2);
+        assert_eq!(row.defaults[Setting::VersionMin as usize], TLS_1_3);
+        assert_eq!(row.most[Setting::SessionReuse as usize], 0);
+    }
+}

@@ -1,0 +1,172 @@
+//! The cipher suites of this OpenSSL: their numbers, which cross to the hooks, and their names.
+
+#![expect(unsafe_code, reason = "the openssl crate can't list the suites of a context")]
+
+use std::sync::LazyLock;
+
+use foreign_types::{ForeignType as _, ForeignTypeRef as _};
+use openssl::{
+    error::ErrorStack,
+    ssl::{SslCipher, SslContext, SslContextBuilder, SslMethod},
+    stack::StackRef,
+};
+use serde::{Serialize, Serializer};
+use ssa_common::cipher::{CIPHERS, CipherList, CipherSet};
+
+/// Every suite that this OpenSSL knows and that takes certificates.
+static CATALOGUE: LazyLock<Vec<Known>> = LazyLock::new(|| catalogue().expect("OpenSSL can list its cipher suites"));
+
+struct Known {
+    name: &'static str,
+    /// IANA's name, where there is one.
+    standard_name: Option<&'static str>,
+    is_tls_1_3: bool,
+}
+
+/// A suite, by its number.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct Suite(u8);
+
+impl Suite {
+    /// By OpenSSL's or IANA's name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let at = CATALOGUE.iter().position(|known| known.name == name || known.standard_name == Some(name))?;
+        Self::at(at)
+    }
+
+    /// By its number; none if a newer agent has written it, or nobody.
+    pub(crate) fn numbered(number: u8) -> Option<Self> {
+        (number != 0 && usize::from(number) <= CATALOGUE.len()).then_some(Self(number))
+    }
+
+    /// All of them.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        (0..CATALOGUE.len()).filter_map(Self::at)
+    }
+
+    /// Those that OpenSSL offers by itself, in its order, of one generation.
+    pub(crate) fn by_default(tls_1_3: bool) -> Vec<Self> {
+        let names = SslContextBuilder::new(SslMethod::tls_client()).map(|builder| names(&builder.build()));
+        let suites = names.unwrap_or_default().into_iter().filter_map(Self::named);
+        suites.filter(|suite| suite.is_tls_1_3() == tls_1_3).collect()
+    }
+
+    pub(crate) fn number(self) -> u8 {
+        self.0
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        self.known().name
+    }
+
+    pub(crate) fn standard_name(self) -> Option<&'static str> {
+        self.known().standard_name
+    }
+
+    pub(crate) fn is_tls_1_3(self) -> bool {
+        self.known().is_tls_1_3
+    }
+
+    fn at(at: usize) -> Option<Self> {
+        u8::try_from(at + 1).ok().map(Self)
+    }
+
+    fn known(self) -> &'static Known {
+        &CATALOGUE[usize::from(self.0) - 1]
+    }
+}
+
+impl Serialize for Suite {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// Suites as the hooks keep them.
+pub(crate) fn list(suites: impl IntoIterator<Item = Suite>) -> CipherList {
+    let mut list = CipherList::EMPTY;
+    for (slot, suite) in list.0.iter_mut().zip(suites) {
+        *slot = suite.number();
+    }
+    list
+}
+
+/// As [`list`], without an order.
+pub(crate) fn set(suites: impl IntoIterator<Item = Suite>) -> CipherSet {
+    let mut set = CipherSet::EMPTY;
+    for suite in suites {
+        set.add(suite.number());
+    }
+    set
+}
+
+/// Names with colons between them, as OpenSSL reads them.
+pub(crate) fn text(suites: &[Suite], tls_1_3: bool) -> String {
+    let names = suites.iter().filter(|suite| suite.is_tls_1_3() == tls_1_3).map(|suite| suite.name());
+    names.collect::<Vec<_>>().join(":")
+}
+
+fn catalogue() -> Result<Vec<Known>, ErrorStack> {
+    const TLS_1_3: &str = "TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256:\
+                           TLS_AES_128_CCM_SHA256:TLS_AES_128_CCM_8_SHA256";
+    let mut builder = SslContextBuilder::new(SslMethod::tls_client())?;
+    builder.set_ciphersuites(TLS_1_3)?;
+    builder.set_cipher_list("ALL:eNULL:!PSK:!SRP:@SECLEVEL=0")?;
+    let context = builder.build();
+    let mut known: Vec<Known> = ciphers(&context)
+        .iter()
+        .map(|cipher| Known {
+            name: cipher.name(),
+            standard_name: cipher.standard_name(),
+            is_tls_1_3: cipher.version() == "TLSv1.3",
+        })
+        .collect();
+    // Number 0 ends lists.
+    known.truncate(CIPHERS - 1);
+    Ok(known)
+}
+
+fn names(context: &SslContext) -> Vec<&'static str> {
+    ciphers(context).iter().map(|cipher| cipher.name()).collect()
+}
+
+fn ciphers(context: &SslContext) -> &StackRef<SslCipher> {
+    unsafe extern "C" {
+        /// `SSL_CTX_get_ciphers(3)`: borrowed from the context.
+        fn SSL_CTX_get_ciphers(context: *const openssl_sys::SSL_CTX) -> *mut openssl_sys::stack_st_SSL_CIPHER;
+    }
+    // SAFETY: the context is alive, and so is its stack for as long; it always has one.
+    unsafe { StackRef::from_ptr(SSL_CTX_get_ciphers(context.as_ptr())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suites_are_found_by_both_names() {
+        let suite = Suite::named("ECDHE-RSA-AES128-GCM-SHA256").unwrap();
+        assert_eq!(Suite::named("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"), Some(suite));
+        assert_eq!(Suite::numbered(suite.number()), Some(suite));
+        assert!(!suite.is_tls_1_3() && Suite::named("TLS_AES_128_GCM_SHA256").unwrap().is_tls_1_3());
+        assert_eq!((Suite::named("PSK-AES128-GCM-SHA256"), Suite::named("")), (None, None));
+    }
+
+    #[test]
+    fn names_fit_and_their_hashes_differ() {
+        let names: Vec<&str> =
+            Suite::all().flat_map(|suite| [Some(suite.name()), suite.standard_name()]).flatten().collect();
+        let hashes: std::collections::HashSet<u64> =
+            names.iter().map(|name| ssa_common::cipher::hash(name.as_bytes())).collect();
+        let different: std::collections::HashSet<&str> = names.iter().copied().collect();
+        assert_eq!(hashes.len(), different.len());
+        assert!(Suite::all().all(|suite| suite.name().len() <= ssa_common::cipher::NAME_BYTES));
+        assert!(Suite::all().count() < CIPHERS);
+    }
+
+    #[test]
+    fn defaults_have_both_generations() {
+        assert!(Suite::by_default(true).len() >= 3);
+        assert!(Suite::by_default(false).contains(&Suite::named("ECDHE-RSA-AES256-GCM-SHA384").unwrap()));
+    }
+}
