@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use crate::{
     kernel::{self, packet::Errno},
-    tls,
+    resolve, tls,
 };
 
 /// A connection that was not made, by whose fault.
@@ -13,6 +13,15 @@ pub(crate) enum Error {
     /// The peer's network, or the way there.
     #[error("connecting to {to} failed")]
     Dial { to: SocketAddr, source: io::Error },
+    /// None of a name's addresses.
+    #[error("no address of {host} answers: {tried}")]
+    DialAll { host: String, tried: String, errno: Errno },
+    /// The name has no address.
+    #[error("no address found for {host}")]
+    Resolve { host: String, source: resolve::Error },
+    /// Its servers did not answer.
+    #[error("no address found for {host} within {} s", limit.as_secs_f32())]
+    ResolveTimeout { host: String, limit: Duration },
     /// Nobody answered.
     #[error("no answer from {to} within {} s", limit.as_secs_f32())]
     DialTimeout { to: SocketAddr, limit: Duration },
@@ -40,7 +49,9 @@ impl Error {
                 Some(libc::ENETUNREACH | libc::ENETDOWN) => Errno::NetworkUnreachable,
                 Some(_) | None => Errno::HostUnreachable,
             },
+            Self::DialAll { errno, .. } => *errno,
             Self::DialTimeout { .. } | Self::HandshakeTimeout { .. } => Errno::HostUnreachable,
+            Self::Resolve { .. } | Self::ResolveTimeout { .. } => Errno::HostUnreachable,
             Self::Kernel(_) | Self::Stopping => Errno::HostUnreachable,
             Self::Tls(_) => Errno::Protocol,
         }

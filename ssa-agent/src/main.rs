@@ -27,6 +27,7 @@ mod peer_leg;
 mod policy;
 mod registry;
 mod relay;
+mod resolve;
 mod selftest;
 mod sockopt;
 mod tls;

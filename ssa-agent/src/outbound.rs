@@ -2,7 +2,7 @@
 
 use std::{
     error::Error as _,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -26,10 +26,11 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 use crate::{
     agent::Agent,
     error::Error,
-    kernel::packet::Syn,
+    kernel::packet::{Errno, Syn},
     netns::{Namespace, endpoint, socket_addr},
     peer_leg::{self, Setup},
     relay::{self, Copied},
+    resolve::{self, Families},
     tls::{self, Secured, name::ServerName},
 };
 
@@ -109,7 +110,12 @@ async fn attempt(agent: &Agent, held: &Held, orig_dst: SocketAddr, mut progress:
     }
 }
 
-async fn secure(agent: &Agent, held: &Held, orig_dst: SocketAddr, namespace: &Namespace) -> Result<Secured, Error> {
+async fn secure(
+    agent: &Agent,
+    held: &Held,
+    orig_dst: SocketAddr,
+    namespace: &Arc<Namespace>,
+) -> Result<Secured, Error> {
     let name = ServerName::parse(held.hostname.as_str().unwrap_or_default()).map_err(tls::Error::from)?;
     let policy = agent.policies.of(&held.caller).map_err(tls::Error::Brought)?;
     let connect_limit = policy.policy.time.connect_seconds.get();
@@ -119,14 +125,53 @@ async fn secure(agent: &Agent, held: &Held, orig_dst: SocketAddr, namespace: &Na
         Err(_elapsed) => return Err(tls::Error::Brought("reading the certificates takes too long".to_owned()).into()),
     };
     let setup = Setup { bound: held.bound, interface: held.interface, options: held.peer_options };
-    let stream = match timeout(connect_limit, peer_leg::dial(namespace, orig_dst, setup)).await {
-        Ok(dialled) => dialled.map_err(|source| Error::Dial { to: orig_dst, source })?,
-        Err(_elapsed) => return Err(Error::DialTimeout { to: orig_dst, limit: connect_limit }),
+    let stream = if orig_dst.ip().is_unspecified() {
+        dial_name(namespace, held, orig_dst.port(), setup, connect_limit).await?
+    } else {
+        dial(namespace, orig_dst, setup, connect_limit).await?
     };
     match timeout(handshake_limit, tls::connect(&settings, stream, &name)).await {
         Ok(secured) => Ok(secured?),
         Err(_elapsed) => Err(Error::HandshakeTimeout { to: orig_dst, limit: handshake_limit }),
     }
+}
+
+async fn dial(namespace: &Namespace, to: SocketAddr, setup: Setup, limit: Duration) -> Result<TcpStream, Error> {
+    match timeout(limit, peer_leg::dial(namespace, to, setup)).await {
+        Ok(dialled) => dialled.map_err(|source| Error::Dial { to, source }),
+        Err(_elapsed) => Err(Error::DialTimeout { to, limit }),
+    }
+}
+
+/// Connects to the first of a name's addresses that answers; all in the one limit.
+async fn dial_name(
+    namespace: &Arc<Namespace>,
+    held: &Held,
+    port: u16,
+    setup: Setup,
+    limit: Duration,
+) -> Result<TcpStream, Error> {
+    let began = Instant::now();
+    let host = held.hostname.as_str().unwrap_or_default().to_owned();
+    let v4 = Ipv6Addr::from(held.orig_dst.addr).to_canonical().is_ipv4();
+    let families = if v4 { Families::V4 } else { Families::Both };
+    let addresses = match timeout(limit, resolve::addresses(namespace, held.caller, &host, families)).await {
+        Ok(found) => found.map_err(|source| Error::Resolve { host: host.clone(), source })?,
+        Err(_elapsed) => return Err(Error::ResolveTimeout { host, limit }),
+    };
+    let mut tried = Vec::new();
+    let mut errno = Errno::HostUnreachable;
+    for (left, address) in (1..=addresses.len() as u32).rev().zip(addresses) {
+        let share = limit.saturating_sub(began.elapsed()) / left;
+        match dial(namespace, SocketAddr::new(address, port), setup, share).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => {
+                errno = error.errno();
+                tried.push(error.text(ERROR_BYTES));
+            }
+        }
+    }
+    Err(Error::DialAll { host, tried: tried.join("; "), errno })
 }
 
 /// The namespace of the program, or None if the application has given up before it could be served.

@@ -1,0 +1,140 @@
+//! Names to addresses, as the program itself would: from its network namespace, with its own
+//! `/etc/resolv.conf` and `/etc/hosts`.
+//!
+//! Neither nsswitch.conf(5) nor what it may name besides is looked at.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use hickory_resolver::{
+    Hosts, Resolver,
+    config::{LookupIpStrategy, ResolveHosts},
+    net::{
+        NetError,
+        runtime::{RuntimeProvider, TokioHandle, TokioTime, iocompat::AsyncIoTokioAsStd},
+    },
+    system_conf::parse_resolv_conf,
+};
+use socket2::{Domain, Socket, Type};
+use ssa_common::socket::Caller;
+use tokio::{
+    net::{TcpSocket, TcpStream, UdpSocket},
+    time::timeout,
+};
+
+use crate::{caller, netns::Namespace};
+
+/// Why there is no address.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("{0}")]
+    Dns(#[from] NetError),
+    #[error("/etc/resolv.conf of the program: {0}")]
+    ResolvConf(NetError),
+    #[error("the name has no address of the socket's family")]
+    NoAddress,
+}
+
+/// Which addresses a socket can connect to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Families {
+    V4,
+    /// IPv6 first.
+    Both,
+}
+
+/// All addresses of `host`, in the order in which they are to be tried.
+///
+/// Cancellation closes the sockets.
+pub(crate) async fn addresses(
+    namespace: &Arc<Namespace>,
+    caller: Caller,
+    host: &str,
+    families: Families,
+) -> Result<Vec<IpAddr>, Error> {
+    let read = |path: &'static str| {
+        tokio::task::spawn_blocking(move || {
+            let files = caller::read(caller, Path::new(path)).unwrap_or_default();
+            files.join(&b'\n')
+        })
+    };
+    let (resolv_conf, hosts_file) = tokio::join!(read("/etc/resolv.conf"), read("/etc/hosts"));
+    let mut resolv_conf = resolv_conf.unwrap_or_default();
+    if !resolv_conf.windows(10).any(|part| part == b"nameserver") {
+        // resolv.conf(5): the server on this machine, if none is named.
+        resolv_conf.extend_from_slice(b"\nnameserver 127.0.0.1\n");
+    }
+    let (config, mut options) = parse_resolv_conf(&resolv_conf).map_err(Error::ResolvConf)?;
+    options.ip_strategy = match families {
+        Families::V4 => LookupIpStrategy::Ipv4Only,
+        Families::Both => LookupIpStrategy::Ipv6AndIpv4,
+    };
+    // Those of the host are of no interest here.
+    options.use_hosts_file = ResolveHosts::Never;
+    let sockets = Sockets { namespace: Arc::clone(namespace), handle: TokioHandle::default() };
+    let mut resolver = Resolver::builder_with_config(config, sockets).with_options(options).build()?;
+    let mut hosts = Hosts::default();
+    if hosts.read_hosts_conf(&hosts_file.unwrap_or_default()[..]).is_ok() {
+        resolver.set_hosts(Arc::new(hosts));
+    }
+    let found: Vec<IpAddr> = resolver.lookup_ip(host).await?.iter().collect();
+    if found.is_empty() { Err(Error::NoAddress) } else { Ok(found) }
+}
+
+/// Makes the resolver's sockets inside the program's network namespace.
+#[derive(Clone)]
+struct Sockets {
+    namespace: Arc<Namespace>,
+    handle: TokioHandle,
+}
+
+type Making<T> = Pin<Box<dyn Send + Future<Output = io::Result<T>>>>;
+
+impl RuntimeProvider for Sockets {
+    type Handle = TokioHandle;
+    type Timer = TokioTime;
+    type Udp = UdpSocket;
+    type Tcp = AsyncIoTokioAsStd<TcpStream>;
+
+    fn create_handle(&self) -> TokioHandle {
+        self.handle.clone()
+    }
+
+    fn connect_tcp(
+        &self,
+        server_addr: SocketAddr,
+        bind_addr: Option<SocketAddr>,
+        wait_for: Option<Duration>,
+    ) -> Making<Self::Tcp> {
+        const LIMIT: Duration = Duration::from_secs(5);
+        let namespace = Arc::clone(&self.namespace);
+        Box::pin(async move {
+            let socket = namespace.make(move || socket(server_addr, Type::STREAM, bind_addr)).await?;
+            let connected = TcpSocket::from_std_stream(socket.into()).connect(server_addr);
+            timeout(wait_for.unwrap_or(LIMIT), connected).await?.map(AsyncIoTokioAsStd)
+        })
+    }
+
+    fn bind_udp(&self, local_addr: SocketAddr, server_addr: SocketAddr) -> Making<UdpSocket> {
+        let namespace = Arc::clone(&self.namespace);
+        Box::pin(async move {
+            let socket = namespace.make(move || socket(server_addr, Type::DGRAM, Some(local_addr))).await?;
+            UdpSocket::from_std(socket.into())
+        })
+    }
+}
+
+fn socket(to: SocketAddr, kind: Type, bound: Option<SocketAddr>) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), kind, None)?;
+    socket.set_nonblocking(true)?;
+    if let Some(bound) = bound {
+        socket.bind(&bound.into())?;
+    }
+    Ok(socket)
+}
