@@ -500,3 +500,58 @@ fn header_compiles_as_c89_and_cpp_and_agrees_with_the_table() {
     assert_eq!(header.matches("not offered yet: ENOPROTOOPT").count(), planned);
     assert!(OPTIONS.iter().any(|option| matches!(option.kind, Kind::PathOrPem)));
 }
+
+#[test]
+fn c_program_gets_every_option() {
+    let pki = Pki::new();
+    let leaf = pki.leaf(Leaf::of(&[NAME]));
+    let nginx_files = pki.write("server", &leaf);
+    let nginx = ssa_tests::nginx::Peer::nginx(&pki, &nginx_files.0, &nginx_files.1);
+    let (chain, key) = pki.write("client", &pki.leaf(Leaf::of(&["client"])));
+    let agent = Agent::start();
+    let source = programs().join("options.c");
+    let program =
+        compile(pki.folder(), &source, "gcc", &["-std=c99", "-D_DEFAULT_SOURCE", "-Wall", "-Wextra", "-Werror"]);
+    let output = ssa_tests::app::command(&agent, program)
+        .args(["127.0.0.1", &nginx.port(), NAME, &pki.ca(), &chain, &key])
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{printed}{}", String::from_utf8_lossy(&output.stderr));
+    let lines: std::collections::HashMap<&str, &str> =
+        printed.lines().filter_map(|line| line.split_once(' ')).collect();
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let pem = |certificate: &openssl::x509::X509| String::from_utf8(certificate.to_pem().unwrap()).unwrap();
+    let root = openssl::x509::X509::from_pem(pki.ca_pem().as_bytes()).unwrap();
+    let expected = [
+        ("TLS_CONTEXT", "set".to_owned()),
+        ("TLS_HOSTNAME", NAME.to_owned()),
+        ("TLS_HOSTNAME_2", NAME.to_owned()),
+        ("TLS_ALPN", "h2".to_owned()),
+        ("TLS_SESSION_TTL", "600".to_owned()),
+        ("TLS_PEER_IDENTITY", format!("CN={NAME},O=SSA tests")),
+        ("TLS_REQUEST_PEER_AUTH", "2".to_owned()),
+        ("TLS_PEER_CERTIFICATE_CHAIN", (pem(&leaf.certificate) + &pem(&root)).replace('\n', "|")),
+        ("TLS_ID", "set".to_owned()),
+        ("TLS_TRUSTED_CIPHERS", "TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384".to_owned()),
+        ("TLS_CHOSEN_CIPHER", String::new()),
+        ("TLS_ERROR", String::new()),
+        ("TLS_SESSION_REUSE", "1".to_owned()),
+        ("TLS_RESUMED_SESSION", "0".to_owned()),
+        ("TLS_VERSION_MIN", "771".to_owned()),
+        ("TLS_VERSION_MAX", "772".to_owned()),
+        ("TLS_VERSION_CONN", "772".to_owned()),
+        ("TLS_SERVER_OCSP_STAPLING", "1".to_owned()),
+        ("TLS_STATE", "2".to_owned()),
+        ("TLS_PEER_CERTIFICATE_COUNT", "2".to_owned()),
+        ("TLS_PEER_CERTIFICATE", hex(&leaf.certificate.to_der().unwrap())),
+        ("TLS_PEER_CERTIFICATE_SHA256", hex(&openssl::sha::sha256(&leaf.certificate.to_der().unwrap()))),
+    ];
+    for (name, value) in &expected {
+        let found = lines.get(name).unwrap_or_else(|| panic!("{name}: {printed}"));
+        assert!(found == value || *name == "TLS_CHOSEN_CIPHER" && found.starts_with("TLS_"), "{name}: {found}");
+    }
+    for option in OPTIONS.iter().filter(|option| option.get != When::Never) {
+        assert!(expected.iter().any(|(name, _value)| *name == option.name), "the program lacks {}", option.name);
+    }
+}

@@ -11,6 +11,9 @@ pub(crate) struct Args {
     /// The cgroup, as a path of the file system or below the cgroup2 mount
     #[arg(long, value_name = "PATH", default_value = "ssa")]
     cgroup: PathBuf,
+    /// The configuration file [default: /etc/ssa/agent.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// What the agent logs (`ssa-agent run --help`)
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -26,6 +29,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     command.arg("run").arg("--cgroup").arg(&args.cgroup);
     if let Some(log) = &args.log {
         command.arg("--log").arg(log);
+    }
+    if let Some(config) = &args.config {
+        command.arg("--config").arg(config);
     }
     if args.command.is_empty() {
         command.arg("--prove");
