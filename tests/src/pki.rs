@@ -92,6 +92,13 @@ impl Pki {
         signed(leaf, &intermediate, chain)
     }
 
+    /// As [`Self::leaf`], with a key of the test's own.
+    pub fn leaf_with_key(&self, leaf: Leaf<'_>, key: PKey<Private>) -> Identity {
+        let name = leaf.names.first().copied().unwrap_or("leaf");
+        let certificate = build(name, &key, Some(&self.root), Some(leaf), leaf.valid);
+        Identity { certificate, key, intermediates: Vec::new() }
+    }
+
     /// Writes certificate chain and key as PEM files; returns their paths.
     pub fn write(&self, name: &str, identity: &Identity) -> (String, String) {
         let chain: Vec<u8> =

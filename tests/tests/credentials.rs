@@ -2,6 +2,13 @@
 
 use std::time::Duration;
 
+use openssl::{
+    ec::{EcGroup, EcKey},
+    nid::Nid,
+    pkey::PKey,
+    rsa::Rsa,
+    ssl::SslVerifyMode,
+};
 use serde_json::{Value, json};
 use ssa_tests::{
     agent::Agent,
@@ -167,6 +174,82 @@ fn client_certificate_is_shown_to_nginx_that_demands_one() {
     }
     let came = with_certificate(&agent, &nginx, &pki, &[]);
     assert!(came["answer"].as_str().unwrap().contains("No required SSL certificate was sent"), "{came}");
+}
+
+/// Certificates with keys of several types: the one is shown that the peer understands. Each key goes to
+/// the latest chain without one.
+#[test]
+fn peer_gets_the_certificate_whose_key_it_understands() {
+    let pki = Pki::new();
+    let leaf = pki.leaf(Leaf::of(&[NAME]));
+    let keys = [
+        (
+            "ec",
+            PKey::from_ec_key(EcKey::generate(&EcGroup::from_curve_name(Nid::SECP384R1).unwrap()).unwrap()).unwrap(),
+        ),
+        ("rsa", PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap()),
+        ("ed25519", PKey::generate_ed25519().unwrap()),
+    ];
+    let files: Vec<(String, String)> =
+        keys.map(|(name, key)| pki.write(name, &pki.leaf_with_key(Leaf::of(&[name]), key))).into();
+    let agent = Agent::start();
+    let [(ec, ec_key), (rsa, rsa_key), (ed, ed_key)] = &files[..] else { panic!("three") };
+    let in_turn = [(88, ec), (89, ec_key), (88, rsa), (89, rsa_key), (88, ed), (89, ed_key)];
+    let nested = [(88, ec), (88, rsa), (88, ed), (89, ed_key), (89, rsa_key), (89, ec_key)];
+    for (algorithms, shown) in
+        [("rsa_pss_rsae_sha256", "rsa"), ("ecdsa_secp384r1_sha384", "ec"), ("ed25519", "ed25519")]
+    {
+        let ca = pki.ca();
+        let context = context_with(&leaf, |acceptor| {
+            acceptor.set_ca_file(&ca).unwrap();
+            acceptor.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+            // The server's own certificate needs one, too; it is the client's choice that counts.
+            acceptor
+                .set_sigalgs_list("ecdsa_secp256r1_sha256:rsa_pss_rsae_sha256:ecdsa_secp384r1_sha384:ed25519")
+                .unwrap();
+            set_client_sigalgs(acceptor, algorithms);
+        });
+        let server = Server::tls("127.0.0.1", context, |mut stream| {
+            use std::io::Write as _;
+            let subject = stream.ssl().peer_certificate().map(|certificate| {
+                certificate.subject_name().entries_by_nid(Nid::COMMONNAME).next().unwrap().data().to_string().unwrap()
+            });
+            let _gone = stream.write_all(subject.unwrap_or_default().as_bytes());
+            let _gone = stream.shutdown();
+        });
+        for sets in [in_turn, nested] {
+            let script = r#"
+port, host, ca, *sets = args
+sock = tls(host, ca)
+for option, value in zip(sets[::2], sets[1::2]): sock.setsockopt(IPPROTO_TLS, int(option), text(value))
+came = connect(sock, "127.0.0.1", port)
+out([came["result"], came["error"], came["result"] == "ok" and read_all(sock).decode()])
+"#;
+            let numbers = sets.map(|(number, _value): (u32, _)| number.to_string());
+            let (port, ca) = (server.port(), pki.ca());
+            let mut arguments = vec![port.as_str(), NAME, ca.as_str()];
+            for (number, (_number, value)) in numbers.iter().zip(&sets) {
+                arguments.extend([number.as_str(), value.as_str()]);
+            }
+            assert_eq!(python(&agent, script, &arguments), json!(["ok", "", shown]));
+        }
+    }
+}
+
+/// Which signatures a server takes from clients (`SSL_CTX_set1_client_sigalgs_list(3)`).
+fn set_client_sigalgs(acceptor: &mut openssl::ssl::SslAcceptorBuilder, algorithms: &str) {
+    const SSL_CTRL_SET_CLIENT_SIGALGS_LIST: i32 = 102;
+    let list = std::ffi::CString::new(algorithms).unwrap();
+    // SAFETY: the context is alive, and OpenSSL copies the text.
+    let done = unsafe {
+        openssl_sys::SSL_CTX_ctrl(
+            acceptor.as_ptr(),
+            SSL_CTRL_SET_CLIENT_SIGALGS_LIST,
+            0,
+            list.as_ptr().cast_mut().cast(),
+        )
+    };
+    assert_eq!(done, 1);
 }
 
 #[test]

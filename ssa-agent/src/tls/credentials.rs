@@ -13,42 +13,34 @@ pub(crate) struct Credential {
     key: PKey<Private>,
 }
 
-/// Credentials while they are set, one option after the other.
+/// Credentials while they are set, one option after the other: a chain, and its key if it has come.
 #[derive(Clone, Default)]
-pub(crate) struct Credentials {
-    complete: Vec<Credential>,
-    /// A chain whose key is still to come.
-    pending: Option<Vec<X509>>,
-}
+pub(crate) struct Credentials(Vec<(Vec<X509>, Option<PKey<Private>>)>);
 
 impl Credentials {
     /// `TLS_CERTIFICATE_CHAIN`.
     pub(crate) fn add_chain(&mut self, pem: &[u8]) -> Result<(), String> {
-        if self.pending.is_some() {
-            return Err("the chain before this one has no key yet (TLS_PRIVATE_KEY)".to_owned());
-        }
-        self.pending = Some(certificates(pem)?);
+        self.0.push((certificates(pem)?, None));
         Ok(())
     }
 
-    /// `TLS_PRIVATE_KEY`, of the chain before it.
+    /// `TLS_PRIVATE_KEY`, of the latest chain that has none.
     pub(crate) fn add_key(&mut self, pem: &[u8]) -> Result<(), String> {
-        let chain = self.pending.take().ok_or("set the key's chain first (TLS_CERTIFICATE_CHAIN)")?;
+        let waiting = self.0.iter_mut().rfind(|(_chain, key)| key.is_none());
+        let (chain, room) = waiting.ok_or("set the key's chain first (TLS_CERTIFICATE_CHAIN)")?;
         let key = private_key(pem)?;
         let public = chain[0].public_key().map_err(|error| error.to_string())?;
         if !public.public_eq(&key) {
             return Err("the key does not fit the chain's first certificate".to_owned());
         }
-        self.complete.push(Credential { chain, key });
+        *room = Some(key);
         Ok(())
     }
 
     /// All of them; an error if a chain lacks its key.
     pub(crate) fn finish(self) -> Result<Vec<Credential>, String> {
-        match self.pending {
-            None => Ok(self.complete),
-            Some(_) => Err("TLS_CERTIFICATE_CHAIN: the chain has no key (TLS_PRIVATE_KEY)".to_owned()),
-        }
+        let lacks = || "TLS_CERTIFICATE_CHAIN: the chain has no key (TLS_PRIVATE_KEY)".to_owned();
+        self.0.into_iter().map(|(chain, key)| Ok(Credential { chain, key: key.ok_or_else(lacks)? })).collect()
     }
 }
 
