@@ -1,6 +1,6 @@
 //! The administrator's policy: what TLS may be on this machine, and for whom it is different.
 //!
-//! [`file`] reads it, [`profile`] says who a program is, [`Policies`] gives each connection what is in
+//! [`mod@file`] reads it, [`profile`] says who a program is, [`Policies`] gives each connection what is in
 //! force for it, and the hooks the rows that they check each option with.
 
 pub(crate) mod file;

@@ -44,11 +44,18 @@ impl Suite {
         (0..CATALOGUE.len()).filter_map(Self::at)
     }
 
-    /// Those that OpenSSL offers by itself, in its order, of one generation.
+    /// Those that OpenSSL offers by itself, in its order, of one generation. Of TLS 1.2's only those with
+    /// forward secrecy and authenticated encryption, as Mozilla's intermediate configuration has them.
     pub(crate) fn by_default(tls_1_3: bool) -> Vec<Self> {
         let names = SslContextBuilder::new(SslMethod::tls_client()).map(|builder| names(&builder.build()));
         let suites = names.unwrap_or_default().into_iter().filter_map(Self::named);
-        suites.filter(|suite| suite.is_tls_1_3() == tls_1_3).collect()
+        suites.filter(|suite| suite.is_tls_1_3() == tls_1_3 && suite.is_modern()).collect()
+    }
+
+    fn is_modern(self) -> bool {
+        let name = self.name();
+        let forward_secret = name.starts_with("ECDHE-") || name.starts_with("DHE-");
+        self.is_tls_1_3() || forward_secret && (name.contains("-GCM-") || name.contains("-CHACHA20-"))
     }
 
     pub(crate) fn number(self) -> u8 {
