@@ -1,11 +1,11 @@
-//! `cargo xtask codegen`: writes `include/in_tls.h` from the table of options.
+//! `cargo xtask codegen`: writes `include/in_tls.h` from the table of options, and the manual pages.
 
 use std::{fmt::Write as _, fs};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use ssa_common::uapi::{ALIASES, IPPROTO_TLS, Kind, OPTIONS, Opt, Place, When};
 
-use crate::process::root;
+use crate::{man, process::root};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -15,16 +15,27 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let path = root().join("include/in_tls.h");
-    let header = header();
-    if args.check {
-        let found = fs::read_to_string(&path).unwrap_or_default();
-        ensure!(found == header, "include/in_tls.h is stale; run `cargo xtask codegen` and commit it");
-        return Ok(());
+    for (path, content) in files()? {
+        let full = root().join(path);
+        if args.check {
+            let found = fs::read_to_string(&full).unwrap_or_default();
+            ensure!(found == content, "{path} is stale; run `cargo xtask codegen` and commit it");
+        } else {
+            fs::write(&full, content).with_context(|| full.display().to_string())?;
+            eprintln!("wrote {}", full.display());
+        }
     }
-    fs::write(&path, header)?;
-    eprintln!("wrote {}", path.display());
     Ok(())
+}
+
+/// Every generated file: its path in the workspace, and what is in it.
+fn files() -> Result<[(&'static str, String); 3]> {
+    let configuration = fs::read_to_string(root().join("deploy/agent.toml")).context("deploy/agent.toml")?;
+    Ok([
+        ("include/in_tls.h", header()),
+        ("docs/man/ssa-tls.7", man::options()),
+        ("docs/man/ssa-agent.toml.5", man::configuration(&configuration)?),
+    ])
 }
 
 /// The header: C89 and C++, every name guarded.
@@ -52,8 +63,8 @@ fn define(text: &mut String, name: &str, value: &str) {
     let _infallible = write!(text, "#ifndef {bare}\n#define {name} {value}\n#endif\n");
 }
 
-/// Type and directions of an option, as a comment.
-fn usage(option: &Opt) -> String {
+/// Type and directions of an option, in words.
+pub(crate) fn usage(option: &Opt) -> String {
     if option.place == Place::Nowhere {
         return "(not offered yet: ENOPROTOOPT)".to_owned();
     }

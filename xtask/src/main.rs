@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod ci;
 mod codegen;
+mod man;
 mod process;
 mod run;
 mod setup;
@@ -36,7 +37,7 @@ enum Verb {
     Bench(bench::Args),
     /// What CI runs: formatting, lints on both targets, generated files, documentation, tests
     Ci,
-    /// Write the generated files (include/in_tls.h)
+    /// Write the generated files (include/in_tls.h, docs/man)
     Codegen(codegen::Args),
 }
 
