@@ -8,20 +8,21 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use ssa_common::limits::Counter;
-use tokio::io::unix::AsyncFd;
+use tokio::{io::unix::AsyncFd, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
     chains::Chains,
     contexts::Contexts,
-    control,
+    control, inbound,
     kernel::{
         events::{Event, Events},
         loader::Hooks,
         maps::Maps,
         sys,
     },
+    listeners::Listeners,
     netns::Namespaces,
     policy::{Policies, file::Config},
     registry::Registry,
@@ -40,11 +41,15 @@ pub(crate) struct Agent {
     pub(crate) maps: Arc<Maps>,
     pub(crate) chains: Chains,
     pub(crate) contexts: Contexts,
+    pub(crate) listeners: Listeners,
     pub(crate) namespaces: Namespaces,
     pub(crate) policies: Policies,
     /// Cancelled when the agent is to end: held connects are refused, connections reset.
     pub(crate) stop: CancellationToken,
 }
+
+/// Clients that were accepted for a listener and are not looked at yet.
+const CLIENTS_WAITING: usize = 1024;
 
 /// How often ids are refilled and lost events made up for, if no event comes.
 const TICK: Duration = Duration::from_millis(100);
@@ -57,10 +62,12 @@ pub(crate) async fn run(options: Options, attended: impl AsyncFnOnce(&Path) -> R
         tokio::spawn(log_hooks(sys::async_fd(logger)?));
     }
     let ring = maps.take_events().context("the events were taken before")?;
+    let (clients, come) = mpsc::channel(CLIENTS_WAITING);
     let agent = Arc::new(Agent {
         chains: Chains::new(Arc::clone(&maps)),
         contexts: Contexts::new(Arc::clone(&maps))?,
-        namespaces: Namespaces::new(Arc::clone(&maps)),
+        listeners: Listeners::default(),
+        namespaces: Namespaces::new(Arc::clone(&maps), clients),
         policies: Policies::new(Arc::clone(&maps), &options.cgroup, options.config.read()?)?,
         maps: Arc::clone(&maps),
         stop: CancellationToken::new(),
@@ -68,6 +75,10 @@ pub(crate) async fn run(options: Options, attended: impl AsyncFnOnce(&Path) -> R
     offer_ids(&maps)?;
     let control = control::listen(&options.cgroup)?;
     tokio::spawn(control::reload_at_hangup(Arc::clone(&agent), options.config.clone()));
+    tokio::spawn(inbound::serve(Arc::clone(&agent), come));
+    for listening in maps.all_listening() {
+        agent.listeners.heard(&agent, &listening);
+    }
     tokio::spawn(control.serve(Arc::clone(&agent), options.config));
     hooks.open()?;
     let mut serving = tokio::spawn(serve(Arc::clone(&agent), Events::new(ring)?));
@@ -113,7 +124,8 @@ fn handle(agent: &Arc<Agent>, registry: &mut Registry, event: Event) {
         Event::Blob(set) => agent.contexts.set(&set),
         Event::Held(held) => registry.held(agent, held),
         Event::Left(left) => registry.left(&left),
-        Event::Changed(changed) => registry.changed(&changed),
+        Event::Changed(changed) => registry.changed(agent, &changed),
+        Event::Listening(listening) => agent.listeners.heard(agent, &listening),
         Event::Closed(closed) => registry.closed(agent, &closed),
     }
 }
@@ -136,7 +148,7 @@ fn offer_ids(maps: &Maps) -> Result<()> {
 async fn end_sockets(maps: &Maps) {
     let mut told = 0;
     loop {
-        let open = maps.counter(Counter::Sockets);
+        let open = maps.open_sockets();
         if open == 0 {
             return;
         }

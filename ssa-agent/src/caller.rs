@@ -46,14 +46,19 @@ pub(crate) enum Error {
 
 /// Reads a file, or every file of a directory whose name is a certificate's hash (`c_rehash`),
 /// as `caller`. Blocks for as long as the file system does: call it where that is right.
-pub(crate) fn read(caller: Caller, path: &Path) -> Result<Vec<Vec<u8>>, Error> {
+///
+/// Returns also when the caller's process began; with `started`, it must be the one that began then.
+pub(crate) fn read(caller: Caller, started: Option<u64>, path: &Path) -> Result<(Vec<Vec<u8>>, u64), Error> {
     let path = path.to_owned();
     // A thread of its own: it can never take its rights back.
     thread::Builder::new()
         .name("as-caller".to_owned())
         .spawn(move || {
-            become_caller(&caller)?;
-            read_here(&path)
+            let began = become_caller(&caller)?;
+            if started.is_some_and(|started| started != began) {
+                return Err(Error::Changed);
+            }
+            Ok((read_here(&path)?, began))
         })
         .map_err(Error::Thread)?
         .join()
@@ -128,14 +133,15 @@ struct Status {
     effective: u64,
 }
 
-/// Turns this thread into the caller, for good.
-fn become_caller(caller: &Caller) -> Result<(), Error> {
+/// Turns this thread into the caller, for good. Returns when its process began.
+fn become_caller(caller: &Caller) -> Result<u64, Error> {
     let process = PathBuf::from(format!("/proc/{}", caller.tgid));
     let changed = |_error: io::Error| Error::Changed;
     let pidfd = pidfd_open(caller.tgid).map_err(changed)?;
     let root = File::open(process.join("root")).map_err(changed)?;
     let cwd = File::open(process.join("cwd")).map_err(changed)?;
     let mut status = status(&process).map_err(changed)?;
+    let began = began(&process).map_err(changed)?;
     let own_users = fs::read_link("/proc/self/ns/user").map_err(Error::Thread)?;
     let users = fs::read_link(process.join("ns/user")).map_err(changed)?;
     // All of this was the caller's, if the process that had its number is still the same one.
@@ -154,7 +160,16 @@ fn become_caller(caller: &Caller) -> Result<(), Error> {
     fchdir(&root).map_err(failed)?;
     chroot(".").map_err(failed)?;
     fchdir(&cwd).map_err(failed)?;
-    drop_rights(&status, effective).map_err(Error::Thread)
+    drop_rights(&status, effective).map_err(Error::Thread)?;
+    Ok(began)
+}
+
+/// When a process began, in clock ticks after boot (proc_pid_stat(5), field 22).
+fn began(process: &Path) -> io::Result<u64> {
+    let stat = fs::read_to_string(process.join("stat"))?;
+    // The name, in parentheses, may have any character; the third field follows.
+    let began = stat.rsplit_once(')').and_then(|(_name, rest)| rest.split_whitespace().nth(19)?.parse().ok());
+    began.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// The program file of a caller.

@@ -5,12 +5,12 @@ use std::{
     collections::{HashMap, HashSet},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use openssl::ssl::SslContext;
+use openssl::{ssl::SslContext, x509::X509};
 use ssa_common::{
-    context::{Context, Setting},
+    context::{BlobKey, Context, KEPT_PATH_BYTES, KeptPath, Setting},
     event::BlobSet,
     socket::Caller,
     uapi::{self, OPTIONS, Place},
@@ -25,6 +25,7 @@ use crate::{
         self,
         cipher::Suite,
         credentials::{Credential, Credentials, certificates},
+        server::{self, Front},
         session::Sessions,
     },
 };
@@ -46,7 +47,22 @@ struct Known {
     sessions: Arc<Sessions>,
     /// What the sessions were made with.
     shape: Shape,
+    /// For clients, if it listens, and since when.
+    front: Option<(Instant, Arc<Front>)>,
 }
+
+/// What connections and listeners of a context are made with.
+struct Common {
+    context: Context,
+    known: Known,
+    made: Made,
+    shape: Shape,
+    /// None if sessions are not to be reused.
+    session_ttl: Option<Duration>,
+}
+
+/// After this long a listener gets new keys for its session tickets.
+const TICKET_KEY_LIFE: Duration = Duration::from_secs(12 * 3600);
 
 /// Of a policy, by generation.
 #[derive(Clone, Default)]
@@ -71,14 +87,23 @@ struct Brought {
     option: i32,
     /// Which set of this context it was, from 1.
     sequence: u32,
-    read: watch::Receiver<Option<Result<Vec<Vec<u8>>, String>>>,
+    /// Whose rights its path is opened with.
+    caller: Caller,
+    /// None if it is a PEM text itself.
+    path: Option<Vec<u8>>,
+    read: watch::Receiver<Option<Result<Read, String>>>,
 }
+
+/// Files of PEM texts, and when the process began that named them.
+type Read = (Vec<Vec<u8>>, u64);
 
 /// Trust and own credentials of a context.
 #[derive(Clone)]
 struct Made {
     tls: SslContext,
     credentials: Arc<[Credential]>,
+    /// The program's own CAs.
+    trusted: Option<Arc<[X509]>>,
 }
 
 /// With what a connection is made.
@@ -109,31 +134,133 @@ impl Contexts {
         for suite in Suite::all() {
             maps.put_cipher(suite.number(), suite.name(), suite.standard_name())?;
         }
-        Ok(Self { maps, known: Mutex::default(), renumbered })
+        let contexts = Self { maps, known: Mutex::default(), renumbered };
+        contexts.restore();
+        Ok(contexts)
+    }
+
+    /// Reads the paths that programs have set while an agent before this one ran.
+    fn restore(&self) {
+        let mut kept = self.maps.kept_paths();
+        kept.sort_by_key(|(key, _path)| (key.context, key.sequence));
+        for (key, path) in kept {
+            if self.maps.context(key.context).is_none() {
+                self.maps.forget_path(&key);
+                continue;
+            }
+            let value = path.bytes.get(..path.len as usize).unwrap_or_default().to_vec();
+            self.begin(key, path.caller, Some(path.started), value);
+        }
     }
 
     /// Takes an option's value that waits in the map, and starts to read what it names.
     pub(crate) fn set(&self, event: &BlobSet) {
         let Some(value) = self.maps.take_blob(&event.key) else { return };
-        let option = i32::try_from(event.key.option).unwrap_or(0);
+        self.begin(event.key, event.caller, None, value);
+    }
+
+    /// Starts to read what a value names.
+    fn begin(&self, key: BlobKey, caller: Caller, started: Option<u64>, value: Vec<u8>) {
+        let option = i32::try_from(key.option).unwrap_or(0);
+        let path = (!value.starts_with(INLINE)).then(|| value.clone());
         let (done, read) = watch::channel(None);
         {
             let mut known = self.lock();
-            let known = known.entry(event.key.context).or_default();
-            known.blobs.push(Brought { option, sequence: event.key.sequence, read });
+            let known = known.entry(key.context).or_default();
+            known.blobs.push(Brought { option, sequence: key.sequence, caller, path: path.clone(), read });
             // Sessions were made with other trust, or by another identity.
             known.made = Making::default();
             known.sessions = Arc::default();
+            known.front = None;
         }
-        let caller = event.caller;
+        let maps = Arc::clone(&self.maps);
         tokio::task::spawn_blocking(move || {
+            let read = files(caller, started, &value);
+            if let (Some(path), Ok((_files, began)), None) = (path, &read, started) {
+                keep(&maps, &key, caller, *began, &path);
+            }
             // Nobody is interested if the context is gone.
-            let _unwanted = done.send(Some(files(caller, &value)));
+            let _unwanted = done.send(Some(read));
         });
     }
 
     /// What `id`'s connections are made with under a policy, once it is read.
     pub(crate) async fn settings(&self, id: u64, effective: &Effective) -> Result<Settings, tls::Error> {
+        let Common { known, made, shape, session_ttl, .. } = self.common(id, effective).await?;
+        let sessions = session_ttl.map(|_ttl| known.sessions);
+        let Shape { versions, suites, alpn, .. } = shape;
+        let session_ttl = session_ttl.unwrap_or_default();
+        Ok(Settings { tls: made.tls, credentials: made.credentials, sessions, versions, suites, alpn, session_ttl })
+    }
+
+    /// What a listener serves its clients with under a policy, once it is read.
+    pub(crate) async fn front(&self, id: u64, effective: &Effective) -> Result<Arc<Front>, tls::Error> {
+        let Common { context, known, made, shape, session_ttl } = self.common(id, effective).await?;
+        if let Some((made_at, front)) = &known.front
+            && made_at.elapsed() < TICKET_KEY_LIFE
+        {
+            return Ok(Arc::clone(front));
+        }
+        let front = Arc::new(Front::new(server::Setup {
+            policy: &effective.policy,
+            credentials: made.credentials,
+            trusted: made.trusted.as_deref(),
+            peer_auth: context.scalar(Setting::PeerAuth),
+            versions: shape.versions,
+            suites: shape.suites.clone(),
+            alpn: shape.alpn.clone(),
+            session_ttl,
+            id,
+        })?);
+        if let Some(known) = self.lock().get_mut(&id)
+            && known.shape == shape
+        {
+            known.front = Some((Instant::now(), Arc::clone(&front)));
+        }
+        Ok(front)
+    }
+
+    /// Reads a context's files again. Says whether they were others; if they make no sense, what was
+    /// read before stays in force.
+    pub(crate) async fn refresh(&self, id: u64, effective: &Effective) -> Result<bool, String> {
+        let Some(known) = self.lock().get(&id).cloned() else { return Ok(false) };
+        let mut changed = false;
+        let mut blobs = Vec::new();
+        for blob in &known.blobs {
+            let Some(path) = blob.path.clone() else {
+                blobs.push(blob.clone());
+                continue;
+            };
+            let caller = blob.caller;
+            let before = blob.read.borrow().as_ref().and_then(|before| before.clone().ok());
+            let Some((_files, began)) = before.clone() else { return Ok(false) };
+            let read = tokio::task::spawn_blocking(move || files(caller, Some(began), &path)).await;
+            let read = read.map_err(|error| error.to_string())??;
+            if before == Some(read.clone()) {
+                blobs.push(blob.clone());
+                continue;
+            }
+            changed = true;
+            let (_done, read) = watch::channel(Some(Ok(read)));
+            blobs.push(Brought { read, ..blob.clone() });
+        }
+        if !changed {
+            return Ok(false);
+        }
+        make(effective, &blobs).await?;
+        if let Some(known) = self.lock().get_mut(&id)
+            && known.blobs.len() == blobs.len()
+        {
+            known.blobs = blobs;
+            known.made = Making::default();
+            known.sessions = Arc::default();
+            known.front = None;
+        }
+        Ok(true)
+    }
+
+    /// What both sides have in common.
+    async fn common(&self, id: u64, effective: &Effective) -> Result<Common, tls::Error> {
         let lost = |what: &str| tls::Error::Brought(format!("{what} were lost when the TLS agent was restarted"));
         let context: Context = self.maps.context(id).ok_or_else(|| lost("the settings"))?;
         let scalar = |setting| scalar(&context, setting, effective);
@@ -151,14 +278,14 @@ impl Contexts {
         if context.trust_set != 0 && !effective.policy.trust.programs_may_bring_cas {
             return Err(weaker("TLS_TRUSTED_PEER_CERTIFICATES: programs may not bring CAs of their own"));
         }
+        let shape = Shape { generation: effective.generation, versions, suites, alpn };
         let known = {
             let mut all = self.lock();
             let known = all.entry(id).or_default();
-            let shape =
-                Shape { generation: effective.generation, versions, suites: suites.clone(), alpn: alpn.clone() };
             if known.shape != shape {
-                known.shape = shape;
+                known.shape = shape.clone();
                 known.sessions = Arc::default();
+                known.front = None;
             }
             if known.made.generation != effective.generation {
                 known.made = Making { generation: effective.generation, ..Making::default() };
@@ -175,15 +302,19 @@ impl Contexts {
             return Err(lost("certificates and keys (set them on a new socket)"));
         }
         let made = known.made.made.get_or_init(|| make(effective, &known.blobs)).await;
-        let Made { tls, credentials } = made.clone().map_err(tls::Error::Brought)?;
-        let sessions = reuse.then_some(known.sessions);
-        Ok(Settings { tls, credentials, sessions, versions, suites, alpn, session_ttl })
+        let made = made.clone().map_err(tls::Error::Brought)?;
+        Ok(Common { context, known, made, shape, session_ttl: reuse.then_some(session_ttl) })
     }
 
     /// Forgets a context that no socket uses any more.
     pub(crate) fn forget_if_gone(&self, id: u64) {
-        if self.maps.context(id).is_none() {
-            self.lock().remove(&id);
+        if self.maps.context(id).is_none()
+            && let Some(known) = self.lock().remove(&id)
+        {
+            for blob in known.blobs.iter().filter(|blob| blob.path.is_some()) {
+                let option = blob.option.unsigned_abs();
+                self.maps.forget_path(&BlobKey { context: id, option, sequence: blob.sequence });
+            }
         }
     }
 
@@ -229,14 +360,18 @@ fn weaker(what: &str) -> tls::Error {
 async fn make(effective: &Effective, blobs: &[Brought]) -> Result<Made, String> {
     let mut trusted = None;
     let mut credentials = Credentials::default();
-    for blob in blobs {
+    let last_trust = blobs.iter().rposition(|blob| blob.option == uapi::TLS_TRUSTED_PEER_CERTIFICATES);
+    for (index, blob) in blobs.iter().enumerate() {
+        if blob.option == uapi::TLS_TRUSTED_PEER_CERTIFICATES && Some(index) != last_trust {
+            continue;
+        }
         let mut read = blob.read.clone();
         let read = read.wait_for(Option::is_some).await.map_err(|_gone| "reading was given up".to_owned())?.clone();
         let of_option = |text: String| {
             let name = uapi::option(blob.option).map_or("?", |option| option.name);
             format!("{name}: {text}")
         };
-        let files = read.unwrap_or_else(|| Err("nothing was read".to_owned())).map_err(of_option)?;
+        let (files, _began) = read.unwrap_or_else(|| Err("nothing was read".to_owned())).map_err(of_option)?;
         // A file need not end with a line's end.
         let pem = files.join(&b'\n');
         match blob.option {
@@ -248,11 +383,20 @@ async fn make(effective: &Effective, blobs: &[Brought]) -> Result<Made, String> 
     }
     let own: Arc<[Credential]> = credentials.finish()?.into();
     let credentials = if own.is_empty() { Arc::clone(&effective.credentials) } else { own };
-    let tls = match trusted {
+    let tls = match trusted.clone() {
         None => effective.tls.clone(),
         Some(trusted) => tls::context(&effective.policy, Some(trusted)).map_err(|error| error.to_string())?,
     };
-    Ok(Made { tls, credentials })
+    Ok(Made { tls, credentials, trusted: trusted.map(Into::into) })
+}
+
+/// Keeps a path for an agent that comes after this one.
+fn keep(maps: &Maps, key: &BlobKey, caller: Caller, started: u64, path: &[u8]) {
+    let mut kept = KeptPath { caller, started, len: 0, reserved: 0, bytes: [0; KEPT_PATH_BYTES] };
+    let Some(room) = kept.bytes.get_mut(..path.len()) else { return };
+    room.copy_from_slice(path);
+    kept.len = u32::try_from(path.len()).unwrap_or(0);
+    maps.keep_path(key, &kept);
 }
 
 /// A list of protocols as ClientHello has it: each with its length before it.
@@ -261,12 +405,14 @@ fn wire<'a>(protocols: impl Iterator<Item = &'a str>) -> Vec<u8> {
     protocols.flat_map(|protocol| u8::try_from(protocol.len()).into_iter().chain(protocol.bytes())).collect()
 }
 
+/// How a PEM text begins, which is no path.
+const INLINE: &[u8] = b"-----BEGIN";
+
 /// A PEM text, or the texts of the file or directory that a text names.
-fn files(caller: Caller, value: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-    const INLINE: &[u8] = b"-----BEGIN";
+fn files(caller: Caller, started: Option<u64>, value: &[u8]) -> Result<Read, String> {
     if value.starts_with(INLINE) {
-        return Ok(vec![value.to_vec()]);
+        return Ok((vec![value.to_vec()], 0));
     }
     let path = std::str::from_utf8(value).map_err(|_bytes| "the path is not UTF-8".to_owned())?;
-    caller::read(caller, Path::new(path)).map_err(|error| error.to_string())
+    caller::read(caller, started, Path::new(path)).map_err(|error| error.to_string())
 }

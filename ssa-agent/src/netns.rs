@@ -22,11 +22,11 @@ use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use ssa_common::{
     socket::{Caller, Endpoint},
-    steer::ResumedKey,
+    steer::{LegKey, ListenKey, ResumedKey, target},
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OnceCell, oneshot},
+    sync::{OnceCell, mpsc as queue, oneshot},
 };
 use tracing::{debug, info, warn};
 
@@ -55,24 +55,38 @@ pub(crate) enum Error {
 /// The namespaces that are served, by cookie.
 pub(crate) struct Namespaces {
     maps: Arc<Maps>,
+    clients: queue::Sender<Client>,
     made: Mutex<HashMap<u64, Arc<OnceCell<Arc<Namespace>>>>>,
 }
 
 impl Namespaces {
-    pub(crate) fn new(maps: Arc<Maps>) -> Self {
-        Self { maps, made: Mutex::default() }
+    /// Clients of programs' listeners go to `clients`.
+    pub(crate) fn new(maps: Arc<Maps>, clients: queue::Sender<Client>) -> Self {
+        Self { maps, clients, made: Mutex::default() }
     }
 
     /// The namespace of a caller's socket, made at first use.
     pub(crate) async fn of(&self, caller: &Caller) -> Result<Arc<Namespace>, Error> {
         let cell = Arc::clone(lock(&self.made).entry(caller.netns).or_default());
-        let namespace = cell.get_or_try_init(|| Namespace::enter(Arc::clone(&self.maps), *caller)).await?;
+        let namespace =
+            cell.get_or_try_init(|| Namespace::enter(Arc::clone(&self.maps), self.clients.clone(), *caller)).await?;
         Ok(Arc::clone(namespace))
     }
 }
 
+/// A connection to a program's listener, which the agent has accepted.
+pub(crate) struct Client {
+    pub(crate) namespace: Arc<Namespace>,
+    pub(crate) stream: TcpStream,
+    pub(crate) from: SocketAddr,
+}
+
 /// One network namespace.
 pub(crate) struct Namespace {
+    pub(crate) cookie: u64,
+    maps: Arc<Maps>,
+    passing: Mutex<BpfHashMap<MapData, ResumedKey, u32>>,
+    listen: Mutex<BpfHashMap<MapData, ListenKey, u32>>,
     raw4: Socket,
     raw6: Option<Socket>,
     resumed: Mutex<BpfHashMap<MapData, ResumedKey, u32>>,
@@ -94,14 +108,15 @@ struct Expected {
 
 /// What a thread makes inside a namespace.
 struct Made {
-    listeners: [Option<Socket>; 2],
+    /// By their place among the targets.
+    listeners: [Option<Socket>; target::COUNT],
     raw4: Socket,
     raw6: Option<Socket>,
     netns: File,
 }
 
 impl Namespace {
-    async fn enter(maps: Arc<Maps>, caller: Caller) -> Result<Arc<Self>, Error> {
+    async fn enter(maps: Arc<Maps>, clients: queue::Sender<Client>, caller: Caller) -> Result<Arc<Self>, Error> {
         let (maker, jobs) = mpsc::channel::<Job>();
         let (made, wait) = oneshot::channel();
         thread::Builder::new().name(format!("netns-{}", caller.netns)).spawn(move || {
@@ -116,9 +131,12 @@ impl Namespace {
             }
         })?;
         let made = wait.await.map_err(|_gone| io::Error::other("the namespace's thread died"))??;
-        let [listener4, listener6] = made.listeners;
-        let (steer, resumed) = steer(&made.netns, &maps, [listener4.as_ref(), listener6.as_ref()])?;
+        let Steer { ebpf: steer, resumed, passing, listen } = steer(&made.netns, &maps, &made.listeners)?;
         let namespace = Arc::new(Self {
+            cookie: caller.netns,
+            maps,
+            passing: Mutex::new(passing),
+            listen: Mutex::new(listen),
             raw4: made.raw4,
             raw6: made.raw6,
             resumed: Mutex::new(resumed),
@@ -126,9 +144,11 @@ impl Namespace {
             maker,
             _steer: steer,
         });
-        for listener in [listener4, listener6].into_iter().flatten() {
+        for (index, listener) in (0..).zip(made.listeners) {
+            let Some(listener) = listener else { continue };
             let listener = TcpListener::from_std(listener.into())?;
-            tokio::spawn(accept(Arc::clone(&namespace), listener));
+            let of_client = index == target::CLIENT_V4 || index == target::CLIENT_V6;
+            tokio::spawn(accept(Arc::clone(&namespace), listener, of_client.then(|| clients.clone())));
         }
         info!(cookie = caller.netns, "serving a network namespace");
         Ok(namespace)
@@ -179,6 +199,34 @@ impl Namespace {
         raw.send_to(packet, &SockAddr::from(to)).map(drop)
     }
 
+    /// Says what becomes of new connections to an address; None: what the kernel does.
+    pub(crate) fn steer(&self, key: &ListenKey, action: Option<u32>) -> Result<(), kernel::Error> {
+        let mut listen = lock(&self.listen);
+        match action {
+            Some(action) => listen.insert(key, action, 0),
+            None => {
+                // Absent only if the map was never written.
+                let _absent = listen.remove(key);
+                Ok(())
+            }
+        }
+        .map_err(|source| kernel::Error::Map { name: "LISTEN", source })
+    }
+
+    /// Announces a leg to a listener, which becomes the socket `id` when it is accepted.
+    pub(crate) fn announce(
+        self: &Arc<Self>,
+        from: SocketAddr,
+        to: SocketAddr,
+        id: u64,
+    ) -> Result<Passage, kernel::Error> {
+        let tuple = resumed_key(&(from, to));
+        lock(&self.passing).insert(tuple, 1, 0).map_err(|source| kernel::Error::Map { name: "PASSING", source })?;
+        let passage = Passage { namespace: Arc::clone(self), key: LegKey { netns: self.cookie, tuple, reserved: 0 } };
+        self.maps.announce_leg(&passage.key, id)?;
+        Ok(passage)
+    }
+
     /// Hands an accepted connection to who resumed it. Anybody else's is dropped, which resets it.
     fn arrived(&self, stream: TcpStream, from: SocketAddr) {
         let Ok(target) = stream.local_addr() else { return };
@@ -223,10 +271,36 @@ impl Drop for Arrival {
     }
 }
 
-async fn accept(namespace: Arc<Namespace>, listener: TcpListener) {
+/// An announced leg to a listener. Dropping it withdraws the announcement.
+pub(crate) struct Passage {
+    namespace: Arc<Namespace>,
+    key: LegKey,
+}
+
+impl Passage {
+    /// Whether the listener's side is established.
+    pub(crate) fn withdraw(&self) -> bool {
+        !self.namespace.maps.withdraw_leg(&self.key)
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        // Absent if it has passed.
+        let _passed = self.namespace.maps.withdraw_leg(&self.key);
+        let _absent = lock(&self.namespace.passing).remove(&self.key.tuple);
+    }
+}
+
+/// Accepts application legs, or clients of programs' listeners.
+async fn accept(namespace: Arc<Namespace>, listener: TcpListener, clients: Option<queue::Sender<Client>>) {
     loop {
         match listener.accept().await {
-            Ok((stream, from)) => namespace.arrived(stream, from),
+            Ok((stream, from)) => match &clients {
+                None => namespace.arrived(stream, from),
+                // Full: more than can be served. Dropping it resets it.
+                Some(clients) => drop(clients.try_send(Client { namespace: Arc::clone(&namespace), stream, from })),
+            },
             Err(error) => {
                 warn!(error = &error as &dyn std::error::Error, "accepting an application leg failed");
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -253,7 +327,8 @@ fn enter(caller: &Caller) -> Result<Made, Error> {
     }
     let raw4 = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
     raw4.set_nonblocking(true)?;
-    let listeners = [Some(listener(Ipv4Addr::LOCALHOST.into())?), listener(Ipv6Addr::LOCALHOST.into()).ok()];
+    let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
+    let listeners = [Some(listener(v4)?), listener(v6).ok(), Some(listener(v4)?), listener(v6).ok()];
     Ok(Made { listeners, raw4, raw6: raw6().ok(), netns })
 }
 
@@ -282,10 +357,16 @@ fn listener(addr: IpAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-type Steer = (Ebpf, BpfHashMap<MapData, ResumedKey, u32>);
+/// The steering program and its maps.
+struct Steer {
+    ebpf: Ebpf,
+    resumed: BpfHashMap<MapData, ResumedKey, u32>,
+    passing: BpfHashMap<MapData, ResumedKey, u32>,
+    listen: BpfHashMap<MapData, ListenKey, u32>,
+}
 
 /// Loads the steering program into a namespace. It goes with the agent: holds don't depend on it.
-fn steer(netns: &File, maps: &Maps, listeners: [Option<&Socket>; 2]) -> Result<Steer, kernel::Error> {
+fn steer(netns: &File, maps: &Maps, listeners: &[Option<Socket>]) -> Result<Steer, kernel::Error> {
     let failed = |source| kernel::Error::Map { name: "TARGETS", source };
     let missing = |name| kernel::Error::Missing { name };
     let mut ebpf = EbpfLoader::new().btf(None).load(&STEER.0).map_err(Box::new)?;
@@ -302,9 +383,14 @@ fn steer(netns: &File, maps: &Maps, listeners: [Option<&Socket>; 2]) -> Result<S
     let program: &mut SkLookup = ebpf.program_mut(name).ok_or(missing(name))?.try_into().map_err(broken)?;
     program.load().map_err(broken)?;
     program.attach(netns.as_fd()).map_err(broken)?;
-    let map = ebpf.take_map("RESUMED").ok_or(missing("RESUMED"))?;
-    let resumed = BpfHashMap::try_from(map).map_err(|source| kernel::Error::Map { name: "RESUMED", source })?;
-    Ok((ebpf, resumed))
+    let (resumed, passing, listen) =
+        (take(&mut ebpf, "RESUMED")?, take(&mut ebpf, "PASSING")?, take(&mut ebpf, "LISTEN")?);
+    Ok(Steer { ebpf, resumed, passing, listen })
+}
+
+fn take<K: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<BpfHashMap<MapData, K, u32>, kernel::Error> {
+    let map = ebpf.take_map(name).ok_or(kernel::Error::Missing { name })?;
+    BpfHashMap::try_from(map).map_err(|source| kernel::Error::Map { name, source })
 }
 
 /// The initial sequence number in the headers that `TCP_SAVED_SYN` gives.
@@ -325,7 +411,7 @@ fn resumed_key((source, target): &Tuple) -> ResumedKey {
     }
 }
 
-fn mapped(addr: IpAddr) -> [u8; 16] {
+pub(crate) fn mapped(addr: IpAddr) -> [u8; 16] {
     match addr {
         IpAddr::V4(addr) => addr.to_ipv6_mapped().octets(),
         IpAddr::V6(addr) => addr.octets(),

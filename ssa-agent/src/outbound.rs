@@ -4,7 +4,6 @@ use std::{
     error::Error as _,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
-    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -13,7 +12,6 @@ use ssa_common::{
     connection::{Connection, Scalar, Text, state},
     event::Held,
     limits::ERROR_BYTES,
-    peer_option::SLOTS,
     phase::tcp_state,
 };
 use tokio::{
@@ -28,7 +26,7 @@ use crate::{
     error::Error,
     kernel::packet::{Errno, Syn},
     netns::{Namespace, endpoint, socket_addr},
-    peer_leg::{self, Setup},
+    peer_leg::{self, Setup, Wishes},
     relay::{self, Copied},
     resolve::{self, Families},
     tls::{self, Secured, name::ServerName},
@@ -45,8 +43,6 @@ pub(crate) struct Progress {
     pub(crate) left: Option<u32>,
     /// The application has closed the socket.
     pub(crate) closed: bool,
-    /// Options for the peer leg, by slot of [`PEER_OPTIONS`](ssa_common::peer_option::PEER_OPTIONS).
-    pub(crate) options: [i32; SLOTS],
 }
 
 impl Progress {
@@ -56,14 +52,25 @@ impl Progress {
 }
 
 /// Drives one attempt from its first held SYN to the end of its relay.
-pub(crate) async fn run(agent: Arc<Agent>, held: Box<Held>, progress: watch::Receiver<Progress>) {
+pub(crate) async fn run(
+    agent: Arc<Agent>,
+    held: Box<Held>,
+    progress: watch::Receiver<Progress>,
+    wishes: watch::Receiver<Wishes>,
+) {
     let orig_dst = socket_addr(&held.orig_dst);
     let server_name = held.hostname.as_str().unwrap_or_default().to_owned();
     let span = info_span!("connect", id = held.id, attempt = held.attempt, %orig_dst, server_name);
-    attempt(&agent, &held, orig_dst, progress).instrument(span).await;
+    attempt(&agent, &held, orig_dst, progress, wishes).instrument(span).await;
 }
 
-async fn attempt(agent: &Agent, held: &Held, orig_dst: SocketAddr, mut progress: watch::Receiver<Progress>) {
+async fn attempt(
+    agent: &Agent,
+    held: &Held,
+    orig_dst: SocketAddr,
+    mut progress: watch::Receiver<Progress>,
+    wishes: watch::Receiver<Wishes>,
+) {
     let began = Instant::now();
     let Some(namespace) = namespace(agent, held, &mut progress).await else { return };
     let mut over = progress.clone();
@@ -87,7 +94,7 @@ async fn attempt(agent: &Agent, held: &Held, orig_dst: SocketAddr, mut progress:
         Ok((None, _secured)) => debug!("given up by the application"),
         Ok((Some((app, mut answers)), secured)) => {
             let mut copied = Copied::default();
-            let news = news(progress, held.peer_options);
+            let news = peer_leg::news(wishes, held.peer_options);
             // `TLS_ERROR` says why before the reset arrives.
             let before_reset = |error: &relay::Error| {
                 answers.push(Text::Error, &relay_text(error)).expect("the text was cut to fit");
@@ -211,7 +218,7 @@ fn answers(held: &Held, orig_dst: SocketAddr, secured: &Secured, chain: Digest) 
     answers
 }
 
-fn relay_text(error: &relay::Error) -> String {
+pub(crate) fn relay_text(error: &relay::Error) -> String {
     let cause = error.source().map(ToString::to_string).unwrap_or_default();
     format!("{error}: {cause}").chars().filter(char::is_ascii).take(ERROR_BYTES - 1).collect()
 }
@@ -306,39 +313,4 @@ async fn refuse(
             () = sleep(pause) => pause = (pause * 2).min(Duration::from_secs(1)),
         }
     }
-}
-
-/// What a relay is told while it runs: passes options on to the peer leg, and is ready when the
-/// application has closed its socket.
-fn news(
-    mut progress: watch::Receiver<Progress>,
-    mut options: [i32; SLOTS],
-) -> impl FnMut(&mut Context<'_>, &TcpStream) -> Poll<()> {
-    progress.mark_changed();
-    let mut next = Some(Box::pin(changed(progress)));
-    move |cx, peer| {
-        loop {
-            // None: the agent no longer follows this socket, and nobody knows.
-            let Some(waiting) = &mut next else { return Poll::Pending };
-            let Some(mut progress) = ready!(waiting.as_mut().poll(cx)) else {
-                next = None;
-                return Poll::Pending;
-            };
-            let now = progress.borrow_and_update().clone();
-            if let Ok(to) = peer.peer_addr() {
-                let changes = options.iter().zip(now.options).enumerate().filter(|(_slot, (old, new))| **old != *new);
-                changes.for_each(|(slot, (_old, value))| peer_leg::set(peer, to, slot, value));
-            }
-            options = now.options;
-            if now.closed {
-                return Poll::Ready(());
-            }
-            next = Some(Box::pin(changed(progress)));
-        }
-    }
-}
-
-async fn changed(mut progress: watch::Receiver<Progress>) -> Option<watch::Receiver<Progress>> {
-    progress.changed().await.ok()?;
-    Some(progress)
 }

@@ -1,14 +1,22 @@
 //! The socket towards the peer: made in the program's network namespace, bound as the program's socket
 //! is, and with its options.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use socket2::{Domain, Socket, Type};
 use ssa_common::{
     peer_option::{ABSENT, Family, PEER_OPTIONS, SLOTS},
     socket::Endpoint,
 };
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::watch,
+};
 use tracing::debug;
 
 use crate::{
@@ -111,6 +119,57 @@ fn is_of(family: Family, to: SocketAddr) -> bool {
         Family::V4 => to.is_ipv4(),
         Family::V6 => to.is_ipv6(),
     }
+}
+
+/// What the program wants of a connection that is relayed.
+#[derive(Clone, Copy)]
+pub(crate) struct Wishes {
+    /// It has closed its socket.
+    pub(crate) closed: bool,
+    /// Options, by slot of [`PEER_OPTIONS`].
+    pub(crate) options: [i32; SLOTS],
+}
+
+impl Wishes {
+    /// Of a socket with these options.
+    pub(crate) fn new(options: [i32; SLOTS]) -> Self {
+        Self { closed: false, options }
+    }
+}
+
+/// What a relay is told while it runs: passes options on to the peer leg, and is ready when the
+/// application has closed its socket.
+pub(crate) fn news(
+    mut wishes: watch::Receiver<Wishes>,
+    mut options: [i32; SLOTS],
+) -> impl FnMut(&mut Context<'_>, &TcpStream) -> Poll<()> {
+    wishes.mark_changed();
+    let mut next = Some(Box::pin(changed(wishes)));
+    move |cx, peer| {
+        loop {
+            // None: the agent no longer follows this socket, and nobody knows.
+            let Some(waiting) = &mut next else { return Poll::Pending };
+            let Some(mut wishes) = ready!(waiting.as_mut().poll(cx)) else {
+                next = None;
+                return Poll::Pending;
+            };
+            let now = *wishes.borrow_and_update();
+            if let Ok(to) = peer.peer_addr() {
+                let changes = options.iter().zip(now.options).enumerate().filter(|(_slot, (old, new))| **old != *new);
+                changes.for_each(|(slot, (_old, value))| set(peer, to, slot, value));
+            }
+            options = now.options;
+            if now.closed {
+                return Poll::Ready(());
+            }
+            next = Some(Box::pin(changed(wishes)));
+        }
+    }
+}
+
+async fn changed(mut wishes: watch::Receiver<Wishes>) -> Option<watch::Receiver<Wishes>> {
+    wishes.changed().await.ok()?;
+    Some(wishes)
 }
 
 #[cfg(test)]

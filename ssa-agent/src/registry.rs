@@ -14,6 +14,7 @@ use crate::{
     agent::Agent,
     kernel::packet::Syn,
     outbound::{self, Progress},
+    peer_leg::Wishes,
 };
 
 /// Sockets by id. Owned by the one task that reads events.
@@ -27,6 +28,7 @@ pub(crate) struct Registry {
 struct Live {
     attempt: u32,
     progress: watch::Sender<Progress>,
+    wishes: watch::Sender<Wishes>,
 }
 
 impl Registry {
@@ -54,10 +56,10 @@ impl Registry {
             }
             Some(_) | None => return,
         }
-        let options = held.peer_options;
-        let (progress, follow) = watch::channel(Progress { syn, held: 1, left: None, closed: false, options });
-        self.live.insert(held.id, Live { attempt: held.attempt, progress });
-        self.tasks.spawn(outbound::run(Arc::clone(agent), held, follow));
+        let (progress, follow) = watch::channel(Progress { syn, held: 1, left: None, closed: false });
+        let (wishes, follow_wishes) = watch::channel(Wishes::new(held.peer_options));
+        self.live.insert(held.id, Live { attempt: held.attempt, progress, wishes });
+        self.tasks.spawn(outbound::run(Arc::clone(agent), held, follow, follow_wishes));
     }
 
     /// An attempt has left SYN_SENT.
@@ -70,20 +72,25 @@ impl Registry {
     }
 
     /// An option for the peer leg was set.
-    pub(crate) fn changed(&mut self, changed: &Changed) {
-        let Some(live) = self.live.get(&changed.id) else { return };
-        live.progress.send_modify(|progress| {
-            if let Some(value) = progress.options.get_mut(changed.slot as usize) {
+    pub(crate) fn changed(&mut self, agent: &Agent, changed: &Changed) {
+        let change = |wishes: &mut Wishes| {
+            if let Some(value) = wishes.options.get_mut(changed.slot as usize) {
                 *value = changed.value;
             }
-        });
+        };
+        match self.live.get(&changed.id) {
+            Some(live) => live.wishes.send_modify(change),
+            None => agent.listeners.modify(changed.id, change),
+        }
     }
 
     /// A socket was closed for the last time.
-    pub(crate) fn closed(&mut self, agent: &Agent, closed: &Closed) {
+    pub(crate) fn closed(&mut self, agent: &Arc<Agent>, closed: &Closed) {
         if let Some(live) = self.live.remove(&closed.id) {
             live.progress.send_modify(|progress| progress.closed = true);
+            live.wishes.send_modify(|wishes| wishes.closed = true);
         }
+        agent.listeners.closed(agent, closed.id);
         agent.chains.forget(closed.id);
         agent.contexts.forget_if_gone(closed.context);
         agent.contexts.forget_if_gone(closed.id);
@@ -95,6 +102,7 @@ impl Registry {
             let open = agent.maps.attempt(*id).is_some();
             if !open {
                 live.progress.send_modify(|progress| progress.closed = true);
+                live.wishes.send_modify(|wishes| wishes.closed = true);
                 agent.chains.forget(*id);
                 agent.contexts.forget_if_gone(*id);
             }

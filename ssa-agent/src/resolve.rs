@@ -60,7 +60,7 @@ pub(crate) async fn addresses(
 ) -> Result<Vec<IpAddr>, Error> {
     let read = |path: &'static str| {
         tokio::task::spawn_blocking(move || {
-            let files = caller::read(caller, Path::new(path)).unwrap_or_default();
+            let (files, _began) = caller::read(caller, None, Path::new(path)).unwrap_or_default();
             files.join(&b'\n')
         })
     };

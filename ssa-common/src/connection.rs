@@ -29,12 +29,14 @@ pub enum Text {
     Identity = 2,
     /// The application protocol that was chosen; none if there is none.
     Alpn = 3,
+    /// The name that a client asked for (SNI); none if it named none.
+    Sni = 4,
 }
 
 /// Slots of [`Connection::scalars`].
 pub const SCALARS: usize = 4;
 /// Slots of [`Connection::texts`].
-pub const TEXTS: usize = 4;
+pub const TEXTS: usize = 8;
 /// Room for all texts, in bytes; a power of two, so that the hooks can bound an index by a mask.
 pub const TEXT_BYTES: usize = 1024;
 
@@ -116,7 +118,7 @@ impl Connection {
 
 pod!(Connection);
 
-const _: () = assert!(size_of::<Connection>() == 1192);
+const _: () = assert!(size_of::<Connection>() == 1208);
 const _: () = assert!(TEXT_BYTES.is_power_of_two());
 
 #[cfg(test)]

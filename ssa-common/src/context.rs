@@ -104,10 +104,31 @@ pub struct Blob {
     pub bytes: [u8; crate::limits::OPTION_BYTES],
 }
 
+/// A path that a program has set, kept for an agent that comes after this one. PEM texts are not.
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct KeptPath {
+    /// Whose rights it is opened with.
+    pub caller: crate::socket::Caller,
+    /// When that process began, in clock ticks after boot (proc_pid_stat(5)): another one may get its
+    /// number.
+    pub started: u64,
+    /// Length, in bytes.
+    pub len: u32,
+    /// Reserved; always zero.
+    pub reserved: u32,
+    pub bytes: [u8; KEPT_PATH_BYTES],
+}
+
+/// Longest path that is kept, in bytes.
+pub const KEPT_PATH_BYTES: usize = 512;
+
+pod!(KeptPath);
 pod!(Context);
 pod!(BlobKey);
 pod!(Blob);
 
 const _: () = assert!(size_of::<Context>() == 904);
 const _: () = assert!(size_of::<BlobKey>() == 16);
+const _: () = assert!(size_of::<KeptPath>() == 568);
 const _: () = assert!(size_of::<Blob>() == 4104);

@@ -23,6 +23,8 @@ pub mod kind {
     pub const CLOSED: u32 = 5;
     /// [`super::Changed`]
     pub const CHANGED: u32 = 6;
+    /// [`super::Listening`]
+    pub const LISTENING: u32 = 7;
 }
 
 /// A socket became a TLS socket: an id was taken from the pool.
@@ -121,6 +123,29 @@ pub struct Changed {
     pub reserved: u32,
 }
 
+/// A TLS socket listens, or does so no longer. Also a value of the map of listeners.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Listening {
+    /// [`kind::LISTENING`]
+    pub kind: u32,
+    /// 1 if it listens.
+    pub on: u32,
+    pub id: u64,
+    pub context: u64,
+    /// Who made it a TLS socket.
+    pub caller: Caller,
+    /// The address that it is bound to.
+    pub at: Endpoint,
+    /// AF_INET or AF_INET6.
+    pub family: u32,
+    /// The socket's count of connects, all of which failed.
+    pub attempt: u32,
+}
+
+crate::pod!(Listening);
+
+const _: () = assert!(size_of::<Listening>() == 96);
 const _: () = assert!(size_of::<Opened>() == 56);
 const _: () = assert!(size_of::<BlobSet>() == 72);
 const _: () = assert!(size_of::<Held>() == 600);

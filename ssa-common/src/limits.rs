@@ -33,11 +33,20 @@ pub const SOCKETS_CAPACITY: usize = 1 << 17;
 /// Option values that wait for the agent to take them (paths and PEM texts, 4 KiB each).
 pub const BLOBS_CAPACITY: usize = 1 << 10;
 
+/// Paths that are kept for a restarted agent.
+pub const PATHS_CAPACITY: usize = 1 << 17;
+
 /// Certificates and chains of peers that are known at once: 4.5 KiB each.
 pub const CERTIFICATES_CAPACITY: usize = 1 << 14;
 
 /// Lists of cipher suites that are being set or read at once.
 pub const SCRATCH_CAPACITY: usize = 1 << 10;
+
+/// TLS sockets that listen at once.
+pub const LISTENERS_CAPACITY: usize = 1 << 14;
+
+/// Legs of the agent to programs' listeners that are on their way at once.
+pub const LEGS_CAPACITY: usize = 1 << 16;
 
 /// Cgroups below an attached one that have a class of their own.
 pub const CGROUPS_CAPACITY: usize = 1 << 16;
@@ -65,6 +74,8 @@ pub enum Counter {
     SynsHeld = 3,
     /// Packets that a held or listening TLS socket was kept from.
     PacketsDropped = 4,
+    /// Accepted sockets of `Sockets` that went without a program ever having had them. The agent counts.
+    Forgotten = 5,
 }
 
 /// Slots of the map `COUNTERS`.

@@ -66,7 +66,7 @@ pub struct Socket {
     pub id: u64,
     /// The context in use: the socket's own (equal to `id`) or an adopted one.
     pub context: u64,
-    /// Who called `connect` last.
+    /// Who made it a TLS socket, and then who called `connect` last.
     pub caller: Caller,
     /// Where the application connects to.
     pub orig_dst: Endpoint,
@@ -86,6 +86,10 @@ pub struct Socket {
     pub interface: u32,
     /// Options for the peer leg, by slot of [`crate::peer_option::PEER_OPTIONS`].
     pub peer_options: [i32; SLOTS],
+    /// 1 if it came out of `accept`.
+    pub accepted: u32,
+    /// Reserved; always zero.
+    pub reserved: u32,
     /// For the length of one hook; zero between them.
     pub scratch: u64,
     /// Name for SNI and for the certificate check.
@@ -98,4 +102,4 @@ pod!(Socket);
 const _: () = assert!(size_of::<Endpoint>() == 24 && align_of::<Endpoint>() == 4);
 const _: () = assert!(size_of::<HostName>() == 264);
 const _: () = assert!(size_of::<Caller>() == 40);
-const _: () = assert!(size_of::<Socket>() == 448 && align_of::<Socket>() == 8);
+const _: () = assert!(size_of::<Socket>() == 456 && align_of::<Socket>() == 8);

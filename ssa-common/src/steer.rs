@@ -19,9 +19,56 @@ pub struct ResumedKey {
     pub target_port: u16,
 }
 
+/// Where a TLS socket listens.
+#[derive(Clone, Copy, Debug, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct ListenKey {
+    /// Network byte order; `::` or `::ffff:0.0.0.0` for every address of the family.
+    pub addr: [u8; 16],
+    /// Host byte order.
+    pub port: u16,
+    /// Reserved; always zero.
+    pub reserved: u16,
+}
+
+/// What becomes of a new connection to where somebody listens.
+pub mod action {
+    /// The agent answers.
+    pub const STEER: u32 = 1;
+    /// A socket that is no TLS socket listens there.
+    pub const PASS: u32 = 2;
+}
+
+/// A leg from the agent to a program's listener, with the namespace that it is in.
+#[derive(Clone, Copy, Debug, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct LegKey {
+    /// Network namespace (cookie).
+    pub netns: u64,
+    /// The agent's address as source, the listener's as target.
+    pub tuple: ResumedKey,
+    /// Reserved; always zero.
+    pub reserved: u32,
+}
+
+/// Sockets of the agent in the map of targets: listeners for application legs, and for clients of
+/// programs' listeners.
+pub mod target {
+    pub const LEG_V4: u32 = 0;
+    pub const LEG_V6: u32 = 1;
+    pub const CLIENT_V4: u32 = 2;
+    pub const CLIENT_V6: u32 = 3;
+    /// How many there are.
+    pub const COUNT: usize = 4;
+}
+
 /// Connections of one namespace that can be between their resumption and their acceptance at once.
 pub const STEER_CAPACITY: usize = 1 << 16;
 
 pod!(ResumedKey);
+pod!(ListenKey);
+pod!(LegKey);
 
 const _: () = assert!(size_of::<ResumedKey>() == 36);
+const _: () = assert!(size_of::<ListenKey>() == 20);
+const _: () = assert!(size_of::<LegKey>() == 48);

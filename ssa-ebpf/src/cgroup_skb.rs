@@ -12,11 +12,12 @@ use ssa_common::{
     peer_option::SLOTS,
     phase::tcp_state,
     socket::{HostName, Socket},
+    steer::{LegKey, ResumedKey},
 };
 
 use crate::{
-    ctx::{ALLOW, DENY, copy_words, read},
-    maps::{EVENTS, LISTENERS, count, mptcp_socket_of, socket_of, storage},
+    ctx::{ALLOW, DENY, copy_words, mapped, read},
+    maps::{EVENTS, LEGS, LISTENERS, count, mptcp_socket_of, socket_of, storage},
 };
 
 /// Holds every SYN of a TLS socket, before and after a verdict: only the agent's own copy travels.
@@ -33,16 +34,19 @@ fn ssa_egress(ctx: SkBuffContext) -> i32 {
     DENY
 }
 
-/// Keeps every packet from a listening TLS socket, and from a connecting one all but a reset and
-/// the agent's own SYN-ACK: a local process that has taken the virtual address, or that opens
-/// simultaneously, must not pass for the agent.
+/// Keeps every packet from a listening TLS socket but those of a leg that the agent has announced, and
+/// from a connecting one all but a reset and the agent's own SYN-ACK: a local process that has taken
+/// the virtual address, or that opens simultaneously, must not pass for the agent.
 #[cgroup_skb(ingress)]
 fn ssa_ingress(ctx: SkBuffContext) -> i32 {
     let Some((sk, state)) = tls_candidate(&ctx, tcp_state::LISTEN) else { return ALLOW };
-    if socket_of(sk).is_none() && mptcp_socket_of(sk).is_none() {
-        return ALLOW;
-    }
-    if state == tcp_state::SYN_SENT && from_agent(&ctx) {
+    let netns = match socket_of(sk) {
+        Some(socket) => socket.caller.netns,
+        None if mptcp_socket_of(sk).is_none() => return ALLOW,
+        None => 0,
+    };
+    let may = if state == tcp_state::SYN_SENT { from_agent(&ctx) } else { is_leg(&ctx, netns) };
+    if may {
         return ALLOW;
     }
     count(Counter::PacketsDropped, 1);
@@ -125,6 +129,43 @@ fn from_agent(ctx: &SkBuffContext) -> bool {
     is_listener(ctx, tuple, size)
 }
 
+/// Whether a packet to a listener is of a leg that the agent has announced: not only by its port, which a
+/// remote client chooses, too.
+#[inline(always)]
+fn is_leg(ctx: &SkBuffContext, netns: u64) -> bool {
+    let Ok(version) = ctx.load::<u8>(0) else { return false };
+    let Some(tuple) = (if version >> 4 == 4 { leg4(ctx, version) } else { leg6(ctx) }) else { return false };
+    // SAFETY: only the entry's presence matters.
+    unsafe { LEGS.get(LegKey { netns, tuple, reserved: 0 }) }.is_some()
+}
+
+#[inline(always)]
+fn leg4(ctx: &SkBuffContext, version: u8) -> Option<ResumedKey> {
+    let transport = usize::from(version & 0x0f) * 4;
+    Some(ResumedKey {
+        source: mapped(ctx.load(12).ok()?),
+        target: mapped(ctx.load(16).ok()?),
+        source_port: u16::from_be(ctx.load(transport).ok()?),
+        target_port: u16::from_be(ctx.load(transport + 2).ok()?),
+    })
+}
+
+#[inline(always)]
+fn leg6(ctx: &SkBuffContext) -> Option<ResumedKey> {
+    if ctx.load::<u8>(6).ok()? != NEXT_TCP {
+        return None;
+    }
+    Some(ResumedKey {
+        source: ctx.load(8).ok()?,
+        target: ctx.load(24).ok()?,
+        source_port: u16::from_be(ctx.load(40).ok()?),
+        target_port: u16::from_be(ctx.load(42).ok()?),
+    })
+}
+
+/// Next header of a segment without extension headers, of which the kernel sends none on loopback.
+const NEXT_TCP: u8 = 6;
+
 /// Whether the socket at the other end belongs to a listener of the agent.
 #[inline(always)]
 fn is_listener(ctx: &SkBuffContext, mut tuple: bpf_sock_tuple, size: u32) -> bool {
@@ -152,11 +193,10 @@ fn tuple4(ctx: &SkBuffContext, version: u8) -> Option<(bpf_sock_tuple, u32, u8)>
     Some((tuple, 12, ctx.load(transport + 13).ok()?))
 }
 
-/// As [`tuple4`]. The kernel sends no extension headers with a SYN-ACK on loopback.
+/// As [`tuple4`].
 #[inline(always)]
 fn tuple6(ctx: &SkBuffContext) -> Option<(bpf_sock_tuple, u32, u8)> {
-    const TCP: u8 = 6;
-    if ctx.load::<u8>(6).ok()? != TCP {
+    if ctx.load::<u8>(6).ok()? != NEXT_TCP {
         return None;
     }
     let mut tuple: bpf_sock_tuple = empty();

@@ -311,12 +311,12 @@ pub(crate) fn bound(sk: *mut bpf_sock, family: u32) -> Endpoint {
 
 /// An IPv4 address, network byte order, as v4-mapped IPv6.
 #[inline(always)]
-fn mapped(addr: u32) -> [u8; 16] {
+pub(crate) fn mapped(addr: u32) -> [u8; 16] {
     bytes([0, 0, 0xffff_u32.to_be(), addr])
 }
 
 #[inline(always)]
-const fn bytes(words: [u32; 4]) -> [u8; 16] {
+pub(crate) const fn bytes(words: [u32; 4]) -> [u8; 16] {
     // SAFETY: both are plain data of 16 bytes.
     unsafe { core::mem::transmute(words) }
 }

@@ -61,6 +61,10 @@ fn get(opt: Sockopt) -> Result<i32, i32> {
     match rule.place {
         place::STATE => scalar(opt, rule, phase as i64),
         place::ERROR => error(opt, socket, phase),
+        place::HOST_NAME if socket.accepted != 0 => {
+            let connection = connection_of(socket).ok_or(errno::EBADFD)?;
+            some_text(opt, connection, connection.texts[Text::Sni as usize])
+        }
         place::HOST_NAME => text(opt, &socket.hostname.bytes, socket.hostname.len + 1),
         _ if socket.id == 0 => Err(errno::ENOTCONN),
         place::ID => scalar(opt, rule, socket.id as i64),
@@ -104,6 +108,7 @@ fn get(opt: Sockopt) -> Result<i32, i32> {
         }
         place::ANSWER_SHA256 => {
             let connection = connection_of(socket).ok_or(errno::EBADFD)?;
+            with_certificate(connection)?;
             for (index, byte) in connection.sha256.iter().enumerate() {
                 if !opt.put(index, *byte) {
                     return Err(errno::EINVAL);
@@ -114,7 +119,7 @@ fn get(opt: Sockopt) -> Result<i32, i32> {
         place::ANSWER_TEXT => {
             let connection = connection_of(socket).ok_or(errno::EBADFD)?;
             let span = connection.texts[usize::from(rule.slot) & (connection.texts.len() - 1)];
-            answer_text(opt, connection, span)
+            some_text(opt, connection, span)
         }
         _ => Err(errno::ENOPROTOOPT),
     }
@@ -139,9 +144,16 @@ fn scalar(opt: Sockopt, rule: Rule, value: i64) -> Result<i32, i32> {
     if put { Ok(i32::from(rule.size)) } else { Err(errno::EINVAL) }
 }
 
+/// `ENOENT` if the peer has shown no certificate.
+#[inline(always)]
+fn with_certificate(connection: &Connection) -> Result<(), i32> {
+    if connection.scalars[Scalar::CertificateCount as usize] == 0 { Err(errno::ENOENT) } else { Ok(()) }
+}
+
 /// The verified chain of a connection.
 #[inline(always)]
 fn chain_of(connection: &Connection) -> Result<&'static Chain, i32> {
+    with_certificate(connection)?;
     // SAFETY: entries are written whole, and stay while a connection has them; the reference is used
     // within this hook.
     unsafe { CHAINS.get(connection.chain) }.ok_or(errno::EBADFD)
@@ -237,6 +249,12 @@ fn text<const ROOM: usize>(opt: Sockopt, bytes: &[u8; ROOM], len: u32) -> Result
         }
     }
     Ok(len as i32)
+}
+
+/// As [`answer_text`]; `ENOENT` if there is none.
+#[inline(always)]
+fn some_text(opt: Sockopt, connection: &Connection, span: Span) -> Result<i32, i32> {
+    if span.len == 0 { Err(errno::ENOENT) } else { answer_text(opt, connection, span) }
 }
 
 /// Copies a text of the connection's block.

@@ -2,7 +2,9 @@
 
 use aya_ebpf::{
     Global,
-    bindings::{BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    bindings::{
+        BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE, bpf_sock,
+    },
     btf_maps::{Array, HashMap, ProgramArray, Queue, RingBuf, SkStorage},
     helpers::generated::{bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
     macros::btf_map,
@@ -11,13 +13,16 @@ use ssa_common::{
     certificate::{Certificate, Chain, Digest},
     cipher::{CIPHERS as CIPHERS_MAX, CipherList, CipherName, CipherSet},
     connection::Connection,
-    context::{Blob, BlobKey, Context},
+    context::{Blob, BlobKey, Context, KeptPath},
+    event::Listening,
     limits::{
-        BLOBS_CAPACITY, CERTIFICATES_CAPACITY, CGROUPS_CAPACITY, EVENTS_BYTES, IDS_CAPACITY, OPTION_BYTES,
-        POLICIES_CAPACITY, SCRATCH_CAPACITY, SOCKETS_CAPACITY, USERS_CAPACITY,
+        BLOBS_CAPACITY, CERTIFICATES_CAPACITY, CGROUPS_CAPACITY, EVENTS_BYTES, IDS_CAPACITY, LEGS_CAPACITY,
+        LISTENERS_CAPACITY, OPTION_BYTES, PATHS_CAPACITY, POLICIES_CAPACITY, SCRATCH_CAPACITY, SOCKETS_CAPACITY,
+        USERS_CAPACITY,
     },
     policy::{Policy, PolicyKey},
     socket::Socket,
+    steer::LegKey,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -26,10 +31,32 @@ const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 #[unsafe(no_mangle)]
 pub(crate) static SERVICE: Global<u64> = Global::new(0);
 
-/// State of each TLS socket, with the socket itself. Written by the hooks only. Full (the socket's
-/// option memory, `net.core.optmem_max`): the set fails with `ENOBUFS`.
+/// State of each TLS socket, with the socket itself; what comes out of a listener begins with a copy of
+/// the listener's. Written by the hooks only. Full (the socket's option memory,
+/// `net.core.optmem_max`): the set fails with `ENOBUFS`.
 #[btf_map]
-pub(crate) static SOCKETS: SkStorage<Socket> = SkStorage::new();
+pub(crate) static SOCKETS: ClonedStorage<Socket> = ClonedStorage::new();
+
+/// As [`SkStorage`], whose flags can't be chosen, with `BPF_F_CLONE` (5.4). The fields say to the loader
+/// what the map is like, by their types.
+#[repr(C)]
+pub(crate) struct ClonedStorage<T> {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
+
+// SAFETY: the pointers are null, and only their types are looked at.
+unsafe impl<T> Sync for ClonedStorage<T> {}
+
+impl<T> ClonedStorage<T> {
+    const fn new() -> Self {
+        use core::ptr::null;
+        Self { r#type: null(), key: null(), value: null(), max_entries: null(), map_flags: null() }
+    }
+}
 
 /// Sockets, TLS or not yet, on which `TCP_FASTOPEN_CONNECT` is on. Written by `setsockopt`.
 #[btf_map]
@@ -56,6 +83,11 @@ pub(crate) static CONNECTIONS: HashMap<u64, Connection, SOCKETS_CAPACITY, NO_PRE
 /// Option values for the agent, which deletes them as it reads. Full: the set fails with `ENOBUFS`.
 #[btf_map]
 pub(crate) static BLOBS: HashMap<BlobKey, Blob, BLOBS_CAPACITY, NO_PREALLOC> = HashMap::new();
+
+/// Paths that programs have set, of contexts that live. Written, read and deleted by agents only. Full: a
+/// restarted agent does not know the files.
+#[btf_map]
+pub(crate) static PATHS: HashMap<BlobKey, KeptPath, PATHS_CAPACITY, NO_PREALLOC> = HashMap::new();
 
 /// Verified chains of peers, by digest. Written and deleted by the agent. Full: the connect fails.
 #[btf_map]
@@ -107,6 +139,16 @@ pub(crate) static USER_CLASSES: HashMap<u32, u32, USERS_CAPACITY, NO_PREALLOC> =
 #[btf_map]
 pub(crate) static USERS: HashMap<u32, u64, USERS_CAPACITY, NO_PREALLOC> = HashMap::new();
 
+/// TLS sockets that listen, by id. Written by the hooks, read by an agent that starts. Full: no agent
+/// serves the listener, and nothing reaches it.
+#[btf_map]
+pub(crate) static LISTENING: HashMap<u64, Listening, LISTENERS_CAPACITY, NO_PREALLOC> = HashMap::new();
+
+/// Legs of the agent that may reach a listener: whole 4-tuples with their namespace, each used once, and
+/// the id that the accepted socket gets. Written by the agent.
+#[btf_map]
+pub(crate) static LEGS: HashMap<LegKey, u64, LEGS_CAPACITY, NO_PREALLOC> = HashMap::new();
+
 /// Events to the agent, in order ([`ssa_common::event`]). Full: counted; a set fails with
 /// `ENOBUFS`; a held SYN is reported again when it is sent again.
 #[btf_map]
@@ -140,7 +182,7 @@ pub(crate) fn count(counter: Counter, change: i64) {
 /// The state of a TLS socket, if it is one.
 #[inline(always)]
 pub(crate) fn socket_of(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
-    storage(&raw const SOCKETS, sk, 0)
+    value_of((&raw const SOCKETS).cast(), sk, 0)
 }
 
 /// The state of the Multipath TCP socket whose subflow this is, if a set was tried on it.
@@ -156,14 +198,19 @@ pub(crate) fn mptcp_socket_of(subflow: *mut bpf_sock) -> Option<&'static mut Soc
 /// Makes a socket a TLS socket, with all of its state zero.
 #[inline(always)]
 pub(crate) fn make_socket(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
-    storage(&raw const SOCKETS, sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE))
+    value_of((&raw const SOCKETS).cast(), sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE))
 }
 
 /// aya's own wrapper takes a `SockAddrContext` only; this one serves all the hooks.
 #[inline(always)]
 pub(crate) fn storage<T>(map: *const SkStorage<T>, sk: *mut bpf_sock, flags: u64) -> Option<&'static mut T> {
+    value_of(map.cast(), sk, flags)
+}
+
+#[inline(always)]
+fn value_of<T>(map: *const core::ffi::c_void, sk: *mut bpf_sock, flags: u64) -> Option<&'static mut T> {
     // SAFETY: the helper checks `sk`; what it returns is null or a value of the map, which lives as
     // long as the socket, which lives as long as the hook runs. Hooks of one socket run under its
     // lock, or only read.
-    unsafe { bpf_sk_storage_get(map.cast_mut().cast(), sk.cast(), core::ptr::null_mut(), flags).cast::<T>().as_mut() }
+    unsafe { bpf_sk_storage_get(map.cast_mut(), sk.cast(), core::ptr::null_mut(), flags).cast::<T>().as_mut() }
 }

@@ -232,6 +232,7 @@ fn open(ctx: &SockoptContext, socket: &mut Socket) -> Result<(), Refusal> {
     socket.id = id;
     socket.context = id;
     socket.uid = caller.uid;
+    socket.caller = caller;
     Ok(())
 }
 

@@ -1,23 +1,36 @@
-//! Tells the agent when a held connect is over: established, refused, or given up.
+//! What the kernel does with a TLS socket: a held connect is over, a listener begins or ends, a socket
+//! comes out of one.
 
 use aya_ebpf::{
-    bindings::{BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB},
+    bindings::{
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock, bpf_sock_ops,
+    },
     macros::sock_ops,
     programs::SockOpsContext,
 };
 use ssa_common::{
-    event::{Left, kind},
+    context::Context,
+    event::{Left, Listening, kind},
     limits::Counter,
     phase::{outcome, tcp_state},
+    socket::{Endpoint, Socket},
+    steer::{LegKey, ResumedKey},
 };
 
-use crate::maps::{EVENTS, count, socket_of};
+use crate::{
+    ctx::{AF_INET, copy_words, mapped, read},
+    maps::{CONTEXTS, EVENTS, LEGS, LISTENING, count, socket_of},
+};
 
-/// Observes only. A lost event means that the agent repeats its verdict in vain for a while.
+/// Observes only. A lost event of a connect means that the agent repeats its verdict in vain for a while;
+/// of a listener, that the agent finds it a moment later.
 #[sock_ops]
 fn ssa_sock_ops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => ask_for_states(&ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listens(&ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx),
         BPF_SOCK_OPS_STATE_CB => state_changed(&ctx),
         _ => (),
     }
@@ -32,18 +45,92 @@ fn ask_for_states(ctx: &SockOpsContext) {
     }
 }
 
+/// `listen(2)` was called.
+#[inline(always)]
+fn listens(ctx: &SockOpsContext) {
+    let (family, at) = (read!(ctx.ops, family), local(ctx.ops));
+    let Some(socket) = sk_of(ctx).and_then(socket_of) else { return };
+    let _full = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+    let record = Listening {
+        kind: kind::LISTENING,
+        on: 1,
+        id: socket.id,
+        context: socket.context,
+        caller: socket.caller,
+        at,
+        family,
+        attempt: socket.attempt,
+    };
+    if LISTENING.insert(socket.id, &record, 0).is_err() {
+        count(Counter::NoRoom, 1);
+    }
+    tell(record);
+}
+
+/// A connection to a listener is established: it can only be the agent's. What will come out of `accept`
+/// gets the id and the answers that the agent has prepared, and settings of its own.
+#[inline(always)]
+fn accepted(ctx: &SockOpsContext) {
+    // VERIFIER: all of the context first, as in `steer.rs`.
+    let (target, source) = (local(ctx.ops), remote(ctx.ops));
+    let Some(socket) = sk_of(ctx).and_then(socket_of) else { return };
+    let key = LegKey {
+        netns: socket.caller.netns,
+        tuple: ResumedKey {
+            source: source.addr,
+            target: target.addr,
+            source_port: source.port,
+            target_port: target.port,
+        },
+        reserved: 0,
+    };
+    // SAFETY: the value is read within this hook.
+    let id = unsafe { LEGS.get(key) }.copied().unwrap_or(0);
+    let _absent = LEGS.remove(key);
+    let _full = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+    let settings = socket.context;
+    socket.id = id;
+    socket.context = id;
+    socket.attempt = 1;
+    socket.outcome = outcome::ESTABLISHED;
+    socket.reason = 0;
+    socket.accepted = 1;
+    count(Counter::Sockets, 1);
+    inherit(settings, id);
+}
+
+/// Copies a listener's settings, of which nobody else knows then.
+#[inline(always)]
+fn inherit(from: u64, id: u64) {
+    let Some(settings) = CONTEXTS.get_ptr_mut(from) else { return };
+    // SAFETY: a live value of the map; the kernel copies it.
+    if CONTEXTS.insert(id, unsafe { &*settings }, 0).is_err() {
+        count(Counter::NoRoom, 1);
+        return;
+    }
+    let Some(own) = CONTEXTS.get_ptr_mut(id) else { return };
+    // SAFETY: a live value of the map, whose id nobody else knows yet.
+    let own: &mut Context = unsafe { &mut *own };
+    own.id = id;
+    own.refs = 1;
+    own.frozen = 1;
+}
+
 #[inline(always)]
 fn state_changed(ctx: &SockOpsContext) {
     let (old, new) = (ctx.arg(0), ctx.arg(1));
     // An orderly end goes through other states.
     let reset = new == tcp_state::CLOSE && (old == tcp_state::ESTABLISHED || old == tcp_state::CLOSE_WAIT);
-    if old != tcp_state::SYN_SENT && !reset {
+    if old != tcp_state::SYN_SENT && old != tcp_state::LISTEN && !reset {
         return;
     }
     let Some(socket) = sk_of(ctx).and_then(socket_of) else { return };
     if reset {
         socket.outcome = outcome::RESET;
         return;
+    }
+    if old == tcp_state::LISTEN {
+        return unlistens(socket);
     }
     socket.outcome = if new == tcp_state::ESTABLISHED { outcome::ESTABLISHED } else { outcome::FAILED };
     match EVENTS.reserve_untyped::<Left>(0) {
@@ -55,8 +142,60 @@ fn state_changed(ctx: &SockOpsContext) {
     }
 }
 
+/// A listener was shut down or closed.
 #[inline(always)]
-fn sk_of(ctx: &SockOpsContext) -> Option<*mut aya_ebpf::bindings::bpf_sock> {
+fn unlistens(socket: &Socket) {
+    let _absent = LISTENING.remove(socket.id);
+    tell(Listening {
+        kind: kind::LISTENING,
+        on: 0,
+        id: socket.id,
+        context: socket.context,
+        caller: socket.caller,
+        at: Endpoint { addr: [0; 16], port: 0, reserved: 0, scope: 0 },
+        family: 0,
+        attempt: socket.attempt,
+    });
+}
+
+#[inline(always)]
+fn tell(record: Listening) {
+    match EVENTS.reserve_untyped::<Listening>(0) {
+        Some(mut event) => {
+            copy_words::<Listening, 12>(event.as_mut_ptr(), &raw const record);
+            event.submit(0);
+        }
+        None => count(Counter::EventsLost, 1),
+    }
+}
+
+#[inline(always)]
+fn local(ops: *mut bpf_sock_ops) -> Endpoint {
+    let v4 = mapped(read!(ops, local_ip4));
+    let mut words = [0_u32; 4];
+    for (index, word) in words.iter_mut().enumerate() {
+        // SAFETY: as `read!`.
+        *word = unsafe { core::ptr::read_volatile(&raw const (*ops).local_ip6[index]) };
+    }
+    let addr = if read!(ops, family) == AF_INET { v4 } else { crate::ctx::bytes(words) };
+    Endpoint { addr, port: read!(ops, local_port) as u16, reserved: 0, scope: 0 }
+}
+
+#[inline(always)]
+fn remote(ops: *mut bpf_sock_ops) -> Endpoint {
+    let v4 = mapped(read!(ops, remote_ip4));
+    let mut words = [0_u32; 4];
+    for (index, word) in words.iter_mut().enumerate() {
+        // SAFETY: as `read!`.
+        *word = unsafe { core::ptr::read_volatile(&raw const (*ops).remote_ip6[index]) };
+    }
+    let addr = if read!(ops, family) == AF_INET { v4 } else { crate::ctx::bytes(words) };
+    // Network byte order, in 4 bytes.
+    Endpoint { addr, port: u32::from_be(read!(ops, remote_port)) as u16, reserved: 0, scope: 0 }
+}
+
+#[inline(always)]
+fn sk_of(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
     // SAFETY: the context outlives the hook; a union with one member.
     let sk = unsafe { core::ptr::read_volatile(&raw const (*ctx.ops).__bindgen_anon_2.sk) };
     if sk.is_null() { None } else { Some(sk) }

@@ -9,7 +9,7 @@ use ssa_common::{
 use crate::{
     atomic::{self, Refs},
     ctx::ALLOW,
-    maps::{CONNECTIONS, CONTEXTS, EVENTS, USERS, count, socket_of},
+    maps::{CONNECTIONS, CONTEXTS, EVENTS, LISTENING, USERS, count, socket_of},
 };
 
 /// Never refuses: the kernel ignores what it returns.
@@ -23,7 +23,11 @@ fn ssa_release(ctx: SockContext) -> i32 {
     // Absent if it never connected.
     let _absent = CONNECTIONS.remove(socket.id);
     leave_context(socket.context);
-    leave_user(socket.uid);
+    // Absent if it did not listen.
+    let _absent = LISTENING.remove(socket.id);
+    if socket.accepted == 0 {
+        leave_user(socket.uid);
+    }
     match EVENTS.reserve_untyped::<Closed>(0) {
         Some(mut event) => {
             event.write(Closed { kind: kind::CLOSED, reserved: 0, id: socket.id, context: socket.context });

@@ -1,5 +1,5 @@
-//! sk_lookup: steers the connections that the agent has resumed to the agent's listener. Loaded once
-//! for each network namespace, with maps of its own.
+//! sk_lookup: steers to the agent the connections that it has resumed, and those of clients to programs
+//! that listen on TLS sockets. Loaded once for each network namespace, with maps of its own.
 #![no_std]
 #![no_main]
 
@@ -9,15 +9,24 @@ use aya_ebpf::{
     macros::{btf_map, sk_lookup},
     programs::SkLookupContext,
 };
-use ssa_common::steer::{ResumedKey, STEER_CAPACITY};
+use ssa_common::steer::{ListenKey, ResumedKey, STEER_CAPACITY, action, target};
 
 /// 4-tuples of the connections that are being resumed. Written by the agent.
 #[btf_map]
 static RESUMED: HashMap<ResumedKey, u32, STEER_CAPACITY, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
-/// The agent's listeners: 0 for IPv4, 1 for IPv6.
+/// Legs from the agent to programs' listeners, which go their own way. Written by the agent.
 #[btf_map]
-static TARGETS: SockMap<2> = SockMap::new();
+static PASSING: HashMap<ResumedKey, u32, STEER_CAPACITY, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// Where TLS sockets listen, and others that must not be mistaken for them ([`action`]). Written by the
+/// agent.
+#[btf_map]
+static LISTEN: HashMap<ListenKey, u32, STEER_CAPACITY, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// The agent's listeners ([`target`]).
+#[btf_map]
+static TARGETS: SockMap<{ target::COUNT }> = SockMap::new();
 
 macro_rules! read {
     ($pointer:expr, $field:ident) => {{
@@ -56,14 +65,30 @@ fn ssa_steer(ctx: SkLookupContext) -> u32 {
         source_port: u16::from_be(read!(lookup, remote_port)),
         target_port: read!(lookup, local_port) as u16,
     };
-    // SAFETY: only the entry's presence matters.
-    if unsafe { RESUMED.get(key) }.is_none() {
+    // SAFETY: only the entries' presence matters.
+    let (resumed, passing) = unsafe { (RESUMED.get(key).is_some(), PASSING.get(key).is_some()) };
+    let to = if resumed {
+        if ipv4 { target::LEG_V4 } else { target::LEG_V6 }
+    } else if !passing && listens(key.target, key.target_port, ipv4) {
+        if ipv4 { target::CLIENT_V4 } else { target::CLIENT_V6 }
+    } else {
         return SK_PASS;
-    }
-    match TARGETS.redirect_sk_lookup(&ctx, u32::from(!ipv4), 0) {
+    };
+    match TARGETS.redirect_sk_lookup(&ctx, to, 0) {
         Ok(()) => SK_PASS,
         Err(_errno) => SK_DROP,
     }
+}
+
+/// Whether the agent answers here: at this very address, or else at every address.
+#[inline(always)]
+fn listens(addr: [u8; 16], port: u16, ipv4: bool) -> bool {
+    let every = if ipv4 { mapped(0) } else { [0; 16] };
+    let at = |addr| {
+        // SAFETY: the value is read within this hook.
+        unsafe { LISTEN.get(ListenKey { addr, port, reserved: 0 }) }.copied()
+    };
+    at(addr).or_else(|| at(every)) == Some(action::STEER)
 }
 
 const AF_INET: u32 = 2;

@@ -233,14 +233,15 @@ out(came)
 fn every_option_in_every_phase_does_as_the_table_says() {
     let (agent, pki, server) = echo();
     let script = r#"
-port, silent, host, ca = args
+port, silent, host, ca, chain, key = args
 closed = socket.socket(); closed.bind(("127.0.0.1", 0)); dead = closed.getsockname(); closed.close()
 def connected():
     sock = tls(host, ca); sock.connect(("127.0.0.1", int(port))); return sock
 def failed():
     sock = tls(host, ca); attempt(sock.connect, dead); return sock
 def listening():
-    sock = tls(host); sock.bind(("127.0.0.1", 0)); sock.listen(); return sock
+    sock = tls(host); sock.setsockopt(IPPROTO_TLS, 88, text(chain)); sock.setsockopt(IPPROTO_TLS, 89, text(key))
+    sock.bind(("127.0.0.1", 0)); sock.listen(); return sock
 def connecting():
     sock = tls(host, ca); sock.setblocking(False); sock.connect_ex(("127.0.0.1", int(silent))); return sock
 def peer_closed():
@@ -270,8 +271,9 @@ for phase, make in {"fresh": lambda: tls(host, ca), "failed": failed, "connected
     came[phase] = rows
 out(came)
 "#;
+    let (chain, key) = pki.write("own", &pki.leaf(Leaf::of(&[NAME])));
     let silent = Server::tcp("127.0.0.1", |_stream| std::thread::sleep(std::time::Duration::from_secs(10)));
-    let came = raw(&agent, script, &[&server.port(), &silent.port(), NAME, &pki.ca()]);
+    let came = raw(&agent, script, &[&server.port(), &silent.port(), NAME, &pki.ca(), &chain, &key]);
     let mut wrong = Vec::new();
     for phase in ["fresh", "failed", "connected", "listening", "adopted", "connecting", "peer closed"] {
         for number in 80..=160 {

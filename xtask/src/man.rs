@@ -297,7 +297,8 @@ const MORE: &[(&str, &str)] = &[
          Letters beyond ASCII are written in the `xn--` form. If it is an IP address, the certificate must name that \
          address, and no SNI is sent. Anything else gives `EINVAL`, and what only looks like an IPv6 address makes \
          `connect` fail with `EPROTO`.\n\
-         It may still be set where the other settings are frozen. Read, it is empty if none was set.",
+         It may still be set where the other settings are frozen. Read, it is empty if none was set.\n\
+         Of an accepted socket it is the name that the client has asked for. `ENOENT`: it has named none.",
     ),
     (
         "TLS_TRUSTED_PEER_CERTIFICATES",
@@ -307,8 +308,10 @@ const MORE: &[(&str, &str)] = &[
     ),
     (
         "TLS_CERTIFICATE_CHAIN",
-        "It is shown to peers that ask for a certificate. It may be set again, with another key, for a key of \
-         another type. A chain without a key makes `connect` fail with `EPROTO`.",
+        "A client shows it to a peer that asks for one; a server needs it. It may be set again, with another key: \
+         for a key of another type, or (server) for other names. A server shows the one that fits the name that \
+         the client asks for, else the first. A chain without a key makes `connect` fail with `EPROTO`, or `accept` \
+         fail. Files that are replaced while a socket listens are taken up for new clients, if chain and key fit.",
     ),
     (
         "TLS_PRIVATE_KEY",
@@ -330,8 +333,12 @@ const MORE: &[(&str, &str)] = &[
         "TLS_DISABLE_CIPHER",
         "If no suite is left for any version, `connect` fails with `EPROTO`.\n`EINVAL`: the name is unknown, too.",
     ),
-    ("TLS_PEER_IDENTITY", "At most 400 bytes are given."),
-    ("TLS_REQUEST_PEER_AUTH", "It has no effect yet (see BUGS)."),
+    ("TLS_PEER_IDENTITY", "At most 400 bytes are given. `ENOENT`: a client has shown no certificate."),
+    (
+        "TLS_REQUEST_PEER_AUTH",
+        "Clients' certificates are checked against `TLS_TRUSTED_PEER_CERTIFICATES` only, without which the socket \
+         can't serve. Where a certificate is asked for, sessions are not resumed.",
+    ),
     ("TLS_SERVER_OCSP_STAPLING", "It has no effect yet (see BUGS)."),
     (
         "TLS_PEER_CERTIFICATE_CHAIN",
@@ -407,7 +414,11 @@ can then be set up further, and connect again.
 Connecting to 0.0.0.0 or :: makes the agent resolve the host name, as the program would: from its network namespace, \
 with its /etc/resolv.conf and its /etc/hosts. An IPv4 socket gets IPv4 addresses, an IPv6 socket both. They are tried \
 in turn until one accepts the TCP connection.
-`getpeername`(2) and `getsockname`(2) give the addresses of the connection to the peer.";
+`getpeername`(2) and `getsockname`(2) give the addresses of the connection to the peer.
+A server sets `TLS_CERTIFICATE_CHAIN` and `TLS_PRIVATE_KEY`, then calls `bind`(2), `listen`(2) and `accept`(2) as ever. \
+`accept` gives only connections whose handshake has succeeded, with the client's real address; all that can be read of a \
+connection can be read of the new socket. If the socket can't serve, because chain and key do not fit, `accept` fails with \
+`EINVAL` or `ECONNABORTED`, and `TLS_ERROR` of the listening socket says why. Without an agent nothing reaches it.";
 
 const PHASES: &[(&str, &str)] = &[
     ("0", "`TLS_STATE_FRESH`: neither `connect` nor `listen`(2) was called. Options may be set."),
@@ -506,16 +517,17 @@ namespace. Root, and whoever has `CAP_NET_RAW` there, can read them.
 A socket belongs for ever to the cgroup in which its program was when it made the socket. Outside a cgroup that is \
 served, options give `ENOPROTOOPT`, and a program that ignores this speaks plaintext. So does one that ignores it on \
 an `AF_SMC` socket.
-The CAs, chains and keys of a socket are lost when the agent is restarted. Its next `connect` then fails with \
-`EPROTO`: set CAs again, and chains and keys on a new socket.
+CAs, chains and keys that were set as PEM texts are lost when the agent is restarted; files are read again. The next \
+`connect` then fails with `EPROTO`: set CAs again, and chains and keys on a new socket. A listening socket is ended.
 A program of the same user, cgroup and network namespace that learns a context's id may adopt the context.
 `TCP_INFO`, `SIOCOUTQ` and `SO_LINGER` speak of the connection to the agent.
 The agent needs Linux 6.1 or later, cgroup version 2, and a loopback interface that is up in the program's network \
 namespace.";
 
 const BUGS: &str = "\
-A TLS socket can't accept connections yet: one that listens is never reached. `TLS_REQUEST_PEER_AUTH` and \
-`TLS_SERVER_OCSP_STAPLING` can be set and read, and do nothing.
+`TLS_SERVER_OCSP_STAPLING` can be set and read, and does nothing yet.
+A socket that listens already can't become a TLS socket. A plain socket outside the cgroup that listens at one address of \
+a port is passed over, if it begins to listen after a TLS socket does so at every address of that port.
 `socket`(2) does not take `IPPROTO_TLS` as a protocol.
 Revocation is not checked: a certificate is good until it expires.
 A bound source port does not hold on the connection to the peer. `SO_BINDTODEVICE` reads empty after `connect`.

@@ -35,6 +35,7 @@ const TESTS: &[Package] = &[
     Package { name: "bpftool", reason: "shows what is attached" },
     Package { name: "curl", reason: "a real client" },
     Package { name: "g++", reason: "the header must compile as C++" },
+    Package { name: "gnutls-bin", reason: "a TLS client that is not OpenSSL" },
     Package { name: "iproute2", reason: "network namespaces" },
     Package { name: "libnginx-mod-stream", reason: "a TLS server that echoes nothing of ours" },
     Package { name: "nftables", reason: "black holes" },

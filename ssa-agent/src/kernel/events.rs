@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
-use ssa_common::event::{BlobSet, Changed, Closed, Held, Left, Opened, kind};
+use ssa_common::event::{BlobSet, Changed, Closed, Held, Left, Listening, Opened, kind};
 use tokio::{io::unix::AsyncFd, time::timeout};
 use tracing::error;
 use zerocopy::FromBytes as _;
@@ -13,6 +13,7 @@ pub(crate) enum Event {
     Opened(Opened),
     Blob(BlobSet),
     Changed(Changed),
+    Listening(Listening),
     Held(Box<Held>),
     Left(Left),
     Closed(Closed),
@@ -49,6 +50,7 @@ fn parse(record: &[u8]) -> Option<Event> {
     match number {
         kind::OPENED => Opened::read_from_bytes(record).ok().map(Event::Opened),
         kind::CHANGED => Changed::read_from_bytes(record).ok().map(Event::Changed),
+        kind::LISTENING => Listening::read_from_bytes(record).ok().map(Event::Listening),
         kind::BLOB => BlobSet::read_from_bytes(record).ok().map(Event::Blob),
         kind::HELD => Held::read_from_bytes(record).ok().map(Box::new).map(Event::Held),
         kind::LEFT => Left::read_from_bytes(record).ok().map(Event::Left),

@@ -32,7 +32,7 @@ use tracing::debug;
 use super::{Error, HOOKS, maps::Maps, sys};
 
 /// Maps that outlive the agent. The arrays of live programs do not: that is how the guards know.
-const PINNED_MAPS: [&str; 18] = [
+const PINNED_MAPS: [&str; 21] = [
     "BLOBS",
     "CERTIFICATES",
     "CGROUP_CLASSES",
@@ -45,7 +45,10 @@ const PINNED_MAPS: [&str; 18] = [
     "EVENTS",
     "FAST_OPEN",
     "IDS",
+    "LEGS",
     "LISTENERS",
+    "LISTENING",
+    "PATHS",
     "POLICIES",
     "SCRATCH",
     "SOCKETS",

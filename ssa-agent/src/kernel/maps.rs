@@ -14,9 +14,11 @@ use ssa_common::{
     certificate::{Certificate, Chain, Digest},
     cipher::{self, CipherName},
     connection::Connection,
-    context::{Blob, BlobKey, Context},
+    context::{Blob, BlobKey, Context, KeptPath},
+    event::Listening,
     limits::Counter,
     policy::{Policy, PolicyKey},
+    steer::LegKey,
 };
 
 use super::Error;
@@ -31,10 +33,13 @@ pub(crate) struct Maps {
     ciphers: Mutex<HashMap<MapData, u64, u32>>,
     cipher_names: Mutex<Array<MapData, CipherName>>,
     connections: Mutex<HashMap<MapData, u64, Connection>>,
-    contexts: HashMap<MapData, u64, Context>,
-    counters: Array<MapData, u64>,
+    contexts: Mutex<HashMap<MapData, u64, Context>>,
+    counters: Mutex<Array<MapData, u64>>,
     ids: Mutex<Queue<MapData, u64>>,
+    legs: Mutex<HashMap<MapData, LegKey, u64>>,
+    listening: HashMap<MapData, u64, Listening>,
     listeners: Mutex<SkStorage<MapData, u32>>,
+    paths: Mutex<HashMap<MapData, BlobKey, KeptPath>>,
     policies: Mutex<HashMap<MapData, PolicyKey, Policy>>,
     user_classes: Mutex<HashMap<MapData, u32, u32>>,
     events: Mutex<Option<RingBuf<MapData>>>,
@@ -50,10 +55,13 @@ impl Maps {
             ciphers: Mutex::new(take(ebpf, "CIPHERS")?),
             cipher_names: Mutex::new(take(ebpf, "CIPHER_NAMES")?),
             connections: Mutex::new(take(ebpf, "CONNECTIONS")?),
-            contexts: take(ebpf, "CONTEXTS")?,
-            counters: take(ebpf, "COUNTERS")?,
+            contexts: Mutex::new(take(ebpf, "CONTEXTS")?),
+            counters: Mutex::new(take(ebpf, "COUNTERS")?),
             ids: Mutex::new(take(ebpf, "IDS")?),
+            legs: Mutex::new(take(ebpf, "LEGS")?),
+            listening: take(ebpf, "LISTENING")?,
             listeners: Mutex::new(take(ebpf, "LISTENERS")?),
+            paths: Mutex::new(take(ebpf, "PATHS")?),
             policies: Mutex::new(take(ebpf, "POLICIES")?),
             user_classes: Mutex::new(take(ebpf, "USER_CLASSES")?),
             events: Mutex::new(Some(take(ebpf, "EVENTS")?)),
@@ -77,7 +85,7 @@ impl Maps {
 
     /// A context's settings, if a socket still uses it.
     pub(crate) fn context(&self, id: u64) -> Option<Context> {
-        self.contexts.get(&id, 0).ok()
+        lock(&self.contexts).get(&id, 0).ok()
     }
 
     /// Takes an option's value out of its map.
@@ -87,6 +95,25 @@ impl Maps {
         // Only the agent deletes entries that were announced, so it is there.
         let _deleted = blobs.remove(key);
         blob.bytes.get(..blob.len as usize).map(<[u8]>::to_vec)
+    }
+
+    /// Keeps a path for the next agent. Full: it will have to be set again.
+    pub(crate) fn keep_path(&self, key: &BlobKey, path: &KeptPath) {
+        let mut paths = lock(&self.paths);
+        let _full = paths.insert(key, path, 0);
+        if lock(&self.contexts).get(&key.context, 0).is_err() {
+            let _absent = paths.remove(key);
+        }
+    }
+
+    /// Forgets a path of a context that is gone. Absent is as good.
+    pub(crate) fn forget_path(&self, key: &BlobKey) {
+        let _absent = lock(&self.paths).remove(key);
+    }
+
+    /// The paths that an agent before this one has kept.
+    pub(crate) fn kept_paths(&self) -> Vec<(BlobKey, KeptPath)> {
+        lock(&self.paths).iter().filter_map(Result::ok).collect()
     }
 
     /// Adds an id to the pool; false if it is full.
@@ -165,7 +192,8 @@ impl Maps {
 
     /// Contexts whose program has changed the list of cipher suites.
     pub(crate) fn contexts_with_ciphers(&self) -> HashSet<u64> {
-        let all = self.contexts.iter().filter_map(Result::ok);
+        let contexts = lock(&self.contexts);
+        let all = contexts.iter().filter_map(Result::ok);
         all.filter(|(_id, context)| context.ciphers_set != 0).map(|(id, _context)| id).collect()
     }
 
@@ -207,7 +235,60 @@ impl Maps {
 
     /// A counter's value.
     pub(crate) fn counter(&self, counter: Counter) -> u64 {
-        self.counters.get(&(counter as u32), 0).unwrap_or(0)
+        lock(&self.counters).get(&(counter as u32), 0).unwrap_or(0)
+    }
+
+    /// TLS sockets that are open now.
+    pub(crate) fn open_sockets(&self) -> u64 {
+        // One that was taken for gone, and was not, counts twice.
+        self.counter(Counter::Sockets).saturating_sub(self.counter(Counter::Forgotten))
+    }
+
+    /// Publishes the answers of a socket that is to come out of a listener.
+    pub(crate) fn publish_accepted(&self, id: u64, connection: &Connection) -> Result<(), Error> {
+        const BPF_NOEXIST: u64 = 1;
+        let put = lock(&self.connections).insert(id, connection, BPF_NOEXIST);
+        put.map_err(|source| Error::Map { name: "CONNECTIONS", source })
+    }
+
+    /// Says why a listener can't serve.
+    pub(crate) fn publish_listener(&self, id: u64, connection: &Connection) {
+        // Full: then the program is told without the reason.
+        let _full = lock(&self.connections).insert(id, connection, 0);
+        if !self.listening(id) {
+            let _absent = lock(&self.connections).remove(&id);
+        }
+    }
+
+    /// Deletes what an accepted socket has that no program ever had. `counted`: the hooks have seen it.
+    pub(crate) fn forget_accepted(&self, id: u64, counted: bool) {
+        let _absent = lock(&self.connections).remove(&id);
+        let _absent = lock(&self.contexts).remove(&id);
+        if counted {
+            let mut counters = lock(&self.counters);
+            let now = counters.get(&(Counter::Forgotten as u32), 0).unwrap_or(0);
+            let _set = counters.set(Counter::Forgotten as u32, now + 1, 0);
+        }
+    }
+
+    /// Lets a leg to a listener pass, once.
+    pub(crate) fn announce_leg(&self, key: &LegKey, id: u64) -> Result<(), Error> {
+        lock(&self.legs).insert(key, id, 0).map_err(|source| Error::Map { name: "LEGS", source })
+    }
+
+    /// Takes that back. False if the leg has passed.
+    pub(crate) fn withdraw_leg(&self, key: &LegKey) -> bool {
+        lock(&self.legs).remove(key).is_ok()
+    }
+
+    /// The sockets that listen.
+    pub(crate) fn all_listening(&self) -> Vec<Listening> {
+        self.listening.iter().filter_map(Result::ok).map(|(_id, record)| record).collect()
+    }
+
+    /// Whether a socket still listens.
+    pub(crate) fn listening(&self, id: u64) -> bool {
+        self.listening.get(&id, 0).is_ok()
     }
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod events;
 pub(crate) mod loader;
 pub(crate) mod maps;
 pub(crate) mod packet;
+pub(crate) mod sock_diag;
 pub(crate) mod sys;
 
 use std::{io, path::PathBuf};

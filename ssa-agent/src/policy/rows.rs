@@ -85,15 +85,22 @@ impl Policies {
 
     /// What is in force for a program that connects.
     pub(crate) fn of(&self, caller: &Caller) -> Result<Arc<Effective>, String> {
+        let wants_executable = self.lock().file.profiles.iter().any(|profile| profile.executable.is_some());
+        self.of_program(&self.program(caller, wants_executable)?)
+    }
+
+    /// What profiles ask of a caller.
+    pub(crate) fn program(&self, caller: &Caller, wants_executable: bool) -> Result<Program, String> {
         let executable = || caller::executable(caller).map_err(|error| error.to_string());
+        let executable = if wants_executable { Some(executable()?) } else { None };
+        let cgroup = self.cgroup_of(&mut self.lock(), caller.cgroup);
+        Ok(Program { uid: caller.uid, cgroup, executable })
+    }
+
+    /// What is in force for a program.
+    pub(crate) fn of_program(&self, program: &Program) -> Result<Arc<Effective>, String> {
         let mut now = self.lock();
-        let wants_executable = now.file.profiles.iter().any(|profile| profile.executable.is_some());
-        let program = Program {
-            uid: caller.uid,
-            cgroup: self.cgroup_of(&mut now, caller.cgroup),
-            executable: if wants_executable { Some(executable()?) } else { None },
-        };
-        let profiles = now.file.profiles_of(&program);
+        let profiles = now.file.profiles_of(program);
         if let Some(effective) = now.effective.get(&profiles) {
             return Ok(Arc::clone(effective));
         }

@@ -54,6 +54,18 @@ fn escaped(value: &str) -> String {
     text
 }
 
+/// Whether a certificate is for a DNS name: literally, or by a wildcard for the first label (RFC 6125,
+/// section 6.4.3).
+pub(crate) fn covers(certificate: &X509Ref, name: &str) -> bool {
+    let rest = name.split_once('.').map(|(_first, rest)| rest);
+    certificate.subject_alt_names().into_iter().flatten().any(|alt| {
+        alt.dnsname().is_some_and(|pattern| match pattern.strip_prefix("*.") {
+            Some(suffix) => rest.is_some_and(|rest| rest.eq_ignore_ascii_case(suffix)),
+            None => pattern.eq_ignore_ascii_case(name),
+        })
+    })
+}
+
 /// The names and addresses that a certificate is for.
 fn hosts(certificate: &X509Ref) -> String {
     let names: Vec<String> = certificate

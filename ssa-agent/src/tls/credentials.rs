@@ -1,7 +1,7 @@
 //! What a program brings: certificates to trust, and certificate chains with their keys.
 
 use openssl::{
-    pkey::{PKey, Private},
+    pkey::{Id, PKey, Private},
     ssl::SslRef,
     x509::X509,
 };
@@ -45,6 +45,14 @@ impl Credentials {
 }
 
 impl Credential {
+    pub(crate) fn leaf(&self) -> &X509 {
+        &self.chain[0]
+    }
+
+    pub(crate) fn key_type(&self) -> Id {
+        self.key.id()
+    }
+
     /// Offers it to a peer that asks; of several, OpenSSL takes the kind that the peer understands.
     pub(crate) fn offer(&self, ssl: &mut SslRef) -> Result<(), openssl::error::ErrorStack> {
         ssl.set_certificate(&self.chain[0])?;

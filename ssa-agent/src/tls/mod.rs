@@ -5,6 +5,7 @@ pub(crate) mod cipher;
 pub(crate) mod credentials;
 pub(crate) mod name;
 pub(crate) mod peer;
+pub(crate) mod server;
 pub(crate) mod session;
 
 use std::{io, pin::Pin, sync::Arc};
@@ -26,7 +27,7 @@ use ssa_common::uapi;
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
-use self::{name::ServerName, peer::PeerStream, session::Attempt};
+use self::{cipher::Suite, name::ServerName, peer::PeerStream, session::Attempt};
 use crate::{
     contexts::Settings,
     policy::{self, Policy},
@@ -99,6 +100,11 @@ impl Secured {
         digest.and_then(|digest| digest.as_ref().try_into().ok()).unwrap_or_default()
     }
 
+    /// The name that a client asked for.
+    pub(crate) fn sni(&self) -> Option<&str> {
+        self.stream.ssl().servername(openssl::ssl::NameType::HOST_NAME)
+    }
+
     pub(crate) fn resumed(&self) -> bool {
         self.stream.ssl().session_reused()
     }
@@ -126,21 +132,8 @@ pub(crate) fn context(policy: &Policy, trusted: Option<Vec<X509>>) -> Result<Ssl
     }
     builder.set_cert_store(store.build());
     builder.set_verify_depth(u32::try_from(policy.trust.verify_depth).unwrap_or(u32::MAX));
-    if !policy.tls.groups.is_empty() {
-        builder.set_groups_list(&policy.tls.groups.join(":"))?;
-    }
-    if !policy.tls.signature_algorithms.is_empty() {
-        builder.set_sigalgs_list(&policy.tls.signature_algorithms.join(":"))?;
-    }
-    if !policy.sessions.tickets {
-        builder.set_options(SslOptions::NO_TICKET);
-    }
-    builder.set_verify_callback(SslVerifyMode::PEER, |valid, store| {
-        if !valid {
-            note_failure(store);
-        }
-        valid
-    });
+    limit_algorithms(&mut builder, policy)?;
+    builder.set_verify_callback(SslVerifyMode::PEER, noting_failures);
     // An idle connection keeps no buffers; a busy one reads whole records in one call.
     builder.set_mode(SslMode::RELEASE_BUFFERS | SslMode::ENABLE_PARTIAL_WRITE | SslMode::ACCEPT_MOVING_WRITE_BUFFER);
     builder.set_read_ahead(true);
@@ -151,6 +144,39 @@ pub(crate) fn context(policy: &Policy, trusted: Option<Vec<X509>>) -> Result<Ssl
         }
     });
     Ok(builder.build())
+}
+
+/// What the policy says for both sides.
+fn limit_algorithms(builder: &mut SslContextBuilder, policy: &Policy) -> Result<(), Error> {
+    if !policy.tls.groups.is_empty() {
+        builder.set_groups_list(&policy.tls.groups.join(":"))?;
+    }
+    if !policy.tls.signature_algorithms.is_empty() {
+        builder.set_sigalgs_list(&policy.tls.signature_algorithms.join(":"))?;
+    }
+    if !policy.sessions.tickets {
+        builder.set_options(SslOptions::NO_TICKET);
+    }
+    Ok(())
+}
+
+/// OpenSSL's verdict on a certificate, whose reason is kept.
+fn noting_failures(valid: bool, store: &mut openssl::x509::X509StoreContextRef) -> bool {
+    if !valid {
+        note_failure(store);
+    }
+    valid
+}
+
+/// How long a server's sessions live (`SSL_CTX_set_timeout(3)`).
+#[expect(unsafe_code, reason = "the openssl crate lacks it")]
+fn set_timeout(builder: &mut SslContextBuilder, ttl: std::time::Duration) {
+    unsafe extern "C" {
+        fn SSL_CTX_set_timeout(context: *mut openssl_sys::SSL_CTX, seconds: std::ffi::c_long) -> std::ffi::c_long;
+    }
+    let seconds = std::ffi::c_long::try_from(ttl.as_secs()).unwrap_or(std::ffi::c_long::MAX);
+    // SAFETY: the context is alive.
+    unsafe { SSL_CTX_set_timeout(builder.as_ptr(), seconds) };
 }
 
 /// A store of what the administrator trusts.
@@ -183,7 +209,7 @@ fn trust(trust: &policy::Trust) -> Result<X509StoreBuilder, Error> {
 /// Cancellation closes the connection.
 pub(crate) async fn connect(settings: &Settings, stream: TcpStream, name: &ServerName) -> Result<Secured, Error> {
     let mut ssl = Ssl::new(&settings.tls)?;
-    restrict(&mut ssl, settings)?;
+    restrict(&mut ssl, settings.versions, &settings.suites)?;
     for credential in settings.credentials.iter() {
         credential.offer(&mut ssl)?;
     }
@@ -213,10 +239,9 @@ pub(crate) async fn connect(settings: &Settings, stream: TcpStream, name: &Serve
 }
 
 /// Versions and cipher suites. A version without suites is not offered.
-fn restrict(ssl: &mut Ssl, settings: &Settings) -> Result<(), Error> {
-    let (mut min, mut max) = settings.versions;
-    let suites_1_2 = cipher::text(&settings.suites, false);
-    let suites_1_3 = cipher::text(&settings.suites, true);
+fn restrict(ssl: &mut Ssl, (mut min, mut max): (i64, i64), suites: &[Suite]) -> Result<(), Error> {
+    let suites_1_2 = cipher::text(suites, false);
+    let suites_1_3 = cipher::text(suites, true);
     if suites_1_2.is_empty() {
         min = uapi::TLS_1_3;
     }

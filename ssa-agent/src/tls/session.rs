@@ -106,6 +106,12 @@ impl Attempt {
         Arc::new(Self { name, sessions, chain, failure: Mutex::default() })
     }
 
+    /// Of a server: OpenSSL keeps the sessions.
+    pub(super) fn of_client() -> Arc<Self> {
+        let name = ServerName::Ip(std::net::Ipv4Addr::UNSPECIFIED.into());
+        Arc::new(Self { name, sessions: None, chain: OnceLock::new(), failure: Mutex::default() })
+    }
+
     /// Caches a session that the peer offers, now or at any time while connected.
     pub(super) fn keep(&self, ssl: &SslRef, session: SslSession) {
         let Some(sessions) = &self.sessions else { return };

@@ -1,0 +1,194 @@
+//! One client of a program's listener as one function: handshake, leg to the listener, relay.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use socket2::{Domain, Socket, Type};
+use ssa_common::connection::{Connection, Scalar, Text, state};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::mpsc,
+    time::timeout,
+};
+use tracing::{Instrument as _, debug, info, info_span};
+
+use crate::{
+    agent::Agent,
+    error::Error,
+    listeners::Listener,
+    netns::{Client, Passage, endpoint},
+    outbound::relay_text,
+    peer_leg,
+    relay::{self, Copied},
+    tls::{self, Secured, server},
+};
+
+/// How long a program's listener may take to have room for one more.
+const LEG_LIMIT: Duration = Duration::from_secs(30);
+
+/// Serves clients as they come.
+pub(crate) async fn serve(agent: Arc<Agent>, mut clients: mpsc::Receiver<Client>) {
+    loop {
+        let client = tokio::select! {
+            client = clients.recv() => client,
+            () = agent.stop.cancelled() => return,
+        };
+        let Some(Client { namespace, stream, from }) = client else { return };
+        let Ok(local) = stream.local_addr() else { continue };
+        let Some(listener) = agent.listeners.find(namespace.cookie, local) else {
+            debug!(%from, %local, "reset a client of no listener");
+            continue;
+        };
+        let Ok(permit) = Arc::clone(&listener.handshakes).try_acquire_owned() else {
+            debug!(%from, %local, "reset a client: too many handshakes are in flight");
+            continue;
+        };
+        let agent = Arc::clone(&agent);
+        let span = info_span!("accept", listener = listener.id, %from, %local);
+        tokio::spawn(
+            async move {
+                // Dropping the stream resets it.
+                if let Err(error) = client_of(&agent, &listener, stream, from, local, permit).await {
+                    info!(error = error.text(200), "refused a client");
+                }
+            }
+            .instrument(span),
+        );
+    }
+}
+
+async fn client_of(
+    agent: &Agent,
+    listener: &Listener,
+    stream: TcpStream,
+    from: SocketAddr,
+    local: SocketAddr,
+    permit: tokio::sync::OwnedSemaphorePermit,
+) -> Result<(), Error> {
+    let policy = agent.policies.of_program(&listener.program).map_err(tls::Error::Brought)?;
+    let limit = policy.policy.time.handshake_seconds.get();
+    let secured = tokio::select! {
+        biased;
+        () = agent.stop.cancelled() => return Err(Error::Stopping),
+        secured = timeout(limit, async {
+            let front = agent.contexts.front(listener.context, &policy).await?;
+            server::accept(&front, stream).await
+        }) => secured.map_err(|_elapsed| Error::HandshakeTimeout { to: from, limit })??,
+    };
+    drop(permit);
+    debug!(version = secured.version(), resumed = secured.resumed(), "secured");
+    let id = new_id()?;
+    let wishes = agent.listeners.accept(id, listener.id);
+    let prepared = prepare(agent, listener, &secured, id, from, local).await;
+    let (leg, passage, mut answers) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            agent.listeners.give_up(agent, id, false);
+            return Err(error);
+        }
+    };
+    let before_reset = |error: &relay::Error| {
+        answers.push(Text::Error, &relay_text(error)).expect("the text was cut to fit");
+        agent.maps.publish(id, &answers);
+    };
+    let mut copied = Copied::default();
+    let news = peer_leg::news(wishes, [ssa_common::peer_option::ABSENT; ssa_common::peer_option::SLOTS]);
+    let relayed = tokio::select! {
+        biased;
+        () = agent.stop.cancelled() => return Err(Error::Stopping),
+        relayed = relay::run(leg, secured.stream, news, before_reset, &mut copied) => relayed,
+    };
+    let established = passage.withdraw();
+    drop(passage);
+    match &relayed {
+        Ok(()) => info!(bytes.up = copied.up, bytes.down = copied.down, "closed"),
+        Err(error) => info!(bytes.up = copied.up, bytes.down = copied.down, %error, "reset"),
+    }
+    if !established {
+        agent.listeners.give_up(agent, id, false);
+        return Ok(());
+    }
+    let reset_by_program = matches!(relayed, Err(relay::Error::Application(_)));
+    agent.listeners.ended(agent, id, reset_by_program).await;
+    Ok(())
+}
+
+/// Publishes the answers, then connects to the program's listener.
+async fn prepare(
+    agent: &Agent,
+    listener: &Listener,
+    secured: &Secured,
+    id: u64,
+    from: SocketAddr,
+    local: SocketAddr,
+) -> Result<(TcpStream, Passage, Connection), Error> {
+    let answers = answers(agent, secured, id, from, local)?;
+    agent.maps.publish_accepted(id, &answers)?;
+    let failed = |source| Error::Dial { to: local, source };
+    let socket = listener.namespace.make(move || leg(local)).await.map_err(failed)?;
+    let source = socket.local_addr().map_err(failed)?.as_socket();
+    let source = source.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
+    let passage = listener.namespace.announce(source, local, id)?;
+    let connected = TcpSocket::from_std_stream(socket.into()).connect(local);
+    match timeout(LEG_LIMIT, connected).await {
+        Ok(connected) => Ok((connected.map_err(failed)?, passage, answers)),
+        Err(_elapsed) => Err(Error::DialTimeout { to: local, limit: LEG_LIMIT }),
+    }
+}
+
+/// A socket that is bound first, so that its whole 4-tuple is known before it connects. Reset when it is
+/// closed, until the relay says otherwise.
+fn leg(to: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_out_of_band_inline(true)?;
+    let mut from = to;
+    from.set_port(0);
+    socket.bind(&from.into())?;
+    Ok(socket)
+}
+
+/// What the program can ask of an accepted socket.
+fn answers(
+    agent: &Agent,
+    secured: &Secured,
+    id: u64,
+    from: SocketAddr,
+    local: SocketAddr,
+) -> Result<Connection, Error> {
+    let mut answers = Connection::pending(1);
+    answers.state = state::SECURED;
+    answers.peer = endpoint(from);
+    answers.local = endpoint(local);
+    answers.scalars[Scalar::Version as usize] = secured.version();
+    answers.scalars[Scalar::Resumed as usize] = i64::from(secured.resumed());
+    answers.scalars[Scalar::CertificateCount as usize] = i64::try_from(secured.chain().len()).unwrap_or(i64::MAX);
+    answers.push(Text::Cipher, secured.cipher()).expect("names of ciphers are short");
+    if let Some(protocol) = secured.alpn() {
+        answers.push(Text::Alpn, protocol).expect("names of protocols have at most 255 bytes");
+    }
+    if let Some(name) = secured.sni() {
+        answers.push(Text::Sni, name).expect("OpenSSL takes names of at most 255 bytes");
+    }
+    if !secured.chain().is_empty() {
+        answers.sha256 = secured.fingerprint();
+        answers.chain = agent.chains.publish(id, secured.chain())?;
+        // With names as long as these, the subject may be cut.
+        let room = ssa_common::connection::TEXT_BYTES - 700;
+        let identity: String = secured.identity().chars().take(room / 4).collect();
+        answers.push(Text::Identity, &identity).expect("there is room");
+    }
+    Ok(answers)
+}
+
+fn new_id() -> Result<u64, Error> {
+    loop {
+        let mut bytes = [0; 8];
+        openssl::rand::rand_bytes(&mut bytes).map_err(tls::Error::from)?;
+        let id = u64::from_ne_bytes(bytes);
+        if id != 0 {
+            return Ok(id);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Sockets that listen, as the kernel lists them, and the end of one (sock_diag(7)). All in the network
+//! namespace of the calling thread.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::{
+    SockDiagMessage,
+    constants::{AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DESTROY},
+    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
+};
+use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
+
+/// A socket that listens.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Listed {
+    pub(crate) at: SocketAddr,
+    /// It takes no IPv4 connections. True for IPv4 sockets, which have others.
+    pub(crate) only_v6: bool,
+}
+
+/// All sockets that listen on a port.
+pub(crate) fn listening(port: u16) -> io::Result<Vec<Listed>> {
+    let mut found = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        for response in dump(family)? {
+            let id = &response.header.socket_id;
+            if id.source_port == port {
+                let only_v6 = response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true)));
+                found.push(Listed { at: SocketAddr::new(id.source_address, port), only_v6 });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Ends the socket that listens at an address: its `accept` fails.
+pub(crate) fn destroy(at: SocketAddr) -> io::Result<()> {
+    let family = if at.is_ipv4() { AF_INET } else { AF_INET6 };
+    let here = |response: &InetResponse| {
+        let id = &response.header.socket_id;
+        id.source_port == at.port() && id.source_address == at.ip()
+    };
+    for response in dump(family)?.into_iter().filter(here) {
+        let socket = open()?;
+        let mut message = message(family, response.header.socket_id);
+        message.header.message_type = SOCK_DESTROY;
+        message.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+        send(&socket, &message)?;
+        let (answer, _from) = socket.recv_from_full()?;
+        if let Ok(answer) = NetlinkMessage::<SockDiagMessage>::deserialize(&answer)
+            && let NetlinkPayload::Error(error) = answer.payload
+            && error.code.is_some()
+        {
+            return Err(error.to_io());
+        }
+    }
+    Ok(())
+}
+
+/// The listening sockets of a family.
+fn dump(family: u8) -> io::Result<Vec<InetResponse>> {
+    let socket = open()?;
+    let unspecified: IpAddr = if family == AF_INET { [0; 4].into() } else { [0_u16; 8].into() };
+    let any = SocketId {
+        source_port: 0,
+        destination_port: 0,
+        source_address: unspecified,
+        destination_address: unspecified,
+        interface_id: 0,
+        cookie: [0xff; 8],
+    };
+    let mut message = message(family, any);
+    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    send(&socket, &message)?;
+    let mut found = Vec::new();
+    loop {
+        let (bytes, _from) = socket.recv_from_full()?;
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
+                .map_err(|error| io::Error::other(error.to_string()))?;
+            #[expect(clippy::wildcard_enum_match_arm, reason = "the kernel sends nothing else in a dump")]
+            match message.payload {
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => found.push(*response),
+                NetlinkPayload::Done(_) => return Ok(found),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                _ => {}
+            }
+            // Messages begin at multiples of 4 (netlink(7)).
+            let len = (message.header.length as usize).next_multiple_of(4);
+            rest = rest.get(len..).filter(|_rest| len > 0).unwrap_or_default();
+        }
+    }
+}
+
+fn open() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.bind_auto()?;
+    socket.connect(&NetlinkAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+fn message(family: u8, socket_id: SocketId) -> NetlinkMessage<SockDiagMessage> {
+    let request = InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        states: StateFlags::LISTEN,
+        socket_id,
+    };
+    let mut message = NetlinkMessage::new(NetlinkHeader::default(), SockDiagMessage::InetRequest(request).into());
+    message.finalize();
+    message
+}
+
+fn send(socket: &Socket, message: &NetlinkMessage<SockDiagMessage>) -> io::Result<()> {
+    let mut bytes = vec![0; message.header.length as usize];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0).map(drop)
+}
