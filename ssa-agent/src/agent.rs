@@ -120,7 +120,14 @@ async fn serve(agent: Arc<Agent>, mut events: Events) -> Result<()> {
 fn handle(agent: &Arc<Agent>, registry: &mut Registry, event: Event) {
     match event {
         // Its id has left the pool, which is refilled after each batch.
-        Event::Opened(opened) => agent.policies.met(&opened.caller),
+        Event::Opened(opened) => {
+            agent.policies.met(&opened.caller);
+            if !agent.namespaces.has(&opened.caller) {
+                let agent = Arc::clone(agent);
+                // What is there already need not be waited for by the first connect, or the first client.
+                tokio::spawn(async move { agent.namespaces.of(&opened.caller).await.map(drop) });
+            }
+        }
         Event::Blob(set) => agent.contexts.set(&set),
         Event::Held(held) => registry.held(agent, held),
         Event::Left(left) => registry.left(&left),

@@ -65,6 +65,11 @@ impl Namespaces {
         Self { maps, clients, made: Mutex::default() }
     }
 
+    /// Whether a caller's namespace is served, or is about to be.
+    pub(crate) fn has(&self, caller: &Caller) -> bool {
+        lock(&self.made).contains_key(&caller.netns)
+    }
+
     /// The namespace of a caller's socket, made at first use.
     pub(crate) async fn of(&self, caller: &Caller) -> Result<Arc<Namespace>, Error> {
         let cell = Arc::clone(lock(&self.made).entry(caller.netns).or_default());

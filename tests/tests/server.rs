@@ -347,6 +347,7 @@ for _ in range(4):
 "#;
     let mut app = site.start(script, &[]);
     let addr = addr(&app.said());
+    eventually("it listens", Duration::from_secs(10), || site.agent.log().contains("serving a listener"));
     for version in ["-tls1_3", "-tls1_2"] {
         let file = site.pki.folder().join("session");
         for (what, resumed) in [("-sess_out", 0), ("-sess_in", 1)] {
