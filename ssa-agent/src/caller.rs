@@ -44,11 +44,22 @@ pub(crate) enum Error {
     Thread(#[source] io::Error),
 }
 
+/// What a path comes to.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Read {
+    /// One file, or those of a directory.
+    pub(crate) files: Vec<Vec<u8>>,
+    /// The file beside it whose name has `.ocsp` at its end: a response of an OCSP responder.
+    pub(crate) ocsp: Option<Vec<u8>>,
+    /// When the caller's process began, in clock ticks after boot.
+    pub(crate) began: u64,
+}
+
 /// Reads a file, or every file of a directory whose name is a certificate's hash (`c_rehash`),
 /// as `caller`. Blocks for as long as the file system does: call it where that is right.
 ///
-/// Returns also when the caller's process began; with `started`, it must be the one that began then.
-pub(crate) fn read(caller: Caller, started: Option<u64>, path: &Path) -> Result<(Vec<Vec<u8>>, u64), Error> {
+/// With `started`, the caller's process must be the one that began then.
+pub(crate) fn read(caller: Caller, started: Option<u64>, path: &Path) -> Result<Read, Error> {
     let path = path.to_owned();
     // A thread of its own: it can never take its rights back.
     thread::Builder::new()
@@ -58,7 +69,12 @@ pub(crate) fn read(caller: Caller, started: Option<u64>, path: &Path) -> Result<
             if started.is_some_and(|started| started != began) {
                 return Err(Error::Changed);
             }
-            Ok((read_here(&path)?, began))
+            let files = read_here(&path)?;
+            let mut beside = path.into_os_string();
+            beside.push(".ocsp");
+            let beside = PathBuf::from(beside);
+            let ocsp = open(&beside).and_then(|file| contents(file, &beside)).ok();
+            Ok(Read { files, ocsp, began })
         })
         .map_err(Error::Thread)?
         .join()

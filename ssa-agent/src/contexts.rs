@@ -18,7 +18,7 @@ use ssa_common::{
 use tokio::sync::{OnceCell, watch};
 
 use crate::{
-    caller,
+    caller::{self, Read},
     kernel::{self, maps::Maps},
     policy::Effective,
     tls::{
@@ -93,9 +93,6 @@ struct Brought {
     path: Option<Vec<u8>>,
     read: watch::Receiver<Option<Result<Read, String>>>,
 }
-
-/// Files of PEM texts, and when the process began that named them.
-type Read = (Vec<Vec<u8>>, u64);
 
 /// Trust and own credentials of a context.
 #[derive(Clone)]
@@ -176,8 +173,8 @@ impl Contexts {
         let maps = Arc::clone(&self.maps);
         tokio::task::spawn_blocking(move || {
             let read = files(caller, started, &value);
-            if let (Some(path), Ok((_files, began)), None) = (path, &read, started) {
-                keep(&maps, &key, caller, *began, &path);
+            if let (Some(path), Ok(read), None) = (path, &read, started) {
+                keep(&maps, &key, caller, read.began, &path);
             }
             // Nobody is interested if the context is gone.
             let _unwanted = done.send(Some(read));
@@ -206,6 +203,7 @@ impl Contexts {
             credentials: made.credentials,
             trusted: made.trusted.as_deref(),
             peer_auth: context.scalar(Setting::PeerAuth),
+            stapling: context.scalar(Setting::Stapling) != 0,
             versions: shape.versions,
             suites: shape.suites.clone(),
             alpn: shape.alpn.clone(),
@@ -233,7 +231,7 @@ impl Contexts {
             };
             let caller = blob.caller;
             let before = blob.read.borrow().as_ref().and_then(|before| before.clone().ok());
-            let Some((_files, began)) = before.clone() else { return Ok(false) };
+            let Some(Read { began, .. }) = before.clone() else { return Ok(false) };
             let read = tokio::task::spawn_blocking(move || files(caller, Some(began), &path)).await;
             let read = read.map_err(|error| error.to_string())??;
             if before == Some(read.clone()) {
@@ -371,12 +369,12 @@ async fn make(effective: &Effective, blobs: &[Brought]) -> Result<Made, String> 
             let name = uapi::option(blob.option).map_or("?", |option| option.name);
             format!("{name}: {text}")
         };
-        let (files, _began) = read.unwrap_or_else(|| Err("nothing was read".to_owned())).map_err(of_option)?;
+        let Read { files, ocsp, .. } = read.unwrap_or_else(|| Err("nothing was read".to_owned())).map_err(of_option)?;
         // A file need not end with a line's end.
         let pem = files.join(&b'\n');
         match blob.option {
             uapi::TLS_TRUSTED_PEER_CERTIFICATES => trusted = Some(certificates(&pem).map_err(of_option)?),
-            uapi::TLS_CERTIFICATE_CHAIN => credentials.add_chain(&pem).map_err(of_option)?,
+            uapi::TLS_CERTIFICATE_CHAIN => credentials.add_chain(&pem, ocsp).map_err(of_option)?,
             uapi::TLS_PRIVATE_KEY => credentials.add_key(&pem).map_err(of_option)?,
             _ => return Err(of_option("the agent does not know this option".to_owned())),
         }
@@ -411,7 +409,7 @@ const INLINE: &[u8] = b"-----BEGIN";
 /// A PEM text, or the texts of the file or directory that a text names.
 fn files(caller: Caller, started: Option<u64>, value: &[u8]) -> Result<Read, String> {
     if value.starts_with(INLINE) {
-        return Ok((vec![value.to_vec()], 0));
+        return Ok(Read { files: vec![value.to_vec()], ..Read::default() });
     }
     let path = std::str::from_utf8(value).map_err(|_bytes| "the path is not UTF-8".to_owned())?;
     caller::read(caller, started, Path::new(path)).map_err(|error| error.to_string())

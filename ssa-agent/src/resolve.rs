@@ -60,8 +60,8 @@ pub(crate) async fn addresses(
 ) -> Result<Vec<IpAddr>, Error> {
     let read = |path: &'static str| {
         tokio::task::spawn_blocking(move || {
-            let (files, _began) = caller::read(caller, None, Path::new(path)).unwrap_or_default();
-            files.join(&b'\n')
+            let read = caller::read(caller, None, Path::new(path)).unwrap_or_default();
+            read.files.join(&b'\n')
         })
     };
     let (resolv_conf, hosts_file) = tokio::join!(read("/etc/resolv.conf"), read("/etc/hosts"));

@@ -242,8 +242,9 @@ for _ in range(3):
         connect(&wrong, addr, NAME).map(|mut stream| stream.read(&mut [0; 1]).map_err(|error| error.to_string()));
     assert!(!matches!(refused, Ok(Ok(_))), "{refused:?}");
     eventually("the log says so", Duration::from_secs(5), || site.agent.log().contains("refused a client"));
-    drop(connect(&without, addr, NAME).unwrap());
+    let last = connect(&without, addr, NAME).unwrap();
     assert_eq!(app.said()[0]["sni"], NAME);
+    drop(last);
     app.finish();
 }
 
@@ -504,6 +505,46 @@ out(came)
         json!({"fork": true, "group": [true], "addresses": ["2", "3", "plain"], "beside": ["wide", "plain"], "unbound": "unbound",
                "relisten": ["before", 0, true, "after"], "exec": "exec"})
     );
+}
+
+#[test]
+fn response_beside_the_chain_is_stapled() {
+    let site = site();
+    // Signed by the CA itself, by OpenSSL's own responder.
+    let folder = site.pki.folder();
+    let line = format!(
+        "cd {} && touch index.txt && openssl ocsp -issuer ca.pem -cert {} -reqout request -no_nonce && \
+         openssl ocsp -index index.txt -rsigner ca.pem -rkey ca.key -CA ca.pem -reqin request -respout {}.ocsp -ndays 1",
+        folder.display(),
+        site.chain,
+        site.chain
+    );
+    let (good, said) = run({
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &line]);
+        shell
+    });
+    assert!(good, "{said}");
+    let script = r#"
+chain, key = args
+socks = [listener(chain, key, before=lambda sock: sock.setsockopt(IPPROTO_TLS, 122, on)) for on in (0, 1)]
+out([sock.getsockname()[1] for sock in socks])
+for sock in socks: echo(sock.accept()[0])
+"#;
+    let mut app = site.start(script, &[]);
+    let ports = app.said();
+    for (index, stapled) in [false, true].into_iter().enumerate() {
+        let line = format!(
+            "(sleep 2) | timeout 10 openssl s_client -connect 127.0.0.1:{} -servername {NAME} -status -CAfile {}",
+            ports[index],
+            site.pki.ca()
+        );
+        let mut s_client = Command::new("sh");
+        s_client.args(["-c", &line]);
+        let (_code, said) = run(s_client);
+        assert_eq!(said.contains("OCSP Response Status: successful"), stapled, "{said}");
+    }
+    app.finish();
 }
 
 #[test]

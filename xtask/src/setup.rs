@@ -47,6 +47,7 @@ const TESTS: &[Package] = &[
 
 const BENCH: &[Package] = &[
     Package { name: "haproxy", reason: "a peer of the bench" },
+    Package { name: "hitch", reason: "a peer of the bench" },
     Package { name: "stunnel4", reason: "a peer of the bench" },
 ];
 

@@ -219,7 +219,7 @@ fn credentials(policy: &Policy) -> Result<Arc<[Credential]>, String> {
     };
     let read = |path: &PathBuf| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
     let mut brought = Brought::default();
-    brought.add_chain(&read(chain)?).map_err(|error| format!("{}: {error}", chain.display()))?;
+    brought.add_chain(&read(chain)?, None).map_err(|error| format!("{}: {error}", chain.display()))?;
     brought.add_key(&read(key)?).map_err(|error| format!("{}: {error}", key.display()))?;
     Ok(brought.finish()?.into())
 }

@@ -1,6 +1,9 @@
 //! What a program brings: certificates to trust, and certificate chains with their keys.
 
+use std::sync::Arc;
+
 use openssl::{
+    ocsp::OcspResponse,
     pkey::{Id, PKey, Private},
     ssl::SslRef,
     x509::X509,
@@ -11,23 +14,32 @@ use openssl::{
 pub(crate) struct Credential {
     chain: Vec<X509>,
     key: PKey<Private>,
+    /// A response about its leaf, in DER, for servers to staple.
+    pub(crate) ocsp: Option<Arc<[u8]>>,
 }
 
 /// Credentials while they are set, one option after the other: a chain, and its key if it has come.
 #[derive(Clone, Default)]
-pub(crate) struct Credentials(Vec<(Vec<X509>, Option<PKey<Private>>)>);
+pub(crate) struct Credentials(Vec<Waiting>);
+
+/// A chain, the OCSP response beside it, and its key.
+type Waiting = (Vec<X509>, Option<Vec<u8>>, Option<PKey<Private>>);
 
 impl Credentials {
-    /// `TLS_CERTIFICATE_CHAIN`.
-    pub(crate) fn add_chain(&mut self, pem: &[u8]) -> Result<(), String> {
-        self.0.push((certificates(pem)?, None));
+    /// `TLS_CERTIFICATE_CHAIN`, and the OCSP response that was found beside it.
+    pub(crate) fn add_chain(&mut self, pem: &[u8], ocsp: Option<Vec<u8>>) -> Result<(), String> {
+        if let Some(der) = &ocsp {
+            OcspResponse::from_der(der)
+                .map_err(|error| format!("the file beside it, .ocsp, is no response: {error}"))?;
+        }
+        self.0.push((certificates(pem)?, ocsp, None));
         Ok(())
     }
 
     /// `TLS_PRIVATE_KEY`, of the latest chain that has none.
     pub(crate) fn add_key(&mut self, pem: &[u8]) -> Result<(), String> {
-        let waiting = self.0.iter_mut().rfind(|(_chain, key)| key.is_none());
-        let (chain, room) = waiting.ok_or("set the key's chain first (TLS_CERTIFICATE_CHAIN)")?;
+        let waiting = self.0.iter_mut().rfind(|(_chain, _ocsp, key)| key.is_none());
+        let (chain, _ocsp, room) = waiting.ok_or("set the key's chain first (TLS_CERTIFICATE_CHAIN)")?;
         let key = private_key(pem)?;
         let public = chain[0].public_key().map_err(|error| error.to_string())?;
         if !public.public_eq(&key) {
@@ -40,7 +52,10 @@ impl Credentials {
     /// All of them; an error if a chain lacks its key.
     pub(crate) fn finish(self) -> Result<Vec<Credential>, String> {
         let lacks = || "TLS_CERTIFICATE_CHAIN: the chain has no key (TLS_PRIVATE_KEY)".to_owned();
-        self.0.into_iter().map(|(chain, key)| Ok(Credential { chain, key: key.ok_or_else(lacks)? })).collect()
+        let whole = |(chain, ocsp, key): Waiting| {
+            Ok(Credential { chain, key: key.ok_or_else(lacks)?, ocsp: ocsp.map(Into::into) })
+        };
+        self.0.into_iter().map(whole).collect()
     }
 }
 

@@ -37,6 +37,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) credentials: Arc<[Credential]>,
     /// For clients' certificates.
     pub(crate) trusted: Option<&'a [X509]>,
+    /// `TLS_SERVER_OCSP_STAPLING`
+    pub(crate) stapling: bool,
     /// `TLS_REQUEST_PEER_AUTH`: 0, 1 (ask) or 2 (require).
     pub(crate) peer_auth: i64,
     pub(crate) versions: (i64, i64),
@@ -65,6 +67,10 @@ impl Front {
         super::limit_algorithms(&mut builder, setup.policy)?;
         ask_for_certificate(&mut builder, &setup)?;
         keep_sessions(&mut builder, &setup)?;
+        if setup.stapling {
+            let credentials = Arc::clone(&setup.credentials);
+            builder.set_status_callback(move |ssl| staple(ssl, &credentials))?;
+        }
         let credentials = Arc::clone(&setup.credentials);
         builder.set_servername_callback(move |ssl, _alert| {
             let name = ssl.servername(NameType::HOST_NAME).map(str::to_owned);
@@ -148,6 +154,16 @@ fn show(ssl: &mut SslRef, credentials: &[Credential], name: Option<&str>) -> Res
         }
     }
     Ok(())
+}
+
+/// Sends the response that was found beside the chain that is shown, if there was one.
+fn staple(ssl: &mut SslRef, credentials: &[Credential]) -> Result<bool, openssl::error::ErrorStack> {
+    let Some(shown) = ssl.certificate() else { return Ok(false) };
+    let ocsp = credentials.iter().find(|credential| **credential.leaf() == *shown).and_then(|one| one.ocsp.clone());
+    match ocsp {
+        Some(ocsp) => ssl.set_ocsp_status(&ocsp).map(|()| true),
+        None => Ok(false),
+    }
 }
 
 /// Shakes hands with a client.

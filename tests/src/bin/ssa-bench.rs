@@ -19,12 +19,15 @@ use std::{
 };
 
 use openssl::ssl::{SslConnector, SslMethod, SslSession, SslSessionCacheMode, SslStream};
-use ssa_common::uapi::{IPPROTO_TLS, TLS_CONTEXT, TLS_HOSTNAME, TLS_SESSION_REUSE, TLS_TRUSTED_PEER_CERTIFICATES};
+use ssa_common::uapi::{
+    IPPROTO_TLS, TLS_CERTIFICATE_CHAIN, TLS_CONTEXT, TLS_HOSTNAME, TLS_PRIVATE_KEY, TLS_SESSION_REUSE,
+    TLS_TRUSTED_PEER_CERTIFICATES,
+};
 use ssa_tests::{
     agent::Agent,
     app::{self, root},
     eventually,
-    pki::{Leaf, Pki},
+    pki::{Identity, Leaf, Pki},
     server::{Server, closed_port, context_with},
 };
 
@@ -37,6 +40,9 @@ fn main() {
     if arguments.get(1).is_some_and(|word| word == "worker") {
         println!("{}", worker(&arguments[2..]));
         return;
+    }
+    if arguments.get(1).is_some_and(|word| word == "serve") {
+        return serve_tls(&arguments[2..]);
     }
     let table = bench();
     println!("{table}");
@@ -68,7 +74,7 @@ fn bench() -> String {
     let proxies: Vec<(&'static str, Proxy)> =
         [("nginx stream", "nginx"), ("haproxy", "haproxy"), ("stunnel", "stunnel")]
             .into_iter()
-            .map(|(name, kind)| (name, Proxy::start(kind, &pki, server.addr)))
+            .map(|(name, kind)| (name, Proxy::start(kind, "", &pki, server.addr)))
             .collect();
     let direct = |name, mode, inside| Way { name, mode, full: server.addr, resumed: server.addr, inside };
     let mut ways = vec![direct("OpenSSL in the program", "openssl", false), direct("ssa-agent", "ssa", true)];
@@ -114,6 +120,7 @@ fn bench() -> String {
     );
     section(&mut text, "Download, one stream", "MB/s", &ways, &agent, &pki, false, &["bulk", "1"], 0);
     section(&mut text, "Download, eight streams", "MB/s", &ways, &agent, &pki, false, &["bulk", "8"], 0);
+    fronts(&mut text, &agent, &pki, &identity, server.addr, plain_server.addr);
     let plain = |name, inside| Way { name, mode: "plain", full: plain_server.addr, resumed: plain_server.addr, inside };
     let others = [plain("cgroup without the agent", false), plain("attached cgroup", true)];
     text.push_str("\n## What the attached programs cost a program that uses no TLS socket\n");
@@ -141,6 +148,66 @@ fn bench() -> String {
     );
     section(&mut text, "Plain TCP: download, one stream", "MB/s", &others, &agent, &pki, false, &["bulk", "1"], 0);
     text
+}
+
+/// The other way round: who ends TLS before a server. The client is OpenSSL in the program each time.
+fn fronts(text: &mut String, agent: &Agent, pki: &Pki, identity: &Identity, server: SocketAddr, plain: SocketAddr) {
+    let (chain, key) = pki.write("front", identity);
+    let both = fs::read_to_string(&chain).expect("written") + &fs::read_to_string(&key).expect("written");
+    fs::write(pki.folder().join("front-both.pem"), both).expect("the folder is ours");
+    let port = closed_port("127.0.0.1");
+    let program = std::env::current_exe().expect("it has a path");
+    let mut own = app::command(agent, &program);
+    let own = Running(own.args(["serve", &port.to_string(), &chain, &key]).spawn().expect("it runs"));
+    let own_addr = SocketAddr::from(([127, 0, 0, 1], port));
+    eventually("our server listens", Duration::from_secs(10), || {
+        TcpStream::connect_timeout(&own_addr, Duration::from_millis(200)).is_ok()
+    });
+    let proxies: Vec<(&'static str, Proxy)> =
+        [("nginx stream", "nginx"), ("haproxy", "haproxy"), ("hitch", "hitch"), ("stunnel", "stunnel")]
+            .into_iter()
+            .map(|(name, kind)| (name, Proxy::start(kind, "front-", pki, plain)))
+            .collect();
+    let way = |name, full, resumed| Way { name, mode: "openssl", full, resumed, inside: false };
+    let mut ways = vec![way("OpenSSL in the program", server, server), way("ssa-agent", own_addr, own_addr)];
+    ways.extend(proxies.iter().map(|(name, proxy)| way(*name, proxy.full, proxy.resumed)));
+    text.push_str("\n## As a server: what ends TLS before it\n");
+    for (title, unit, resume, work) in [
+        ("Handshakes and one byte per second, full, 8 threads", "1/s", false, ["rate", "8"]),
+        ("Handshakes and one byte per second, resumed, 8 threads", "1/s", true, ["rate", "8"]),
+        ("Connect and get one byte back, full handshake", "ms, p50", false, ["latency", "300"]),
+        ("Download, one stream", "MB/s", false, ["bulk", "1"]),
+        ("Download, eight streams", "MB/s", false, ["bulk", "8"]),
+    ] {
+        section(text, title, unit, &ways, agent, pki, resume, &work, 0);
+    }
+    drop(own);
+}
+
+/// A child that ends when it is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _gone = self.0.wait();
+    }
+}
+
+/// `PORT CHAIN KEY`: serves by two options.
+fn serve_tls(arguments: &[String]) {
+    let [port, chain, key] = arguments else { panic!("three words") };
+    let socket = new_socket();
+    socket.set_reuse_address(true).expect("it is a socket");
+    set(&socket, TLS_CERTIFICATE_CHAIN, format!("{chain}\0").as_bytes()).expect("the agent serves this cgroup");
+    set(&socket, TLS_PRIVATE_KEY, format!("{key}\0").as_bytes()).expect("the agent serves this cgroup");
+    let addr = SocketAddr::from(([127, 0, 0, 1], port.parse().expect("a port")));
+    socket.bind(&addr.into()).expect("the port is free");
+    socket.listen(1024).expect("bound");
+    for stream in std::net::TcpListener::from(socket).incoming().map_while(Result::ok) {
+        let _off = stream.set_nodelay(true);
+        thread::spawn(move || serve(stream));
+    }
 }
 
 /// Measures one figure for all ways, in turn, and adds its table.
@@ -215,29 +282,34 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn start(kind: &str, pki: &Pki, target: SocketAddr) -> Self {
+    fn start(kind: &str, prefix: &str, pki: &Pki, target: SocketAddr) -> Self {
         let (full, resumed) = (closed_port("127.0.0.1"), closed_port("127.0.0.1"));
-        let dir = pki.folder().join(kind);
+        let dir = pki.folder().join(format!("{prefix}{kind}"));
         fs::create_dir(&dir).expect("the folder is ours");
         let (program, template) = match kind {
             "nginx" => ("/usr/sbin/nginx", "nginx.conf"),
             "haproxy" => ("/usr/sbin/haproxy", "haproxy.cfg"),
+            "hitch" => ("/usr/sbin/hitch", "hitch.conf"),
             _ => ("/usr/bin/stunnel4", "stunnel.conf"),
         };
-        let config = fs::read_to_string(root().join("benches").join(template))
+        let template = format!("{prefix}{template}");
+        let config = fs::read_to_string(root().join("benches").join(&template))
             .expect("benches/ is there")
             .replace("{dir}", &dir.to_string_lossy())
             .replace("{ca}", &pki.ca())
             .replace("{name}", NAME)
+            .replace("{pem}", &pki.folder().join("front-both.pem").to_string_lossy())
             .replace("{target}", &target.to_string())
+            .replace("{target_port}", &target.port().to_string())
             .replace("{full}", &full.to_string())
             .replace("{resumed}", &resumed.to_string());
-        let file = dir.join(template);
+        let file = dir.join(&template);
         fs::write(&file, config).expect("the folder is ours");
         let mut command = Command::new(program);
         match kind {
             "nginx" => command.args(["-e", "stderr", "-p"]).arg(&dir).arg("-c").arg(&file),
             "haproxy" => command.args(["-db", "-f"]).arg(&file),
+            "hitch" => command.arg("--config").arg(&file),
             _ => command.arg(&file),
         };
         let child =
