@@ -107,6 +107,7 @@ async fn serve(agent: Arc<Agent>, mut events: Events) -> Result<()> {
         let batch = events.batch(TICK, |event| handle(&agent, &mut registry, event)).await;
         batch.context("reading the hooks' events")?;
         offer_ids(&agent.maps)?;
+        agent.maps.forget_users();
         let now = agent.maps.counter(Counter::EventsLost);
         if now != lost {
             warn!(lost = now - lost, "the ring buffer was full");
@@ -155,7 +156,7 @@ fn offer_ids(maps: &Maps) -> Result<()> {
 async fn end_sockets(maps: &Maps) {
     let mut told = 0;
     loop {
-        let open = maps.open_sockets();
+        let open = maps.counter(Counter::Sockets);
         if open == 0 {
             return;
         }

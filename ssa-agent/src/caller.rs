@@ -26,6 +26,8 @@ use crate::policy::profile;
 
 /// Files of more bytes are refused.
 pub(crate) const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Of a directory, the files may have so many bytes together.
+const DIRECTORY_BYTES_MAX: u64 = 4 << 20;
 /// Files of a directory that are read at most.
 const DIRECTORY_FILES_MAX: usize = 2000;
 
@@ -91,11 +93,17 @@ fn read_here(path: &Path) -> Result<Vec<Vec<u8>>, Error> {
         return Err(Error::Kind { path: path.to_owned() });
     }
     let mut files = Vec::new();
+    let mut bytes = 0;
     for entry in fs::read_dir(path).map_err(|source| open_error(path, source))?.take(DIRECTORY_FILES_MAX) {
         let entry = entry.map_err(|source| open_error(path, source))?;
         if is_hash(&entry.file_name().to_string_lossy()) {
             let path = entry.path();
-            files.push(contents(open(&path)?, &path)?);
+            let file = contents(open(&path)?, &path)?;
+            bytes += file.len() as u64;
+            if bytes > DIRECTORY_BYTES_MAX {
+                return Err(Error::Size { path });
+            }
+            files.push(file);
         }
     }
     Ok(files)

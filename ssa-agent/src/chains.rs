@@ -54,10 +54,17 @@ impl Chains {
         let mut kept = self.lock();
         if !kept.chains.contains_key(&digest) {
             let stored = || ders.iter().zip(&digests).take(CHAIN_MAX);
-            for (der, one) in stored().filter(|(_der, one)| !kept.certificates.contains_key(*one)) {
-                self.maps.put_certificate(one, &certificate(der)).map_err(no_room)?;
+            let new: Vec<_> = stored().filter(|(_der, one)| !kept.certificates.contains_key(*one)).collect();
+            let put = || -> Result<(), tls::Error> {
+                for (der, one) in &new {
+                    self.maps.put_certificate(one, &certificate(der)).map_err(no_room)?;
+                }
+                self.maps.put_chain(&digest, &chain(certificates, &digests)?).map_err(no_room)
+            };
+            if let Err(error) = put() {
+                new.iter().for_each(|(_der, one)| self.maps.remove_certificate(one));
+                return Err(error);
             }
-            self.maps.put_chain(&digest, &chain(certificates, &digests)?).map_err(no_room)?;
         }
         kept.enter(id, digest, || digests.into_iter().take(CHAIN_MAX).collect());
         Ok(digest)
@@ -92,7 +99,9 @@ impl Chains {
 
 impl Kept {
     fn enter(&mut self, id: u64, digest: Digest, certificates: impl FnOnce() -> Vec<Digest>) {
-        self.sockets.insert(id, digest);
+        if self.sockets.insert(id, digest) == Some(digest) {
+            return;
+        }
         let Self { chains, certificates: counts, .. } = self;
         let (sockets, _certificates) = chains.entry(digest).or_insert_with(|| {
             let certificates = certificates();

@@ -118,6 +118,8 @@ pub(crate) struct Settings {
     pub(crate) alpn: Vec<u8>,
     /// How long a session may be resumed.
     pub(crate) session_ttl: Duration,
+    /// Whether sessions of TLS 1.3, which are always tickets, may be kept.
+    pub(crate) tickets: bool,
 }
 
 impl Contexts {
@@ -127,7 +129,7 @@ impl Contexts {
             let before = maps.cipher_name(suite.number());
             before.is_empty() || before == suite.name()
         });
-        let renumbered = if same { HashSet::new() } else { maps.contexts_with_ciphers() };
+        let renumbered = if same { HashSet::new() } else { maps.forget_ciphers() };
         for suite in Suite::all() {
             maps.put_cipher(suite.number(), suite.name(), suite.standard_name())?;
         }
@@ -164,6 +166,11 @@ impl Contexts {
         {
             let mut known = self.lock();
             let known = known.entry(key.context).or_default();
+            if option == uapi::TLS_TRUSTED_PEER_CERTIFICATES {
+                // The last set counts.
+                let superseded = known.blobs.extract_if(.., |blob| blob.option == option);
+                superseded.for_each(|blob| self.forget_blob(key.context, &blob));
+            }
             known.blobs.push(Brought { option, sequence: key.sequence, caller, path: path.clone(), read });
             // Sessions were made with other trust, or by another identity.
             known.made = Making::default();
@@ -185,9 +192,19 @@ impl Contexts {
     pub(crate) async fn settings(&self, id: u64, effective: &Effective) -> Result<Settings, tls::Error> {
         let Common { known, made, shape, session_ttl, .. } = self.common(id, effective).await?;
         let sessions = session_ttl.map(|_ttl| known.sessions);
+        let tickets = effective.policy.sessions.tickets;
         let Shape { versions, suites, alpn, .. } = shape;
         let session_ttl = session_ttl.unwrap_or_default();
-        Ok(Settings { tls: made.tls, credentials: made.credentials, sessions, versions, suites, alpn, session_ttl })
+        Ok(Settings {
+            tls: made.tls,
+            credentials: made.credentials,
+            sessions,
+            versions,
+            suites,
+            alpn,
+            session_ttl,
+            tickets,
+        })
     }
 
     /// What a listener serves its clients with under a policy, once it is read.
@@ -309,10 +326,14 @@ impl Contexts {
         if self.maps.context(id).is_none()
             && let Some(known) = self.lock().remove(&id)
         {
-            for blob in known.blobs.iter().filter(|blob| blob.path.is_some()) {
-                let option = blob.option.unsigned_abs();
-                self.maps.forget_path(&BlobKey { context: id, option, sequence: blob.sequence });
-            }
+            known.blobs.iter().for_each(|blob| self.forget_blob(id, blob));
+        }
+    }
+
+    /// Forgets a value's path, if it has one.
+    fn forget_blob(&self, context: u64, blob: &Brought) {
+        if blob.path.is_some() {
+            self.maps.forget_path(&BlobKey { context, option: blob.option.unsigned_abs(), sequence: blob.sequence });
         }
     }
 

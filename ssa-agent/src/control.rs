@@ -99,14 +99,14 @@ impl Control {
     }
 }
 
-async fn answer(mut stream: UnixStream, agent: &Agent, config: &Config) -> Result<()> {
+async fn answer(mut stream: UnixStream, agent: &Arc<Agent>, config: &Config) -> Result<()> {
     ensure!(stream.peer_cred()?.uid() == 0, "it is for root only");
     let (read, mut write) = stream.split();
     let mut lines = BufReader::new(read.take(REQUEST_BYTES)).lines();
     while let Some(line) = lines.next_line().await? {
         let answer = match serde_json::from_str::<Request>(&line) {
             Ok(request) if request.version == VERSION => match request.command {
-                Command::Reload => reload(agent, config),
+                Command::Reload => reload(agent, config).await,
             },
             Ok(request) => Answer::Error(format!("version {} is not spoken; {VERSION} is", request.version)),
             Err(error) => Answer::Error(format!("no request: {error}")),
@@ -119,9 +119,14 @@ async fn answer(mut stream: UnixStream, agent: &Agent, config: &Config) -> Resul
 }
 
 /// Reads the configuration again. If it is bad, the policy in force stays.
-pub(crate) fn reload(agent: &Agent, config: &Config) -> Answer {
-    let replaced = config.read().map_err(anyhow::Error::from).and_then(|file| Ok(agent.policies.replace(file)?));
-    match replaced {
+async fn reload(agent: &Arc<Agent>, config: &Config) -> Answer {
+    let (agent, config) = (Arc::clone(agent), config.clone());
+    // Files may be anywhere, and users in a directory service.
+    let replaced = tokio::task::spawn_blocking(move || -> Result<u64> {
+        let file = if agent.policies.is_from_file() { config.read_again()? } else { config.read()? };
+        Ok(agent.policies.replace(file)?)
+    });
+    match replaced.await.map_err(anyhow::Error::from).flatten() {
         Ok(generation) => Answer::Reloaded { generation },
         Err(error) => {
             error!(error = format!("{error:#}"), "the configuration is bad: the policy in force stays");
@@ -135,7 +140,7 @@ pub(crate) async fn reload_at_hangup(agent: Arc<Agent>, config: Config) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     while hangup.recv().await.is_some() {
         // What is wrong has been logged.
-        let _answer = reload(&agent, &config);
+        let _answer = reload(&agent, &config).await;
     }
 }
 

@@ -82,7 +82,7 @@ async fn client_of(
     let (leg, passage, mut answers) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
-            agent.listeners.give_up(agent, id, false);
+            agent.listeners.give_up(agent, id);
             return Err(error);
         }
     };
@@ -104,11 +104,11 @@ async fn client_of(
         Err(error) => info!(bytes.up = copied.up, bytes.down = copied.down, %error, "reset"),
     }
     if !established {
-        agent.listeners.give_up(agent, id, false);
+        agent.listeners.give_up(agent, id);
         return Ok(());
     }
     let reset_by_program = matches!(relayed, Err(relay::Error::Application(_)));
-    agent.listeners.ended(agent, id, reset_by_program).await;
+    agent.listeners.ended(agent, &listener.namespace, id, reset_by_program).await;
     Ok(())
 }
 
@@ -128,6 +128,7 @@ async fn prepare(
     let source = socket.local_addr().map_err(failed)?.as_socket();
     let source = source.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
     let passage = listener.namespace.announce(source, local, id)?;
+    agent.listeners.has_leg(id, source, local);
     let connected = TcpSocket::from_std_stream(socket.into()).connect(local);
     match timeout(LEG_LIMIT, connected).await {
         Ok(connected) => Ok((connected.map_err(failed)?, passage, answers)),

@@ -22,7 +22,10 @@ use tracing::{info, warn};
 use crate::{
     agent::Agent,
     error::Error,
-    kernel::sock_diag::{self, Listed},
+    kernel::{
+        self,
+        sock_diag::{self, Listed},
+    },
     netns::{Namespace, mapped, socket_addr},
     peer_leg::Wishes,
     policy::profile::Program,
@@ -58,6 +61,8 @@ pub(crate) struct Listener {
     at: SocketAddr,
     /// An IPv6 listener for every address that takes IPv4 connections as well.
     dual: bool,
+    /// Where others listen on its port, at one address each: they keep what comes there.
+    passed: Mutex<HashSet<ListenKey>>,
 }
 
 /// A socket that has come out of a listener, or is about to.
@@ -66,6 +71,8 @@ struct Accepted {
     wishes: watch::Sender<Wishes>,
     /// Its connection is over.
     ended: bool,
+    /// The leg's addresses: the agent's, and the program's. None before it has one.
+    leg: Option<(SocketAddr, SocketAddr)>,
 }
 
 impl Listener {
@@ -120,20 +127,38 @@ impl Listeners {
     pub(crate) fn accept(&self, id: u64, listener: u64) -> watch::Receiver<Wishes> {
         let nothing = [ssa_common::peer_option::ABSENT; ssa_common::peer_option::SLOTS];
         let (wishes, follow) = watch::channel(Wishes::new(nothing));
-        self.lock().accepted.insert(id, Accepted { listener, wishes, ended: false });
+        self.lock().accepted.insert(id, Accepted { listener, wishes, ended: false, leg: None });
         follow
     }
 
+    /// Its leg has these addresses: the agent's, and the program's.
+    pub(crate) fn has_leg(&self, id: u64, from: SocketAddr, to: SocketAddr) {
+        if let Some(accepted) = self.lock().accepted.get_mut(&id) {
+            accepted.leg = Some((from, to));
+        }
+    }
+
     /// It did not come out after all.
-    pub(crate) fn give_up(&self, agent: &Agent, id: u64, counted: bool) {
+    pub(crate) fn give_up(&self, agent: &Agent, id: u64) {
         if self.lock().accepted.remove(&id).is_some() {
-            agent.maps.forget_accepted(id, counted);
+            agent.maps.forget_accepted(id);
             agent.chains.forget(id);
         }
     }
 
+    /// Gives up an accepted socket that is unheard of, unless the kernel still has it: then a program has.
+    async fn give_up_if_gone(&self, agent: &Agent, namespace: &Namespace, id: u64) {
+        let leg = self.lock().accepted.get(&id).and_then(|accepted| accepted.leg);
+        if let Some((from, to)) = leg
+            && namespace.make(move || sock_diag::exists(to, from)).await.unwrap_or(true)
+        {
+            return;
+        }
+        self.give_up(agent, id);
+    }
+
     /// The connection of an accepted socket is over; the program may still ask about it.
-    pub(crate) async fn ended(&self, agent: &Agent, id: u64, reset_by_program: bool) {
+    pub(crate) async fn ended(&self, agent: &Agent, namespace: &Namespace, id: u64, reset_by_program: bool) {
         let listener = match self.lock().accepted.get_mut(&id) {
             Some(accepted) => {
                 accepted.ended = true;
@@ -143,7 +168,7 @@ impl Listeners {
         };
         if reset_by_program || !agent.maps.listening(listener) {
             sleep(UNHEARD).await;
-            self.give_up(agent, id, true);
+            self.give_up_if_gone(agent, namespace, id).await;
         }
     }
 
@@ -176,9 +201,33 @@ impl Listeners {
             let agent = Arc::clone(agent);
             tokio::spawn(async move {
                 sleep(UNHEARD).await;
-                left.into_iter().for_each(|id| agent.listeners.give_up(&agent, id, true));
+                for id in left {
+                    agent.listeners.give_up_if_gone(&agent, &listener.namespace, id).await;
+                }
             });
         }
+    }
+
+    /// What other sockets have at one address of a listener's port is left to them, and no longer than they
+    /// are there.
+    fn pass_others(&self, listener: &Listener, listed: &[Listed]) -> Result<(), kernel::Error> {
+        let own: HashSet<ListenKey> = {
+            let inner = self.lock();
+            let same = inner.listeners.values().filter(|other| other.namespace.cookie == listener.namespace.cookie);
+            same.flat_map(|other| other.keys()).collect()
+        };
+        let there = listed.iter().filter(|one| !one.at.ip().is_unspecified());
+        let there = there.map(|one| ListenKey { addr: mapped(one.at.ip()), port: listener.at.port(), reserved: 0 });
+        let now: HashSet<ListenKey> = there.filter(|key| !own.contains(key)).collect();
+        let mut passed = listener.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in now.difference(&passed) {
+            listener.namespace.steer(key, Some(action::PASS))?;
+        }
+        for key in passed.difference(&now).filter(|key| !own.contains(key)) {
+            listener.namespace.steer(key, None)?;
+        }
+        *passed = now;
+        Ok(())
     }
 
     fn unsteer(&self, gone: &Listener) {
@@ -187,7 +236,8 @@ impl Listeners {
             let others = inner.listeners.values().filter(|other| other.namespace.cookie == gone.namespace.cookie);
             others.flat_map(|other| other.keys()).collect()
         };
-        for key in gone.keys().into_iter().filter(|key| !kept.contains(key)) {
+        let passed = gone.passed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for key in gone.keys().into_iter().chain(passed).filter(|key| !kept.contains(key)) {
             // Removing can't fail.
             let _removed = gone.namespace.steer(&key, None);
         }
@@ -201,9 +251,7 @@ impl Listeners {
 /// Serves a listener from here on, if its settings are good. Until then the guard keeps clients out.
 async fn begin(agent: &Arc<Agent>, listening: &Listening) -> Result<(), Error> {
     let brought = tls::Error::Brought;
-    let program = agent.policies.program(&listening.caller, true);
-    // The executable of a program that has ended since can't be had; its other properties count.
-    let program = program.or_else(|_gone| agent.policies.program(&listening.caller, false)).map_err(brought)?;
+    let program = agent.policies.program(&listening.caller).map_err(brought)?;
     let effective = agent.policies.of_program(&program).map_err(brought)?;
     agent.contexts.front(listening.context, &effective).await?;
     let namespace = loop {
@@ -230,24 +278,10 @@ async fn begin(agent: &Arc<Agent>, listening: &Listening) -> Result<(), Error> {
         handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
         at,
         dual,
+        passed: Mutex::default(),
     });
-    let own: HashSet<ListenKey> = {
-        let mut inner = agent.listeners.lock();
-        inner.listeners.insert(listening.id, Arc::clone(&listener));
-        inner
-            .listeners
-            .values()
-            .filter(|other| other.namespace.cookie == namespace.cookie)
-            .flat_map(|other| other.keys())
-            .collect()
-    };
-    // Other sockets that listen at one address of this port keep what comes there.
-    for one in listed.iter().filter(|one| !one.at.ip().is_unspecified()) {
-        let key = ListenKey { addr: mapped(one.at.ip()), port, reserved: 0 };
-        if !own.contains(&key) {
-            namespace.steer(&key, Some(action::PASS))?;
-        }
-    }
+    agent.listeners.lock().listeners.insert(listening.id, Arc::clone(&listener));
+    agent.listeners.pass_others(&listener, &listed)?;
     for key in listener.keys() {
         namespace.steer(&key, Some(action::STEER))?;
     }
@@ -270,8 +304,8 @@ async fn fail(agent: &Agent, listening: &Listening, error: &Error) {
     answers.push(Text::Error, &text).expect("the text was cut to fit");
     agent.maps.publish_listener(listening.id, &answers);
     let Ok(namespace) = agent.namespaces.of(&listening.caller).await else { return };
-    let at = if listening.at.addr == [0; 16] { SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), at.port()) } else { at };
-    if let Err(error) = namespace.make(move || sock_diag::destroy(at)).await {
+    let (family, cookie) = (u8::try_from(listening.family).unwrap_or(0), listening.cookie);
+    if let Err(error) = namespace.make(move || sock_diag::destroy(family, cookie)).await {
         warn!(%error, "the listener stays; nothing reaches it");
     }
 }
@@ -283,6 +317,13 @@ async fn refresh(agent: Arc<Agent>, listener: Arc<Listener>) {
         tokio::select! {
             () = sleep(REFRESH) => {}
             () = agent.stop.cancelled() => return,
+        }
+        if listener.at.ip().is_unspecified() {
+            let port = listener.at.port();
+            if let Ok(listed) = listener.namespace.make(move || sock_diag::listening(port)).await {
+                // Full: as before.
+                let _full = agent.listeners.pass_others(&listener, &listed);
+            }
         }
         let Ok(effective) = agent.policies.of_program(&listener.program) else { continue };
         match agent.contexts.refresh(listener.context, &effective).await {

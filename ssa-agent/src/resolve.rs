@@ -35,6 +35,8 @@ use crate::{caller, netns::Namespace};
 pub(crate) enum Error {
     #[error("{0}")]
     Dns(#[from] NetError),
+    #[error("{0}")]
+    File(String),
     #[error("/etc/resolv.conf of the program: {0}")]
     ResolvConf(NetError),
     #[error("the name has no address of the socket's family")]
@@ -59,14 +61,16 @@ pub(crate) async fn addresses(
     families: Families,
 ) -> Result<Vec<IpAddr>, Error> {
     let read = |path: &'static str| {
-        tokio::task::spawn_blocking(move || {
-            let read = caller::read(caller, None, Path::new(path)).unwrap_or_default();
-            read.files.join(&b'\n')
+        tokio::task::spawn_blocking(move || match caller::read(caller, None, Path::new(path)) {
+            Ok(read) => Ok(read.files.join(&b'\n')),
+            Err(caller::Error::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(Error::File(error.to_string())),
         })
     };
     let (resolv_conf, hosts_file) = tokio::join!(read("/etc/resolv.conf"), read("/etc/hosts"));
-    let mut resolv_conf = resolv_conf.unwrap_or_default();
-    if !resolv_conf.windows(10).any(|part| part == b"nameserver") {
+    let failed = |error: tokio::task::JoinError| Error::File(error.to_string());
+    let (mut resolv_conf, hosts_file) = (resolv_conf.map_err(failed)??, hosts_file.map_err(failed)??);
+    if !names_server(&resolv_conf) {
         // resolv.conf(5): the server on this machine, if none is named.
         resolv_conf.extend_from_slice(b"\nnameserver 127.0.0.1\n");
     }
@@ -80,11 +84,18 @@ pub(crate) async fn addresses(
     let sockets = Sockets { namespace: Arc::clone(namespace), handle: TokioHandle::default() };
     let mut resolver = Resolver::builder_with_config(config, sockets).with_options(options).build()?;
     let mut hosts = Hosts::default();
-    if hosts.read_hosts_conf(&hosts_file.unwrap_or_default()[..]).is_ok() {
+    if hosts.read_hosts_conf(&hosts_file[..]).is_ok() {
         resolver.set_hosts(Arc::new(hosts));
     }
-    let found: Vec<IpAddr> = resolver.lookup_ip(host).await?.iter().collect();
+    // A literal is given back as it is.
+    let fits = |addr: &IpAddr| families == Families::Both || addr.is_ipv4();
+    let found: Vec<IpAddr> = resolver.lookup_ip(host).await?.iter().filter(fits).collect();
     if found.is_empty() { Err(Error::NoAddress) } else { Ok(found) }
+}
+
+/// Whether a line of resolv.conf names a server.
+fn names_server(text: &[u8]) -> bool {
+    String::from_utf8_lossy(text).lines().any(|line| line.trim_start().starts_with("nameserver"))
 }
 
 /// Makes the resolver's sockets inside the program's network namespace.

@@ -141,11 +141,13 @@ pub struct Listening {
     pub family: u32,
     /// The socket's count of connects, all of which failed.
     pub attempt: u32,
+    /// The kernel's own name of the socket (`SO_COOKIE`).
+    pub cookie: u64,
 }
 
 crate::pod!(Listening);
 
-const _: () = assert!(size_of::<Listening>() == 96);
+const _: () = assert!(size_of::<Listening>() == 104);
 const _: () = assert!(size_of::<Opened>() == 56);
 const _: () = assert!(size_of::<BlobSet>() == 72);
 const _: () = assert!(size_of::<Held>() == 600);

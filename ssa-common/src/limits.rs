@@ -33,6 +33,9 @@ pub const SOCKETS_CAPACITY: usize = 1 << 17;
 /// Option values that wait for the agent to take them (paths and PEM texts, 4 KiB each).
 pub const BLOBS_CAPACITY: usize = 1 << 10;
 
+/// Paths and PEM texts that one context may have set, one after the other.
+pub const BLOB_SETS_MAX: u32 = 64;
+
 /// Paths that are kept for a restarted agent.
 pub const PATHS_CAPACITY: usize = 1 << 17;
 
@@ -74,8 +77,8 @@ pub enum Counter {
     SynsHeld = 3,
     /// Packets that a held or listening TLS socket was kept from.
     PacketsDropped = 4,
-    /// Accepted sockets of `Sockets` that went without a program ever having had them. The agent counts.
-    Forgotten = 5,
+    /// Those of `Sockets` that have an id. Sockets that came out of a listener are in neither.
+    Opened = 5,
 }
 
 /// Slots of the map `COUNTERS`.

@@ -17,6 +17,9 @@ pub struct PolicyKey {
     pub user: u32,
 }
 
+/// Class of the cgroups that the agent has not looked at yet.
+pub const UNKNOWN_CGROUP: u32 = u32::MAX;
+
 /// One row.
 #[derive(Clone, Copy, Debug, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]

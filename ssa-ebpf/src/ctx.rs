@@ -28,6 +28,7 @@ const IPPROTO_MPTCP: u32 = 262;
 
 /// Errnos (`include/uapi/asm-generic/errno.h`).
 pub(crate) mod errno {
+    pub(crate) const EPERM: i32 = 1;
     pub(crate) const ENOENT: i32 = 2;
     pub(crate) const EFAULT: i32 = 14;
     pub(crate) const EINVAL: i32 = 22;

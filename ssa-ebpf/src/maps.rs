@@ -127,7 +127,7 @@ pub(crate) struct Scratch {
 #[btf_map]
 pub(crate) static POLICIES: HashMap<PolicyKey, Policy, POLICIES_CAPACITY, NO_PREALLOC> = HashMap::new();
 
-/// Classes of cgroups, by their inode; those that are not there are of class 0. Written by the agent.
+/// Classes of cgroups, by their inode; those that are not there are unknown. Written by the agent.
 #[btf_map]
 pub(crate) static CGROUP_CLASSES: HashMap<u64, u32, CGROUPS_CAPACITY, NO_PREALLOC> = HashMap::new();
 

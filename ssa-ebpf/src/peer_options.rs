@@ -56,17 +56,21 @@ pub(crate) fn unbind(ctx: &SockAddrContext, sk: *mut bpf_sock, socket: &mut Sock
     unsafe { bpf_setsockopt(ctx.as_ptr(), SOL_SOCKET, SO_BINDTOIFINDEX, (&raw mut none).cast(), 4) };
 }
 
+/// Whether a socket that was bound to an interface is about to be bound to another, or to none: only the
+/// kernel knows who may do that, and it does not know of the interface any more.
+#[inline(always)]
+pub(crate) fn leaves_interface(opt: Sockopt) -> bool {
+    let number = opt.number();
+    opt.level() == SOL_SOCKET
+        && (number == SO_BINDTODEVICE || number == SO_BINDTOIFINDEX)
+        && socket_of(opt.sk()).is_some_and(|socket| socket.interface != 0)
+}
+
 /// Tells the agent of an option that is set after `connect`. A lost event is counted: the peer leg
 /// then keeps what it has.
 #[inline(always)]
 pub(crate) fn follow(opt: Sockopt) {
     let (level, number) = (opt.level(), opt.number());
-    if level == SOL_SOCKET && (number == SO_BINDTODEVICE || number == SO_BINDTOIFINDEX) {
-        if let Some(socket) = socket_of(opt.sk()) {
-            socket.interface = 0;
-        }
-        return;
-    }
     let mut slot = PEER_OPTIONS.len();
     for (index, option) in PEER_OPTIONS.iter().enumerate() {
         if option.follows && option.level == level && option.number == number {

@@ -1,7 +1,7 @@
 //! What the administrator allows the program that calls.
 
 use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_uid_gid};
-use ssa_common::policy::{Policy, PolicyKey};
+use ssa_common::policy::{Policy, PolicyKey, UNKNOWN_CGROUP};
 
 use crate::maps::{CGROUP_CLASSES, POLICIES, USER_CLASSES};
 
@@ -11,7 +11,7 @@ use crate::maps::{CGROUP_CLASSES, POLICIES, USER_CLASSES};
 pub(crate) fn of_caller() -> Option<&'static Policy> {
     // SAFETY: the helper takes nothing; rows and classes are replaced whole, and read within the hook.
     unsafe {
-        let cgroup = CGROUP_CLASSES.get(bpf_get_current_cgroup_id()).copied().unwrap_or(0);
+        let cgroup = CGROUP_CLASSES.get(bpf_get_current_cgroup_id()).copied().unwrap_or(UNKNOWN_CGROUP);
         let user = USER_CLASSES.get(bpf_get_current_uid_gid() as u32).copied().unwrap_or(0);
         POLICIES.get(PolicyKey { cgroup, user }).or_else(|| POLICIES.get(PolicyKey { cgroup: 0, user: 0 }))
     }

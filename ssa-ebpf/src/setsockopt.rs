@@ -10,7 +10,7 @@ use ssa_common::{
     cipher::{CipherList, CipherSet},
     context::{Blob, BlobKey, Context, SETTINGS, Setting},
     event::{BlobSet, Opened, kind},
-    limits::{Counter, OPTION_BYTES},
+    limits::{BLOB_SETS_MAX, Counter, OPTION_BYTES},
     phase::tcp_state,
     policy::Policy,
     reason::Reason,
@@ -94,6 +94,9 @@ fn end(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket, done: Result<(),
 fn other_level(opt: Sockopt) -> i32 {
     const TCP_FASTOPEN_CONNECT: i32 = 30;
     if opt.level() != IPPROTO_TCP as i32 || opt.number() != TCP_FASTOPEN_CONNECT {
+        if peer_options::leaves_interface(opt) {
+            return deny(errno::EPERM);
+        }
         peer_options::follow(opt);
         return opt.leave();
     }
@@ -209,6 +212,7 @@ fn open(ctx: &SockoptContext, socket: &mut Socket) -> Result<(), Refusal> {
     }
     if CONTEXTS.insert(id, &NEW, 0).is_err() {
         count(Counter::NoRoom, 1);
+        count(Counter::Opened, -1);
         leave_user(caller.uid);
         return Err(full);
     }
@@ -224,6 +228,7 @@ fn open(ctx: &SockoptContext, socket: &mut Socket) -> Result<(), Refusal> {
     let Some(mut event) = EVENTS.reserve_untyped::<Opened>(0) else {
         count(Counter::EventsLost, 1);
         let _absent = CONTEXTS.remove(id);
+        count(Counter::Opened, -1);
         leave_user(caller.uid);
         return Err(full);
     };
@@ -239,18 +244,20 @@ fn open(ctx: &SockoptContext, socket: &mut Socket) -> Result<(), Refusal> {
 /// Counts one TLS socket more for a user, unless the administrator allows no more.
 #[inline(always)]
 fn enter_user(uid: u32, policy: &Policy) -> bool {
-    // The socket itself is counted already.
-    if COUNTERS.get(Counter::Sockets as u32).is_some_and(|open| *open > policy.sockets) {
+    const BPF_NOEXIST: u64 = 1;
+    if COUNTERS.get(Counter::Opened as u32).is_some_and(|open| *open >= policy.sockets) {
         return false;
     }
-    if USERS.get_ptr_mut(uid).is_none() && USERS.insert(uid, 0, 0).is_err() {
-        return false;
+    if USERS.get_ptr_mut(uid).is_none() {
+        // It may have been made meanwhile.
+        let _there = USERS.insert(uid, 0, BPF_NOEXIST);
     }
     let Some(open) = USERS.get_ptr_mut(uid) else { return false };
     if atomic::fetch_add(open, 1) >= policy.sockets_per_user {
         leave_user(uid);
         return false;
     }
+    count(Counter::Opened, 1);
     true
 }
 
@@ -370,6 +377,9 @@ fn set_blob(ctx: &SockoptContext, opt: Sockopt, socket: &Socket, context: &mut C
     let len = opt.len();
     if len < 2 || len > OPTION_BYTES as i32 {
         return Err(BAD_VALUE);
+    }
+    if context.blob_sets >= BLOB_SETS_MAX {
+        return Err(Refusal::new(errno::ENOBUFS, Reason::NoRoom));
     }
     let trust = opt.number() == TLS_TRUSTED_PEER_CERTIFICATES;
     if trust && policy::of_caller().ok_or(AWAY)?.own_trust == 0 {

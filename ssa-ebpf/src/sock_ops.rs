@@ -2,10 +2,12 @@
 //! comes out of one.
 
 use aya_ebpf::{
+    EbpfContext as _,
     bindings::{
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
         BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock, bpf_sock_ops,
     },
+    helpers::generated::bpf_get_socket_cookie,
     macros::sock_ops,
     programs::SockOpsContext,
 };
@@ -60,6 +62,8 @@ fn listens(ctx: &SockOpsContext) {
         at,
         family,
         attempt: socket.attempt,
+        // SAFETY: the helper takes the hook's context.
+        cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
     };
     if LISTENING.insert(socket.id, &record, 0).is_err() {
         count(Counter::NoRoom, 1);
@@ -95,7 +99,6 @@ fn accepted(ctx: &SockOpsContext) {
     socket.outcome = outcome::ESTABLISHED;
     socket.reason = 0;
     socket.accepted = 1;
-    count(Counter::Sockets, 1);
     inherit(settings, id);
 }
 
@@ -155,6 +158,7 @@ fn unlistens(socket: &Socket) {
         at: Endpoint { addr: [0; 16], port: 0, reserved: 0, scope: 0 },
         family: 0,
         attempt: socket.attempt,
+        cookie: 0,
     });
 }
 
@@ -162,7 +166,7 @@ fn unlistens(socket: &Socket) {
 fn tell(record: Listening) {
     match EVENTS.reserve_untyped::<Listening>(0) {
         Some(mut event) => {
-            copy_words::<Listening, 12>(event.as_mut_ptr(), &raw const record);
+            copy_words::<Listening, 13>(event.as_mut_ptr(), &raw const record);
             event.submit(0);
         }
         None => count(Counter::EventsLost, 1),

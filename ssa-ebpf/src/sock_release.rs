@@ -16,7 +16,9 @@ use crate::{
 #[cgroup_sock(sock_release)]
 fn ssa_release(ctx: SockContext) -> i32 {
     let Some(socket) = socket_of(ctx.sock) else { return ALLOW };
-    count(Counter::Sockets, -1);
+    if socket.accepted == 0 {
+        count(Counter::Sockets, -1);
+    }
     if socket.id == 0 {
         return ALLOW;
     }
@@ -26,6 +28,7 @@ fn ssa_release(ctx: SockContext) -> i32 {
     // Absent if it did not listen.
     let _absent = LISTENING.remove(socket.id);
     if socket.accepted == 0 {
+        count(Counter::Opened, -1);
         leave_user(socket.uid);
     }
     match EVENTS.reserve_untyped::<Closed>(0) {
@@ -38,13 +41,13 @@ fn ssa_release(ctx: SockContext) -> i32 {
     ALLOW
 }
 
-/// Counts one TLS socket less for a user, who is forgotten with the last. One that is being opened
-/// just then may go uncounted.
+/// Counts one TLS socket less for a user. The agent forgets users that have none.
 #[inline(always)]
 pub(crate) fn leave_user(uid: u32) {
     let Some(open) = USERS.get_ptr_mut(uid) else { return };
-    if atomic::fetch_add(open, u64::MAX) <= 1 {
-        let _absent = USERS.remove(uid);
+    // SAFETY: a live value of the map. Not below zero: the agent may just have forgotten the user.
+    if unsafe { open.read_volatile() } != 0 {
+        atomic::add(open, u64::MAX);
     }
 }
 

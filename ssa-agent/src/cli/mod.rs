@@ -64,7 +64,11 @@ pub(crate) fn main() -> ExitCode {
 
 /// Logs to standard error what `filter` lets through.
 fn start_logging(filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::builder().with_default_directive(Directive::from(Level::INFO)).parse(filter)?;
+    let mut filter = EnvFilter::builder().with_default_directive(Directive::from(Level::INFO)).parse(filter)?;
+    // They tell of every bad line of a file that programs bring.
+    for target in ["hickory_resolver=error", "hickory_net=error", "hickory_proto=error", "resolv_conf=error"] {
+        filter = filter.add_directive(target.parse()?);
+    }
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

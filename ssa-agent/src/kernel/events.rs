@@ -19,6 +19,9 @@ pub(crate) enum Event {
     Closed(Closed),
 }
 
+/// Events between two looks at what else is to be done.
+const BATCH_MAX: usize = 1024;
+
 /// Reads events in order.
 pub(crate) struct Events(AsyncFd<RingBuf<MapData>>);
 
@@ -34,13 +37,16 @@ impl Events {
     pub(crate) async fn batch(&mut self, limit: Duration, mut handle: impl FnMut(Event)) -> io::Result<()> {
         let Ok(ready) = timeout(limit, self.0.readable_mut()).await else { return Ok(()) };
         let mut ready = ready?;
-        while let Some(record) = ready.get_inner_mut().next() {
+        for _event in 0..BATCH_MAX {
+            let Some(record) = ready.get_inner_mut().next() else {
+                ready.clear_ready();
+                break;
+            };
             match parse(&record) {
                 Some(event) => handle(event),
                 None => error!(length = record.len(), "the hooks sent an unknown event"),
             }
         }
-        ready.clear_ready();
         Ok(())
     }
 }

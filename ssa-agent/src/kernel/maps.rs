@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     os::fd::AsRawFd,
     sync::{Mutex, MutexGuard},
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -42,6 +43,9 @@ pub(crate) struct Maps {
     paths: Mutex<HashMap<MapData, BlobKey, KeptPath>>,
     policies: Mutex<HashMap<MapData, PolicyKey, Policy>>,
     user_classes: Mutex<HashMap<MapData, u32, u32>>,
+    users: Mutex<HashMap<MapData, u32, u64>>,
+    /// When to look at them next.
+    users_at: Mutex<Instant>,
     events: Mutex<Option<RingBuf<MapData>>>,
 }
 
@@ -64,6 +68,8 @@ impl Maps {
             paths: Mutex::new(take(ebpf, "PATHS")?),
             policies: Mutex::new(take(ebpf, "POLICIES")?),
             user_classes: Mutex::new(take(ebpf, "USER_CLASSES")?),
+            users: Mutex::new(take(ebpf, "USERS")?),
+            users_at: Mutex::new(Instant::now()),
             events: Mutex::new(Some(take(ebpf, "EVENTS")?)),
         })
     }
@@ -190,11 +196,14 @@ impl Maps {
             .map_or_else(String::new, |name| String::from_utf8_lossy(&name).into_owned())
     }
 
-    /// Contexts whose program has changed the list of cipher suites.
-    pub(crate) fn contexts_with_ciphers(&self) -> HashSet<u64> {
-        let contexts = lock(&self.contexts);
-        let all = contexts.iter().filter_map(Result::ok);
-        all.filter(|(_id, context)| context.ciphers_set != 0).map(|(id, _context)| id).collect()
+    /// Forgets all names of cipher suites; returns the contexts that have lists by their numbers.
+    pub(crate) fn forget_ciphers(&self) -> HashSet<u64> {
+        let mut ciphers = lock(&self.ciphers);
+        keys(&ciphers).iter().for_each(|hash| drop(ciphers.remove(hash)));
+        let none = CipherName { bytes: [0; cipher::NAME_BYTES], len: 0, reserved: 0 };
+        let mut names = lock(&self.cipher_names);
+        (0..names.len()).for_each(|number| drop(names.set(number, none, 0)));
+        lock(&self.contexts).keys().filter_map(Result::ok).collect()
     }
 
     /// Writes a row of policy.
@@ -238,10 +247,19 @@ impl Maps {
         lock(&self.counters).get(&(counter as u32), 0).unwrap_or(0)
     }
 
-    /// TLS sockets that are open now.
-    pub(crate) fn open_sockets(&self) -> u64 {
-        // One that was taken for gone, and was not, counts twice.
-        self.counter(Counter::Sockets).saturating_sub(self.counter(Counter::Forgotten))
+    /// Forgets users without TLS sockets, if there are many.
+    pub(crate) fn forget_users(&self) {
+        const MANY: usize = 1000;
+        let mut next = lock(&self.users_at);
+        if *next > Instant::now() {
+            return;
+        }
+        *next = Instant::now() + Duration::from_secs(60);
+        let mut users = lock(&self.users);
+        let all: Vec<(u32, u64)> = users.iter().filter_map(Result::ok).collect();
+        if all.len() > MANY {
+            all.iter().filter(|(_uid, open)| *open == 0).for_each(|(uid, _open)| drop(users.remove(uid)));
+        }
     }
 
     /// Publishes the answers of a socket that is to come out of a listener.
@@ -260,15 +278,10 @@ impl Maps {
         }
     }
 
-    /// Deletes what an accepted socket has that no program ever had. `counted`: the hooks have seen it.
-    pub(crate) fn forget_accepted(&self, id: u64, counted: bool) {
+    /// Deletes what an accepted socket has that no program ever had, or has no more.
+    pub(crate) fn forget_accepted(&self, id: u64) {
         let _absent = lock(&self.connections).remove(&id);
         let _absent = lock(&self.contexts).remove(&id);
-        if counted {
-            let mut counters = lock(&self.counters);
-            let now = counters.get(&(Counter::Forgotten as u32), 0).unwrap_or(0);
-            let _set = counters.set(Counter::Forgotten as u32, now + 1, 0);
-        }
     }
 
     /// Lets a leg to a listener pass, once.

@@ -26,7 +26,7 @@ pub(crate) struct Listed {
 pub(crate) fn listening(port: u16) -> io::Result<Vec<Listed>> {
     let mut found = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        for response in dump(family)? {
+        for response in dump(family, StateFlags::LISTEN)? {
             let id = &response.header.socket_id;
             if id.source_port == port {
                 let only_v6 = response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true)));
@@ -37,16 +37,30 @@ pub(crate) fn listening(port: u16) -> io::Result<Vec<Listed>> {
     Ok(found)
 }
 
-/// Ends the socket that listens at an address: its `accept` fails.
-pub(crate) fn destroy(at: SocketAddr) -> io::Result<()> {
-    let family = if at.is_ipv4() { AF_INET } else { AF_INET6 };
-    let here = |response: &InetResponse| {
+/// Whether there is a socket with these addresses, in any state.
+pub(crate) fn exists(local: SocketAddr, remote: SocketAddr) -> io::Result<bool> {
+    let is_this = |response: &InetResponse| {
         let id = &response.header.socket_id;
-        id.source_port == at.port() && id.source_address == at.ip()
+        let (here, there) = (id.source_address.to_canonical(), id.destination_address.to_canonical());
+        (here, id.source_port) == (local.ip().to_canonical(), local.port())
+            && (there, id.destination_port) == (remote.ip().to_canonical(), remote.port())
     };
-    for response in dump(family)?.into_iter().filter(here) {
+    // An IPv4 connection of a dual-stack listener is an IPv6 socket.
+    let of = |family| dump(family, StateFlags::all()).map(|all| all.iter().any(is_this));
+    Ok(of(AF_INET)? || of(AF_INET6)?)
+}
+
+/// Ends the socket that listens and has this cookie (`SO_COOKIE`): its `accept` fails.
+pub(crate) fn destroy(family: u8, cookie: u64) -> io::Result<()> {
+    let is_it = |response: &InetResponse| {
+        let [a, b, c, d, e, f, g, h] = response.header.socket_id.cookie;
+        // Two words of 4 bytes, the lower one first.
+        let word = |bytes| u64::from(u32::from_ne_bytes(bytes));
+        word([a, b, c, d]) | word([e, f, g, h]) << 32 == cookie
+    };
+    for response in dump(family, StateFlags::LISTEN)?.into_iter().filter(is_it) {
         let socket = open()?;
-        let mut message = message(family, response.header.socket_id);
+        let mut message = message(family, StateFlags::LISTEN, response.header.socket_id);
         message.header.message_type = SOCK_DESTROY;
         message.header.flags = NLM_F_REQUEST | NLM_F_ACK;
         send(&socket, &message)?;
@@ -61,8 +75,8 @@ pub(crate) fn destroy(at: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// The listening sockets of a family.
-fn dump(family: u8) -> io::Result<Vec<InetResponse>> {
+/// The sockets of a family in these states.
+fn dump(family: u8, states: StateFlags) -> io::Result<Vec<InetResponse>> {
     let socket = open()?;
     let unspecified: IpAddr = if family == AF_INET { [0; 4].into() } else { [0_u16; 8].into() };
     let any = SocketId {
@@ -73,7 +87,7 @@ fn dump(family: u8) -> io::Result<Vec<InetResponse>> {
         interface_id: 0,
         cookie: [0xff; 8],
     };
-    let mut message = message(family, any);
+    let mut message = message(family, states, any);
     message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     send(&socket, &message)?;
     let mut found = Vec::new();
@@ -104,14 +118,8 @@ fn open() -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn message(family: u8, socket_id: SocketId) -> NetlinkMessage<SockDiagMessage> {
-    let request = InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::empty(),
-        states: StateFlags::LISTEN,
-        socket_id,
-    };
+fn message(family: u8, states: StateFlags, socket_id: SocketId) -> NetlinkMessage<SockDiagMessage> {
+    let request = InetRequest { family, protocol: IPPROTO_TCP, extensions: ExtensionFlags::empty(), states, socket_id };
     let mut message = NetlinkMessage::new(NetlinkHeader::default(), SockDiagMessage::InetRequest(request).into());
     message.finalize();
     message

@@ -27,6 +27,9 @@ pub(crate) struct File {
     limits: Limits,
     #[serde(rename = "profile")]
     pub(super) profiles: Vec<Profile>,
+    /// Not the defaults, for want of a file.
+    #[serde(skip)]
+    pub(super) is_from_file: bool,
 }
 
 /// Where the configuration comes from.
@@ -43,7 +46,18 @@ const DEFAULT_PATH: &str = "/etc/ssa/agent.toml";
 impl Config {
     pub(crate) fn read(&self) -> Result<File, Error> {
         match self {
-            Self::Default if !Path::new(DEFAULT_PATH).exists() => Ok(File::default()),
+            Self::Default => match self.read_again() {
+                Err(Error::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(File::default()),
+                read => read,
+            },
+            Self::File(path) => File::read(path),
+        }
+    }
+
+    /// As [`Self::read`], where there was a file before: that it is gone is a mistake, not a wish for the
+    /// defaults.
+    pub(crate) fn read_again(&self) -> Result<File, Error> {
+        match self {
             Self::Default => File::read(Path::new(DEFAULT_PATH)),
             Self::File(path) => File::read(path),
         }
@@ -173,7 +187,8 @@ impl File {
     /// Reads and checks a file.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        Self::parse(&text).map_err(|wrong| Error::Bad {
+        let parsed = Self::parse(&text).map(|file| Self { is_from_file: true, ..file });
+        parsed.map_err(|wrong| Error::Bad {
             path: path.to_owned(),
             place: Place(wrong.at.map(|at| position(&text, at))),
             what: wrong.what,

@@ -10,7 +10,7 @@ use std::{
 
 use ssa_common::{
     context::{SETTINGS, Setting},
-    policy::{Policy as Row, PolicyKey},
+    policy::{Policy as Row, PolicyKey, UNKNOWN_CGROUP},
     socket::Caller,
     uapi::{TLS_1_2, TLS_1_3},
 };
@@ -43,6 +43,8 @@ struct Now {
     cgroups: HashMap<u64, PathBuf>,
     /// Keys of the rows that the hooks have.
     rows: HashSet<PolicyKey>,
+    /// Classes of sets of profiles: of users', or of cgroups'.
+    numbers: HashMap<(bool, Vec<usize>), u32>,
     next_class: u32,
 }
 
@@ -57,6 +59,7 @@ impl Policies {
             effective: HashMap::from([(Vec::new(), Arc::new(base))]),
             cgroups: HashMap::new(),
             rows: HashSet::new(),
+            numbers: HashMap::new(),
             next_class: 1,
         };
         let policies = Self { maps, attached: attached.to_owned(), mount, now: Mutex::new(now) };
@@ -66,31 +69,42 @@ impl Policies {
         Ok(policies)
     }
 
-    /// Puts another policy in force. On an error the last one stays.
+    /// Puts another policy in force. On an error the last one stays. Reads files: call it where that is
+    /// right.
     pub(crate) fn replace(&self, file: File) -> Result<u64, LoadError> {
-        let mut now = self.lock();
-        let generation = now.generation + 1;
         // Files that can't be read show now, not at the first connection.
         let mut effective = HashMap::new();
         for (profiles, policy) in file.policies() {
             effective.insert(profiles, Arc::new(Effective::load(policy)?));
         }
-        now.file = Arc::new(file);
+        let mut now = self.lock();
+        let generation = now.generation + 1;
+        let before = std::mem::replace(&mut now.file, Arc::new(file));
+        let numbers = std::mem::take(&mut now.numbers);
+        if let Err(error) = self.write_rows(&mut now) {
+            now.file = before;
+            now.numbers = numbers;
+            return Err(error);
+        }
         now.generation = generation;
         now.effective = effective;
-        self.write_rows(&mut now)?;
         info!(generation, "a new policy is in force");
         Ok(generation)
     }
 
+    /// Whether the policy that is in force comes from a file.
+    pub(crate) fn is_from_file(&self) -> bool {
+        self.lock().file.is_from_file
+    }
+
     /// What is in force for a program that connects.
     pub(crate) fn of(&self, caller: &Caller) -> Result<Arc<Effective>, String> {
-        let wants_executable = self.lock().file.profiles.iter().any(|profile| profile.executable.is_some());
-        self.of_program(&self.program(caller, wants_executable)?)
+        self.of_program(&self.program(caller)?)
     }
 
     /// What profiles ask of a caller.
-    pub(crate) fn program(&self, caller: &Caller, wants_executable: bool) -> Result<Program, String> {
+    pub(crate) fn program(&self, caller: &Caller) -> Result<Program, String> {
+        let wants_executable = self.lock().file.wants_executable();
         let executable = || caller::executable(caller).map_err(|error| error.to_string());
         let executable = if wants_executable { Some(executable()?) } else { None };
         let cgroup = self.cgroup_of(&mut self.lock(), caller.cgroup);
@@ -100,6 +114,9 @@ impl Policies {
     /// What is in force for a program.
     pub(crate) fn of_program(&self, program: &Program) -> Result<Arc<Effective>, String> {
         let mut now = self.lock();
+        if now.file.wants_executable() && program.executable.is_none() {
+            return Err("the policy has changed to one that asks for the program's executable; try again".to_owned());
+        }
         let profiles = now.file.profiles_of(program);
         if let Some(effective) = now.effective.get(&profiles) {
             return Ok(Arc::clone(effective));
@@ -113,17 +130,20 @@ impl Policies {
     /// A program has been met: if its cgroup is new, the hooks learn its class.
     pub(crate) fn met(&self, caller: &Caller) {
         let mut now = self.lock();
-        if !now.file.profiles.is_empty() && !now.cgroups.contains_key(&caller.cgroup) {
-            self.refresh(&mut now);
+        if !now.file.profiles.is_empty() {
+            self.cgroup_of(&mut now, caller.cgroup);
         }
     }
 
-    /// Path of a cgroup below the mount; the attached one's, if it is gone.
+    /// Path of a cgroup below the mount; the attached one's, if it is none of those below.
     fn cgroup_of(&self, now: &mut Now, id: u64) -> PathBuf {
+        let attached = || self.below_mount(&self.attached);
         if !now.cgroups.contains_key(&id) && !now.file.profiles.is_empty() {
             self.refresh(now);
+            // A socket may be passed to a program elsewhere: once is enough to look.
+            now.cgroups.entry(id).or_insert_with(attached);
         }
-        now.cgroups.get(&id).cloned().unwrap_or_else(|| self.below_mount(&self.attached))
+        now.cgroups.get(&id).cloned().unwrap_or_else(attached)
     }
 
     fn refresh(&self, now: &mut Now) {
@@ -145,26 +165,35 @@ impl Policies {
         let profiles = |takes: &dyn Fn(&Profile) -> bool| -> Vec<usize> {
             file.profiles.iter().enumerate().filter(|(_, profile)| takes(profile)).map(|(index, _)| index).collect()
         };
-        let mut classes = Classes::new(profiles(&Profile::takes_any_cgroup), &mut now.next_class);
-        let of_cgroups: HashMap<u64, u32> = now
-            .cgroups
-            .iter()
-            .map(|(id, path)| (*id, classes.of(profiles(&|profile| profile.takes_cgroup(path)))))
-            .filter(|(_id, class)| *class != 0)
+        let others = profiles(&Profile::takes_any_cgroup);
+        let by_cgroup: HashMap<u64, Vec<usize>> =
+            now.cgroups.iter().map(|(id, path)| (*id, profiles(&|profile| profile.takes_cgroup(path)))).collect();
+        let mut cgroup_sets = HashMap::from([(others.clone(), 0)]);
+        let of_cgroups: HashMap<u64, u32> =
+            by_cgroup.into_iter().map(|(id, set)| (id, now.number(false, &mut cgroup_sets, set))).collect();
+        let mut user_sets = HashMap::from([(profiles(&|profile| profile.user.is_none()), 0)]);
+        let uids: HashSet<u32> = file.profiles.iter().filter_map(|profile| profile.user).map(|user| user.0).collect();
+        let of_users: HashMap<u32, u32> = uids
+            .into_iter()
+            .map(|uid| (uid, now.number(true, &mut user_sets, profiles(&|profile| profile.takes_user(uid)))))
             .collect();
-        let cgroup_sets = classes.sets;
-        let mut classes = Classes::new(profiles(&|profile| profile.user.is_none()), &mut now.next_class);
-        let users = file.profiles.iter().filter_map(|profile| profile.user);
-        let of_users: HashMap<u32, u32> =
-            users.map(|user| (user.0, classes.of(profiles(&|profile| profile.takes_user(user.0))))).collect();
         let mut rows = HashSet::new();
-        for (by_cgroup, cgroup) in &cgroup_sets {
-            for (by_user, user) in &classes.sets {
-                let both: Vec<usize> = by_cgroup.iter().copied().filter(|index| by_user.contains(index)).collect();
-                let key = PolicyKey { cgroup: *cgroup, user: *user };
-                self.maps.set_policy(&key, &row(&file, &both)).map_err(failed)?;
-                rows.insert(key);
+        for (by_user, user) in &user_sets {
+            let both = |by_cgroup: &[usize]| -> Vec<usize> {
+                by_cgroup.iter().copied().filter(|index| by_user.contains(index)).collect()
+            };
+            // Programs of a cgroup that is not known yet may be anybody's: `connect` decides.
+            let mut unknown = row(&file, &both(&others));
+            for (by_cgroup, cgroup) in &cgroup_sets {
+                let row = row(&file, &both(by_cgroup));
+                loosen(&mut unknown, &row);
+                now.put_row(&self.maps, PolicyKey { cgroup: *cgroup, user: *user }, &row, &mut rows).map_err(failed)?;
             }
+            for index in 0..file.profiles.len() {
+                loosen(&mut unknown, &row(&file, &[&both(&others)[..], &both(&[index])[..]].concat()));
+            }
+            let key = PolicyKey { cgroup: UNKNOWN_CGROUP, user: *user };
+            now.put_row(&self.maps, key, &unknown, &mut rows).map_err(failed)?;
         }
         self.maps.set_classes(&of_cgroups, &of_users).map_err(failed)?;
         for gone in now.rows.difference(&rows) {
@@ -193,25 +222,48 @@ impl Policies {
     }
 }
 
-/// Numbers sets of profiles. No number is ever used again.
-struct Classes<'a> {
-    sets: HashMap<Vec<usize>, u32>,
-    next: &'a mut u32,
+impl Now {
+    /// The class of a set of profiles, which keeps its number for as long as the file is in force. No
+    /// number is ever used for another set.
+    fn number(&mut self, of_user: bool, sets: &mut HashMap<Vec<usize>, u32>, set: Vec<usize>) -> u32 {
+        if let Some(number) = sets.get(&set) {
+            return *number;
+        }
+        let Self { numbers, next_class, .. } = self;
+        let number = *numbers.entry((of_user, set.clone())).or_insert_with(|| {
+            *next_class += 1;
+            *next_class - 1
+        });
+        sets.insert(set, number);
+        number
+    }
+
+    /// Writes a row. One that is there is known of, whatever comes after.
+    fn put_row(
+        &mut self,
+        maps: &Maps,
+        key: PolicyKey,
+        row: &Row,
+        rows: &mut HashSet<PolicyKey>,
+    ) -> Result<(), crate::kernel::Error> {
+        maps.set_policy(&key, row)?;
+        self.rows.insert(key);
+        rows.insert(key);
+        Ok(())
+    }
 }
 
-impl<'a> Classes<'a> {
-    /// Class 0 is of those for whom `others` are.
-    fn new(others: Vec<usize>, next: &'a mut u32) -> Self {
-        Self { sets: HashMap::from([(others, 0)]), next }
+/// Lets a row allow what another one allows, too.
+fn loosen(row: &mut Row, other: &Row) {
+    for slot in 0..SETTINGS {
+        row.least[slot] = row.least[slot].min(other.least[slot]);
+        row.most[slot] = row.most[slot].max(other.most[slot]);
     }
-
-    fn of(&mut self, set: Vec<usize>) -> u32 {
-        let next = &mut *self.next;
-        *self.sets.entry(set).or_insert_with(|| {
-            *next += 1;
-            *next - 1
-        })
+    row.own_trust |= other.own_trust;
+    for (mine, others) in row.allowed.0.iter_mut().zip(other.allowed.0) {
+        *mine |= others;
     }
+    row.sockets_per_user = row.sockets_per_user.max(other.sockets_per_user);
 }
 
 /// The row of programs for which these profiles are, as far as cgroup and user say. Profiles by
@@ -222,21 +274,16 @@ fn row(file: &File, profiles: &[usize]) -> Row {
     let mut row = exact(&file.policy(&sure));
     for one in profiles.iter().filter(|index| by_executable(index)) {
         let with = file.ranked_among(profiles, |index| !by_executable(index) || index == one);
-        let other = exact(&file.policy(&with));
-        for slot in 0..SETTINGS {
-            row.least[slot] = row.least[slot].min(other.least[slot]);
-            row.most[slot] = row.most[slot].max(other.most[slot]);
-        }
-        row.own_trust |= other.own_trust;
-        for (mine, others) in row.allowed.0.iter_mut().zip(other.allowed.0) {
-            *mine |= others;
-        }
-        row.sockets_per_user = row.sockets_per_user.max(other.sockets_per_user);
+        loosen(&mut row, &exact(&file.policy(&with)));
     }
     row
 }
 
 impl File {
+    fn wants_executable(&self) -> bool {
+        self.profiles.iter().any(|profile| profile.executable.is_some())
+    }
+
     fn ranked_among(&self, profiles: &[usize], takes: impl Fn(&usize) -> bool) -> Vec<usize> {
         let all = self.ranked(|_profile| true);
         all.into_iter().filter(|index| profiles.contains(index) && takes(index)).collect()

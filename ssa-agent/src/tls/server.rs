@@ -130,6 +130,10 @@ fn keep_sessions(builder: &mut SslContextBuilder, setup: &Setup<'_>) -> Result<(
         return Ok(());
     };
     builder.set_session_cache_mode(SslSessionCacheMode::SERVER);
+    if !setup.policy.sessions.tickets {
+        // Those of TLS 1.3 are not ruled out by NO_TICKET.
+        builder.set_num_tickets(0)?;
+    }
     builder.set_session_cache_size(2048);
     // Tickets' keys are the context's own, and new with every Front.
     let id = openssl::hash::hash(MessageDigest::sha256(), &setup.id.to_ne_bytes())?;

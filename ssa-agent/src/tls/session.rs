@@ -86,6 +86,7 @@ impl Sessions {
 pub(crate) struct Attempt {
     name: ServerName,
     sessions: Option<Arc<Sessions>>,
+    tickets: bool,
     /// The verified chain: of the offered session, or of this handshake.
     chain: OnceLock<Arc<[X509]>>,
     failure: Mutex<Option<String>>,
@@ -103,18 +104,21 @@ impl Attempt {
                 chain.get_or_init(|| cached.chain);
             }
         }
-        Arc::new(Self { name, sessions, chain, failure: Mutex::default() })
+        Arc::new(Self { name, sessions, tickets: settings.tickets, chain, failure: Mutex::default() })
     }
 
     /// Of a server: OpenSSL keeps the sessions.
     pub(super) fn of_client() -> Arc<Self> {
         let name = ServerName::Ip(std::net::Ipv4Addr::UNSPECIFIED.into());
-        Arc::new(Self { name, sessions: None, chain: OnceLock::new(), failure: Mutex::default() })
+        Arc::new(Self { name, sessions: None, tickets: false, chain: OnceLock::new(), failure: Mutex::default() })
     }
 
     /// Caches a session that the peer offers, now or at any time while connected.
     pub(super) fn keep(&self, ssl: &SslRef, session: SslSession) {
         let Some(sessions) = &self.sessions else { return };
+        if !self.tickets && session.protocol_version() == SslVersion::TLS1_3 {
+            return;
+        }
         if let Some(chain) = self.chain_of(ssl) {
             sessions.put(&self.name, Cached { session, chain, made: Instant::now() });
         }
