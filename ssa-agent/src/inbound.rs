@@ -1,6 +1,11 @@
 //! One client of a program's listener as one function: handshake, leg to the listener, relay.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use socket2::{Domain, Socket, Type};
 use ssa_common::connection::{Connection, Scalar, Text, state};
@@ -24,6 +29,8 @@ use crate::{
 
 /// How long a program's listener may take to have room for one more.
 const LEG_LIMIT: Duration = Duration::from_secs(30);
+/// Ports that are tried for one leg.
+const LEG_TRIES: u32 = 16;
 
 /// Serves clients as they come.
 pub(crate) async fn serve(agent: Arc<Agent>, mut clients: mpsc::Receiver<Client>) {
@@ -124,15 +131,22 @@ async fn prepare(
     let answers = answers(agent, secured, id, from, local)?;
     agent.maps.publish_accepted(id, &answers)?;
     let failed = |source| Error::Dial { to: local, source };
-    let socket = listener.namespace.make(move || leg(local)).await.map_err(failed)?;
-    let source = socket.local_addr().map_err(failed)?.as_socket();
-    let source = source.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
-    let passage = listener.namespace.announce(source, local, id)?;
-    agent.listeners.has_leg(id, source, local);
-    let connected = TcpSocket::from_std_stream(socket.into()).connect(local);
-    match timeout(LEG_LIMIT, connected).await {
-        Ok(connected) => Ok((connected.map_err(failed)?, passage, answers)),
-        Err(_elapsed) => Err(Error::DialTimeout { to: local, limit: LEG_LIMIT }),
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let socket = listener.namespace.make(move || leg(local)).await.map_err(failed)?;
+        let source = socket.local_addr().map_err(failed)?.as_socket();
+        let source = source.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
+        let passage = listener.namespace.announce(source, local, id)?;
+        agent.listeners.has_leg(id, source, local);
+        let connected = TcpSocket::from_std_stream(socket.into()).connect(local);
+        match timeout(LEG_LIMIT, connected).await {
+            Ok(Ok(leg)) => return Ok((leg, passage, answers)),
+            // A connection that has just ended still has these very addresses.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::AddrNotAvailable && tries < LEG_TRIES => {}
+            Ok(Err(error)) => return Err(failed(error)),
+            Err(_elapsed) => return Err(Error::DialTimeout { to: local, limit: LEG_LIMIT }),
+        }
     }
 }
 
@@ -144,10 +158,39 @@ fn leg(to: SocketAddr) -> io::Result<Socket> {
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_nodelay(true)?;
     socket.set_out_of_band_inline(true)?;
-    let mut from = to;
-    from.set_port(0);
-    socket.bind(&from.into())?;
+    bind(&socket, to.ip())?;
     Ok(socket)
+}
+
+/// Binds a leg to a loopback address. One address has about 28,000 ports, each lost for a minute when its
+/// connection ends. IPv4 has 127.204.0.0/16 to choose from. IPv6 has one loopback address: there a port is
+/// named, as only so the kernel gives those of ended connections out again (after a second, `tcp_tw_reuse`).
+fn bind(socket: &Socket, to: IpAddr) -> io::Result<()> {
+    let mut random = [0; 2];
+    openssl::rand::rand_bytes(&mut random)?;
+    if to.is_ipv4() {
+        let from = Ipv4Addr::new(127, 204, random[0], random[1]);
+        return socket.bind(&SocketAddr::new(from.into(), 0).into());
+    }
+    let from = |port| SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port).into();
+    let (first, last) = local_ports();
+    let port = first + u16::from_ne_bytes(random) % (last - first).saturating_add(1);
+    socket.set_reuse_address(true)?;
+    match socket.bind(&from(port)) {
+        // It is a listener's, or a socket's that does not share.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => socket.bind(&from(0)),
+        done => done,
+    }
+}
+
+/// The ports that this thread's namespace gives to sockets that ask for none.
+fn local_ports() -> (u16, u16) {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ports = range.split_whitespace().filter_map(|port| port.parse().ok());
+    match (ports.next(), ports.next()) {
+        (Some(first), Some(last)) if first <= last => (first, last),
+        _ => (32768, 60999),
+    }
 }
 
 /// What the program can ask of an accepted socket.

@@ -155,11 +155,10 @@ fn fronts(text: &mut String, agent: &Agent, pki: &Pki, identity: &Identity, serv
     let (chain, key) = pki.write("front", identity);
     let both = fs::read_to_string(&chain).expect("written") + &fs::read_to_string(&key).expect("written");
     fs::write(pki.folder().join("front-both.pem"), both).expect("the folder is ours");
-    let port = closed_port("127.0.0.1");
+    let own_addr = SocketAddr::from(([127, 0, 0, 1], closed_port("127.0.0.1")));
     let program = std::env::current_exe().expect("it has a path");
     let mut own = app::command(agent, &program);
-    let own = Running(own.args(["serve", &port.to_string(), &chain, &key]).spawn().expect("it runs"));
-    let own_addr = SocketAddr::from(([127, 0, 0, 1], port));
+    let own = Running(own.args(["serve", &own_addr.to_string(), &chain, &key]).spawn().expect("it runs"));
     eventually("our server listens", Duration::from_secs(10), || {
         TcpStream::connect_timeout(&own_addr, Duration::from_millis(200)).is_ok()
     });
@@ -194,14 +193,15 @@ impl Drop for Running {
     }
 }
 
-/// `PORT CHAIN KEY`: serves by two options.
+/// `ADDRESS CHAIN KEY`: serves by two options.
 fn serve_tls(arguments: &[String]) {
-    let [port, chain, key] = arguments else { panic!("three words") };
-    let socket = new_socket();
+    let [addr, chain, key] = arguments else { panic!("three words") };
+    let addr: SocketAddr = addr.parse().expect("an address");
+    let domain = socket2::Domain::for_address(addr);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).expect("sockets can be made");
     socket.set_reuse_address(true).expect("it is a socket");
     set(&socket, TLS_CERTIFICATE_CHAIN, format!("{chain}\0").as_bytes()).expect("the agent serves this cgroup");
     set(&socket, TLS_PRIVATE_KEY, format!("{key}\0").as_bytes()).expect("the agent serves this cgroup");
-    let addr = SocketAddr::from(([127, 0, 0, 1], port.parse().expect("a port")));
     socket.bind(&addr.into()).expect("the port is free");
     socket.listen(1024).expect("bound");
     for stream in std::net::TcpListener::from(socket).incoming().map_while(Result::ok) {
