@@ -23,6 +23,8 @@ CONTEXT, REUSE, RESUMED, VERSION, STATE = 107, 108, 109, 113, 130
 FRESH, CONNECTING, CONNECTED, LISTENING, FAILED, PEER_CLOSED = range(6)
 
 args = sys.argv[1:]
+# Repetitions are divided by this: 10 on a slow machine.
+FEWER = 10 if "SSA_SLOW_MACHINE" in os.environ else 1
 libc = ctypes.CDLL(None, use_errno=True)
 
 

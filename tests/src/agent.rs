@@ -98,8 +98,13 @@ impl Agent {
 
     /// Starts an agent, after the last one was killed or has ended.
     pub fn restart(&mut self) {
+        self.restart_by(Command::new(program()));
+    }
+
+    /// As [`Agent::restart`], by a command that runs the agent's program.
+    pub fn restart_by(&mut self, mut command: Command) {
         assert!(self.child.is_none(), "the last agent still runs");
-        let mut child = Command::new(program())
+        let mut child = command
             .args(["run", "--log", self.filter, "--cgroup"])
             .arg(&self.cgroup)
             .arg("--config")

@@ -66,7 +66,7 @@ impl App {
 
     /// As [`Self::said`], within `limit`.
     pub fn said_within(&mut self, limit: Duration) -> Value {
-        let line = match self.lines.recv_timeout(limit) {
+        let line = match self.lines.recv_timeout(crate::long(limit)) {
             Ok(line) => line,
             Err(error) => {
                 let _gone = self.child.kill();

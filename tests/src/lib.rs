@@ -18,9 +18,24 @@ pub mod sniffer;
 
 use std::time::{Duration, Instant};
 
-/// Waits until `check` holds; panics with `what` after `limit`.
+/// So many times; a tenth of it on a slow machine, such as an emulated one ([`slow_machine`]).
+pub fn few(times: usize) -> usize {
+    if slow_machine() { times / 10 } else { times }
+}
+
+/// Whether `SSA_SLOW_MACHINE` is set, as `cargo xtask vm` does: many repetitions are fewer, and limits longer.
+pub fn slow_machine() -> bool {
+    std::env::var_os("SSA_SLOW_MACHINE").is_some()
+}
+
+/// So long; four times as long on a slow machine.
+pub fn long(limit: Duration) -> Duration {
+    if slow_machine() { limit * 4 } else { limit }
+}
+
+/// Waits until `check` holds; panics with `what` after `limit` ([`long`]).
 pub fn eventually(what: &str, limit: Duration, mut check: impl FnMut() -> bool) {
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + long(limit);
     while !check() {
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));

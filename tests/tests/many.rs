@@ -6,9 +6,10 @@ use serde_json::json;
 use ssa_tests::{
     agent::Agent,
     app::{App, python},
-    eventually,
+    eventually, few,
     pki::{Leaf, Pki},
     server::Server,
+    slow_machine,
 };
 
 const NAME: &str = "peer.ssa.test";
@@ -31,10 +32,10 @@ def turn(number):
     if number % 3 == 0: sock.shutdown(socket.SHUT_WR); sock.recv(1)
     sock.close()
 def descriptors(): return len(os.listdir("/proc/self/fd"))
-for number in range(500): turn(number)
+for number in range(500 // FEWER): turn(number)
 before = descriptors()
 out(before); wait()
-for number in range(5000): turn(number)
+for number in range(5000 // FEWER): turn(number)
 out(descriptors()); wait()
 "#;
     let mut app = App::start(&agent, script, &[&server.port(), NAME, &pki.ca()]);
@@ -75,7 +76,7 @@ for _ in range(2):
         hammer()
     pids.append(pid)
 results, slow, worst = {}, 0, 0
-for turn in range(10000):
+for turn in range(10000 // FEWER):
     began = time.monotonic()
     result = attempt(sock.connect, ("127.0.0.1", int(port)))
     took = (time.monotonic() - began) * 1e3
@@ -87,10 +88,10 @@ out([results, slow, worst])
 "#;
     let came = python(&agent, script, &[&server.port(), NAME, &pki.ca()]);
     println!("refusals: {came}");
-    assert_eq!(came[0], json!({"EPROTO": 10_000}), "{came}");
+    assert_eq!(came[0], json!({"EPROTO": few(10_000)}), "{came}");
     // Two cores are shared by five busy processes, so that single ones wait longer for their turn. But
     // were refusals lost, a fifth of them would wait for the next SYN, a second.
-    assert!(came[1].as_u64().unwrap() <= 100, "{came}");
+    assert!(came[1].as_u64().unwrap() <= if slow_machine() { 200 } else { 100 }, "{came}");
 }
 
 #[test]

@@ -292,7 +292,7 @@ for value in (0x303, 0x304):
         sock.setsockopt(205, 111, value); came.append("ok")
     except OSError as error:
         came.append(error.errno)
-print(came)
+print(came, flush=True)
 sys.stdin.readline()
 "#;
     let mut child = ssa_tests::app::command(&agent, &other)

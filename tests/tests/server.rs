@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use ssa_tests::{
     agent::Agent,
     app::{App, command, compile, root},
-    eventually,
+    eventually, few,
     pki::{Leaf, Pki},
     server::closed_port,
 };
@@ -633,7 +633,7 @@ sock = listener(chain, key, backlog=1024)
 out(sock.getsockname()[1])
 served = 0
 sock.settimeout(60)
-while served < 1000:
+while served < 1000 // FEWER:
     conn, _ = sock.accept()
     try: conn.sendall(b"hello")
     except OSError: pass
@@ -646,7 +646,7 @@ out(served); wait()
     drop(connect(&connector, addr, NAME).unwrap());
     let (descriptors, memory) = (site.agent.descriptors(), site.agent.memory_kib());
     // 200 that say nothing, half a hello, or HTTP.
-    let mut slow: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(addr).unwrap()).collect();
+    let mut slow: Vec<TcpStream> = (0..few(200)).map(|_| TcpStream::connect(addr).unwrap()).collect();
     for (index, stream) in slow.iter_mut().enumerate() {
         let _gone = match index % 3 {
             0 => Ok(()),
@@ -658,7 +658,7 @@ out(served); wait()
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                while served.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 1000 {
+                while served.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < few(1000) {
                     let mut stream = connect(&connector, addr, NAME).unwrap();
                     let mut answer = [0; 5];
                     stream.read_exact(&mut answer).unwrap();
@@ -667,7 +667,7 @@ out(served); wait()
             });
         }
     });
-    assert_eq!(app.said(), 1000);
+    assert_eq!(app.said(), few(1000));
     drop(slow);
     eventually("descriptors return", Duration::from_secs(20), || site.agent.descriptors() <= descriptors + 4);
     for map in ["CONNECTIONS", "LEGS"] {

@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::{
     codegen,
     process::{cargo, check},
-    setup, test,
+    setup, test, vm,
 };
 
 pub(crate) fn run() -> Result<()> {
@@ -27,5 +27,6 @@ pub(crate) fn run() -> Result<()> {
         "--no-deps",
         "--document-private-items",
     ]))?;
-    test::run(&test::Args::default())
+    test::run(&test::Args::default())?;
+    vm::test(&vm::ENDS)
 }

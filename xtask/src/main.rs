@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod apt;
 mod bench;
 mod build;
 mod ci;
@@ -12,6 +13,7 @@ mod process;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Set up, build, run and test SSA", version)]
@@ -35,6 +37,8 @@ enum Verb {
     Test(test::Args),
     /// Measure: this agent, OpenSSL in the program, nginx, haproxy and stunnel, in one run
     Bench(bench::Args),
+    /// Run the system tests on other kernels, each in a virtual machine
+    Vm(vm::Args),
     /// What CI runs: formatting, lints on both targets, generated files, documentation, tests
     Ci,
     /// Write the generated files (include/in_tls.h, docs/man)
@@ -48,6 +52,7 @@ fn main() -> Result<()> {
         Verb::Run(args) => run::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Vm(args) => vm::run(&args),
         Verb::Ci => ci::run(),
         Verb::Codegen(args) => codegen::run(&args),
     }

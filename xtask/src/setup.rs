@@ -1,14 +1,17 @@
 //! `cargo xtask setup`: installs what a fresh Debian 12 machine lacks, and says why.
 
 use std::{
-    env, fs,
+    env,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 
-use crate::process::{as_root, check, in_path, output, target_dir};
+use crate::{
+    apt::Apt,
+    process::{as_root, check, in_path, output, target_dir},
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -51,6 +54,14 @@ const BENCH: &[Package] = &[
     Package { name: "stunnel4", reason: "a peer of the bench" },
 ];
 
+const VM: &[Package] = &[
+    Package { name: "busybox-static", reason: "the first program of a virtual machine" },
+    Package { name: "cpio", reason: "makes its initramfs" },
+    Package { name: "kmod", reason: "finds the modules that it boots with" },
+    Package { name: "qemu-system-x86", reason: "runs virtual machines, and shares the file system with them" },
+    Package { name: "xz-utils", reason: "unpacks modules" },
+];
+
 /// The linker's version that uses rustc 1.95's own LLVM.
 const BPF_LINKER: &str = "0.10.3";
 
@@ -70,6 +81,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// The peers that only the bench needs.
 pub(crate) fn bench() -> Result<()> {
     packages(BENCH)
+}
+
+/// What only virtual machines need.
+pub(crate) fn vm() -> Result<()> {
+    packages(VM)
 }
 
 fn packages(wanted: &[Package]) -> Result<()> {
@@ -127,51 +143,10 @@ fn rust_src() -> Result<()> {
 }
 
 fn rust_src_from_debian() -> Result<PathBuf> {
-    let work = target_dir().join("xtask/rust-src");
-    for dir in ["lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(work.join(dir))?;
-    }
-    let list = work.join("sources.list");
-    let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    fs::write(&list, format!("deb [signed-by={keyring}] {} {RUST_SRC_SUITE} main\n", mirror()?))?;
-    let apt = || {
-        let mut apt = Command::new("apt-get");
-        apt.current_dir(&work)
-            .arg("-q")
-            .arg(format!("-oDir::Etc::sourcelist={}", list.display()))
-            .arg("-oDir::Etc::sourceparts=/dev/null")
-            .arg(format!("-oDir::State::lists={}", work.join("lists").display()))
-            .arg(format!("-oDir::Cache={}", work.join("cache").display()))
-            .arg("-oAPT::Sandbox::User=root");
-        apt
-    };
-    check(apt().arg("update"))?;
-    check(apt().args(["download", RUST_SRC_DEB]))?;
-    let deb = fs::read_dir(&work)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .context("apt-get download left no package")?;
-    check(Command::new("dpkg").arg("-x").arg(&deb).arg(work.join("tree")))?;
-    Ok(work.join("tree/usr/src/rustc-1.95.0/library"))
-}
-
-/// The Debian mirror that this machine's apt uses.
-fn mirror() -> Result<String> {
-    let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
-    if let Ok(parts) = fs::read_dir("/etc/apt/sources.list.d") {
-        files.extend(parts.filter_map(|entry| Some(entry.ok()?.path())));
-    }
-    for file in files {
-        let text = fs::read_to_string(&file).unwrap_or_default();
-        let uri = text.lines().find_map(|line| {
-            let words = line.strip_prefix("URIs:").or_else(|| line.strip_prefix("deb "))?;
-            words.split_whitespace().find(|word| word.trim_end_matches('/').ends_with("/debian"))
-        });
-        if let Some(uri) = uri {
-            return Ok(uri.to_owned());
-        }
-    }
-    bail!("no Debian mirror in /etc/apt/sources.list or sources.list.d; add one, or install rust-src with rustup")
+    let folder = target_dir().join("xtask/rust-src");
+    let tree = folder.join("tree");
+    Apt::open(&folder, &[RUST_SRC_SUITE])?.unpack(&[RUST_SRC_DEB.to_owned()], &tree)?;
+    Ok(tree.join("usr/src/rustc-1.95.0/library"))
 }
 
 fn bpf_linker() -> Result<()> {

@@ -1,0 +1,236 @@
+//! `cargo xtask vm`: the system tests on other kernels.
+
+mod kernel;
+mod machine;
+mod matrix;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use machine::Accel;
+
+use crate::{
+    process::{cargo, check, output, root, target_dir},
+    setup,
+};
+
+/// Kernels that are claimed to work: the beginnings of their versions.
+const CLAIMED: [&str; 3] = ["6.1", "6.12", "7"];
+/// The oldest and the newest of them, which CI tests.
+pub(crate) const ENDS: [&str; 2] = [CLAIMED[0], CLAIMED[CLAIMED.len() - 1]];
+
+/// How long all tests may take on one kernel.
+const SUITE_LIMIT: Duration = Duration::from_secs(45 * 60);
+/// How long the tests of one file may take, in seconds.
+const FILE_LIMIT: u32 = 900;
+/// How long a machine may take to show that its processor works.
+const PROBE_LIMIT: Duration = Duration::from_secs(20);
+
+/// Boots Debian kernels in QEMU, below this machine's own files (what is written there is forgotten), and runs
+/// the system tests. Kernels are fetched through apt, with its signature checks, and kept in the user's cache.
+/// Without a working /dev/kvm the processor is emulated: then tests take some times as long.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Kernels, by the beginning of their version: of each the newest that Debian has
+    #[arg(long, value_delimiter = ',', value_name = "VERSION", default_values = CLAIMED)]
+    kernel: Vec<String>,
+    /// Run only tests whose name contains this
+    #[arg(long, value_name = "NAME")]
+    test: Option<String>,
+    /// Write what came out to docs/kernels.md
+    #[arg(long, conflicts_with_all = ["test", "command"])]
+    write: bool,
+    /// Run this command there instead of the tests, as root
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// What came out on one kernel.
+struct Row {
+    release: String,
+    /// By file and name; true if it passed.
+    tests: BTreeMap<String, bool>,
+    /// Instructions that the verifier followed, by program.
+    programs: BTreeMap<String, u64>,
+    /// Files whose tests did not come to their end.
+    broken: Vec<String>,
+    took: Duration,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    setup::run(&setup::Args { tests: true })?;
+    let kernels: Vec<&str> = args.kernel.iter().map(String::as_str).collect();
+    if args.command.is_empty() {
+        let rows = suite(&kernels, args.test.as_deref())?;
+        if args.write {
+            fs::write(root().join("docs/kernels.md"), matrix::document(&rows)?)?;
+            eprintln!("wrote docs/kernels.md");
+        }
+        return verdict(&rows);
+    }
+    build()?;
+    let script: Vec<String> = args.command.iter().map(|word| quoted(word)).collect();
+    for wanted in kernels {
+        let kernel = kernel::fetch(wanted)?;
+        eprintln!("=== Linux {} ===", kernel.release);
+        let script = format!("cd {}; {}", quoted(&root().to_string_lossy()), script.join(" "));
+        machine::run(&kernel, accel(&kernel)?, &script, SUITE_LIMIT, |line| println!("{line}"))?;
+    }
+    Ok(())
+}
+
+/// Runs the tests on some kernels, and fails if any test does.
+pub(crate) fn test(kernels: &[&str]) -> Result<()> {
+    verdict(&suite(kernels, None)?)
+}
+
+fn suite(kernels: &[&str], filter: Option<&str>) -> Result<Vec<Row>> {
+    let programs = prepare()?;
+    let mut rows = Vec::new();
+    for wanted in kernels {
+        let kernel = kernel::fetch(wanted)?;
+        let accel = accel(&kernel)?;
+        eprintln!("\n=== system tests on Linux {}, {accel:?} ===", kernel.release);
+        rows.push(one(&kernel, accel, &programs, filter)?);
+    }
+    Ok(rows)
+}
+
+/// What every machine needs.
+fn build() -> Result<()> {
+    ensure!(std::env::consts::ARCH == "x86_64", "Debian kernels for virtual machines are fetched for x86-64 only");
+    setup::vm()?;
+    check(cargo().args(["build", "--locked", "--release", "--package", "ssa-agent"]))
+}
+
+/// Builds the agent and the tests; returns the tests' programs.
+fn prepare() -> Result<Vec<PathBuf>> {
+    build()?;
+    let mut build = cargo();
+    build.args(["test", "--locked", "--release", "--package", "ssa-tests", "--tests", "--no-run"]);
+    check(&mut build)?;
+    let messages = output(build.args(["--message-format", "json"]))?;
+    let programs = messages.lines().filter_map(executable).filter(|path| is_system_test(path));
+    let programs: Vec<PathBuf> = programs.collect();
+    ensure!(!programs.is_empty(), "cargo built no test");
+    Ok(programs)
+}
+
+/// The program in one of cargo's messages (the JSON of `compiler-artifact`).
+fn executable(message: &str) -> Option<PathBuf> {
+    let rest = message.split_once(r#""executable":""#)?.1;
+    Some(PathBuf::from(rest.split_once('"')?.0))
+}
+
+/// Whether this is one of tests/tests, not of the fixtures.
+fn is_system_test(program: &Path) -> bool {
+    root().join("tests/tests").join(format!("{}.rs", file_of(program))).is_file()
+}
+
+/// The test file that a program was built of: its name without the hash.
+fn file_of(program: &Path) -> String {
+    let name = program.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    name.rsplit_once('-').map_or(name.clone(), |(file, _hash)| file.to_owned())
+}
+
+fn one(kernel: &kernel::Kernel, accel: Accel, programs: &[PathBuf], filter: Option<&str>) -> Result<Row> {
+    let began = Instant::now();
+    let mut row = Row {
+        release: kernel.release.clone(),
+        tests: BTreeMap::new(),
+        programs: BTreeMap::new(),
+        broken: Vec::new(),
+        took: Duration::ZERO,
+    };
+    machine::run(kernel, accel, &script(programs, filter), SUITE_LIMIT, |line| {
+        let Some(news) = line.strip_prefix("ssa-vm: ") else {
+            println!("{line}");
+            return;
+        };
+        match news.split(' ').collect::<Vec<_>>()[..] {
+            ["result", file, outcome, name] => {
+                row.tests.insert(format!("{file}::{name}"), outcome == "ok");
+            }
+            ["ended", file, status] if status != "0" && status != "101" => {
+                row.broken.push(format!("{file} (exit status {status})"));
+            }
+            ["program", name, instructions] => {
+                row.programs.insert(name.to_owned(), instructions.parse().unwrap_or(0));
+            }
+            _ => {}
+        }
+    })?;
+    row.took = began.elapsed();
+    ensure!(filter.is_some() || !row.tests.is_empty(), "no test ran on Linux {}", row.release);
+    Ok(row)
+}
+
+/// Runs each program, and says what came of it in lines of its own.
+fn script(programs: &[PathBuf], filter: Option<&str>) -> String {
+    let agent = target_dir().join("release/ssa-agent");
+    let mut script = format!(
+        "cd {}/tests\n{} doctor --programs | sed 's/^/ssa-vm: program /'\n",
+        quoted(&root().to_string_lossy()),
+        quoted(&agent.to_string_lossy())
+    );
+    for program in programs {
+        let file = file_of(program);
+        let filter = filter.map(quoted).unwrap_or_default();
+        script += &format!(
+            "echo '--- {file}'\n\
+             rm -f /tmp/ssa-results; timeout {FILE_LIMIT} {} --color never --logfile /tmp/ssa-results {filter} 2>&1\n\
+             echo; echo \"ssa-vm: ended {file} $?\"; sed 's/^/ssa-vm: result {file} /' /tmp/ssa-results\n",
+            quoted(&program.to_string_lossy())
+        );
+    }
+    // What the kernel had to say: nothing, if all is well.
+    script + "dmesg --level=emerg,alert,crit,err,warn 2>/dev/null | tail -n 20\n"
+}
+
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// KVM where it works: a machine may have a /dev/kvm that never comes to anything.
+fn accel(kernel: &kernel::Kernel) -> Result<Accel> {
+    if !Path::new("/dev/kvm").exists() {
+        return Ok(Accel::Tcg);
+    }
+    let works = machine::run(kernel, Accel::Kvm, "true", PROBE_LIMIT, |_line| ()).is_ok();
+    Ok(if works { Accel::Kvm } else { Accel::Tcg })
+}
+
+fn verdict(rows: &[Row]) -> Result<()> {
+    println!("\n{:<32} {:>7} {:>7} {:>8}", "kernel", "passed", "failed", "minutes");
+    let mut failed = Vec::new();
+    for row in rows {
+        let passed = row.tests.values().filter(|passed| **passed).count();
+        let minutes = row.took.as_secs_f64() / 60.0;
+        println!("{:<32} {passed:>7} {:>7} {minutes:>8.1}", row.release, row.tests.len() - passed);
+        failed.extend(row.tests.iter().filter(|(_name, passed)| !**passed).map(|(name, _)| (&row.release, name)));
+        failed.extend(row.broken.iter().map(|file| (&row.release, file)));
+    }
+    for (release, name) in &failed {
+        println!("failed on {release}: {name}");
+    }
+    ensure!(failed.is_empty(), "{} tests failed", failed.len());
+    rows.first().context("no kernel was named").map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_in_cargos_messages() {
+        let message = r#"{"reason":"compiler-artifact","executable":"/t/release/deps/peer_leg-6b1063ed","fresh":true}"#;
+        let program = executable(message).unwrap();
+        assert_eq!(file_of(&program), "peer_leg");
+        assert!(executable(r#"{"reason":"compiler-artifact","executable":null}"#).is_none());
+    }
+}
