@@ -107,7 +107,7 @@ async fn serve(agent: Arc<Agent>, mut events: Events) -> Result<()> {
         let batch = events.batch(TICK, |event| handle(&agent, &mut registry, event)).await;
         batch.context("reading the hooks' events")?;
         offer_ids(&agent.maps)?;
-        agent.maps.forget_users();
+        agent.maps.forget_old();
         let now = agent.maps.counter(Counter::EventsLost);
         if now != lost {
             warn!(lost = now - lost, "the ring buffer was full");

@@ -59,16 +59,7 @@ impl Error {
 
     /// The whole story in one line, at most `limit` bytes, for `TLS_ERROR`.
     pub(crate) fn text(&self, limit: usize) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(cause) = source {
-            let cause_text = cause.to_string();
-            if !text.ends_with(&cause_text) {
-                text.push_str(": ");
-                text.push_str(&cause_text);
-            }
-            source = cause.source();
-        }
+        let mut text = chain(self);
         // One line of text without a NUL, whatever a peer has put into its certificate.
         text = text.replace(|letter: char| letter.is_control(), " ");
         while text.len() > limit {
@@ -76,6 +67,21 @@ impl Error {
         }
         text
     }
+}
+
+/// An error with its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
 }
 
 #[cfg(test)]

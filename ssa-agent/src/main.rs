@@ -19,6 +19,7 @@ mod chains;
 mod cli;
 mod contexts;
 mod control;
+mod doctor;
 mod error;
 mod inbound;
 mod kernel;

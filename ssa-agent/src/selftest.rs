@@ -27,8 +27,8 @@ use tokio_openssl::SslStream;
 
 const NAME: &str = "proof.ssa.test";
 
-/// Serves one connection, and runs `ssa-agent probe` in the cgroup against it.
-pub(crate) async fn run(cgroup: &Path) -> Result<()> {
+/// Serves one connection, and runs `ssa-agent probe` in the cgroup against it. Returns what that says.
+pub(crate) async fn run(cgroup: &Path) -> Result<String> {
     let (ca, acceptor) = server().context("making a throw-away CA")?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let addr = listener.local_addr()?.to_string();
@@ -37,9 +37,33 @@ pub(crate) async fn run(cgroup: &Path) -> Result<()> {
     let mut probe = Command::new(&program);
     probe.args(["exec".as_ref(), "--cgroup".as_ref(), cgroup.as_os_str(), "--".as_ref(), program.as_os_str()]);
     probe.args(["probe", &addr, NAME, &ca]).kill_on_drop(true);
-    let status = timeout(Duration::from_secs(30), probe.status()).await.context("no answer within 30 s")??;
-    ensure!(status.success(), "the plain socket could not fetch over TLS");
+    let output = timeout(Duration::from_secs(30), probe.output()).await.context("no answer within 30 s")??;
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    ensure!(output.status.success(), "the plain socket could not fetch over TLS: {said}");
     serving.await??;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Connects to where nobody listens, and to a server of another name: both refusals must come at once, by the packets
+/// that end a hold. Says what was lost.
+pub(crate) async fn refusals(cgroup: &Path) -> Result<()> {
+    let (ca, acceptor) = server().context("making a throw-away CA")?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let addr = listener.local_addr()?.to_string();
+    let serving = tokio::spawn(serve(listener, acceptor));
+    refused(cgroup, &addr, &ca, libc::EPROTO).await.context("an ICMP error did not arrive")?;
+    // It ends with an error: its client has refused it.
+    let _refused = serving.await?;
+    refused(cgroup, &addr, &ca, libc::ECONNREFUSED).await.context("a TCP reset did not arrive")
+}
+
+async fn refused(cgroup: &Path, addr: &str, ca: &str, errno: i32) -> Result<()> {
+    let program = std::env::current_exe()?;
+    let mut probe = Command::new(&program);
+    probe.args(["exec".as_ref(), "--cgroup".as_ref(), cgroup.as_os_str(), "--".as_ref(), program.as_os_str()]);
+    probe.args(["probe", "--refused", &errno.to_string(), addr, "other.ssa.test", ca]).kill_on_drop(true);
+    let output = timeout(Duration::from_secs(10), probe.output()).await.context("no answer within 10 s")??;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
 }
 

@@ -51,6 +51,9 @@ pub const LISTENERS_CAPACITY: usize = 1 << 14;
 /// Legs of the agent to programs' listeners that are on their way at once.
 pub const LEGS_CAPACITY: usize = 1 << 16;
 
+/// Threads that are in a `socket(2)` with `IPPROTO_TLS` at once, and those that ended there.
+pub const MARKS_CAPACITY: usize = 1 << 16;
+
 /// Cgroups below an attached one that have a class of their own.
 pub const CGROUPS_CAPACITY: usize = 1 << 16;
 

@@ -39,11 +39,22 @@ const TEXTS: [&str; 15] = [
     "no such cipher, or it is not on the list (TLS_TRUSTED_CIPHERS)\0",
 ];
 
-/// Longest text with its NUL, in bytes.
-pub const TEXT_BYTES: usize = 80;
+/// Room for a text with its NUL, in bytes. A power of two, so that the hooks can bound an index by a mask.
+pub const TEXT_BYTES: usize = 128;
 
 /// The texts in one block, as the hooks read them: `TEXT_BYTES` each, padded with NULs.
 pub static TEXT_TABLE: [[u8; TEXT_BYTES]; 16] = table();
+
+/// Their lengths with the NUL, in bytes.
+pub static TEXT_LENGTHS: [u32; 16] = {
+    let mut lengths = [1; 16];
+    let mut row = 0;
+    while row < TEXTS.len() {
+        lengths[row] = TEXTS[row].len() as u32;
+        row += 1;
+    }
+    lengths
+};
 
 const fn table() -> [[u8; TEXT_BYTES]; 16] {
     let mut table = [[0; TEXT_BYTES]; 16];

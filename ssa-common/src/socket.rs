@@ -88,8 +88,8 @@ pub struct Socket {
     pub peer_options: [i32; SLOTS],
     /// 1 if it came out of `accept`.
     pub accepted: u32,
-    /// Reserved; always zero.
-    pub reserved: u32,
+    /// 1 if it, or the listener that it came out of, was made with the protocol `IPPROTO_TLS`.
+    pub by_protocol: u32,
     /// For the length of one hook; zero between them.
     pub scratch: u64,
     /// Name for SNI and for the certificate check.

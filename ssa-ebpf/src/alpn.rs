@@ -1,11 +1,11 @@
 //! Which lists of application protocols are accepted.
-//!
-//! VERIFIER: sums instead of branches, as in `hostname.rs`.
 
-use core::hint::black_box;
 use ssa_common::limits::HOSTNAME_BYTES;
 
-use crate::ctx::Sockopt;
+use crate::{
+    ctx::Sockopt,
+    repeat::{GO_ON, repeat},
+};
 
 /// Checks the value of `TLS_ALPN`, such as `h2,http/1.1`, and returns its length without the NUL.
 ///
@@ -14,33 +14,30 @@ use crate::ctx::Sockopt;
 #[inline(always)]
 pub(crate) fn check(opt: Sockopt) -> Option<u32> {
     let text = text_len(opt)?;
-    // 1 after a comma, and at the start.
-    let mut starts = black_box(1_u32);
-    let (mut empty, mut nuls) = (0_u32, 0_u32);
-    for index in 0..HOSTNAME_BYTES - 1 {
-        if index >= text {
-            break;
-        }
-        let byte = u32::from(opt.byte(index)?);
-        let comma = is_zero(byte ^ u32::from(b','));
-        nuls += is_zero(byte);
-        empty += comma * starts;
-        starts = comma;
-    }
-    // Read again: each way out of the loop knows another length.
-    let text = text_len(opt)?;
+    let mut list = List { opt, starts: 1, bad: 0 };
+    repeat(text as u32, character, &mut list);
     let ends = opt.byte(text & (HOSTNAME_BYTES - 1))? == 0;
-    (ends && nuls == 0 && empty == 0 && starts == 0).then_some(text as u32)
+    (ends && list.bad == 0 && list.starts == 0).then_some(text as u32)
+}
+
+/// What is known of a list so far.
+struct List {
+    opt: Sockopt,
+    /// 1 after a comma, and at the start.
+    starts: u32,
+    bad: u32,
+}
+
+extern "C" fn character(index: u32, list: &mut List) -> i64 {
+    let byte = list.opt.byte(index as usize & (HOSTNAME_BYTES - 1)).unwrap_or(0);
+    let comma = u32::from(byte == b',');
+    list.bad |= u32::from(byte == 0) | (comma & list.starts);
+    list.starts = comma;
+    GO_ON
 }
 
 #[inline(always)]
 fn text_len(opt: Sockopt) -> Option<usize> {
     let len = opt.len();
     (len >= 2 && len <= HOSTNAME_BYTES as i32).then(|| (len - 1) as usize)
-}
-
-/// 1 for 0, and 0 for any other byte, without a branch.
-#[inline(always)]
-fn is_zero(byte: u32) -> u32 {
-    black_box(black_box(byte).wrapping_sub(1) >> 31)
 }

@@ -1,10 +1,5 @@
 //! The list of cipher suites: set as a whole, or one suite taken off or put in front.
-//!
-//! VERIFIER: loops without branches, as in `hostname.rs`: sums and products with 0 or 1 instead. Not
-//! masks of all ones: at each `&` of one with a constant, Linux 6.18 follows both values as if it were
-//! a branch (and dies of a null pointer when these are too many, in `maybe_fork_scalars`).
 
-use core::hint::black_box;
 use ssa_common::{
     cipher::{CIPHERS as CIPHERS_MAX, CipherList, CipherSet, HASH_PRIME, HASH_START},
     context::Context,
@@ -16,6 +11,7 @@ use ssa_common::{
 use crate::{
     ctx::{Refusal, Sockopt, copy_words, errno},
     maps::{CIPHER_NAMES, CIPHERS, SCRATCH, Scratch, count},
+    repeat::{GO_ON, STOP, repeat},
     text,
 };
 
@@ -26,9 +22,9 @@ const BAD_VALUE: Refusal = Refusal::new(errno::EINVAL, Reason::BadValue);
 
 /// `TLS_DISABLE_CIPHER`.
 #[inline(always)]
-pub(crate) fn disable(opt: Sockopt, context: &mut Context) -> Result<(), Refusal> {
+pub(crate) fn disable(opt: Sockopt, context: &mut Context, zero: u64) -> Result<(), Refusal> {
     let number = named(opt)?;
-    if !take_off(&mut context.ciphers, number) {
+    if !take_off(&mut context.ciphers, number, zero) {
         return Err(UNKNOWN);
     }
     context.asked.remove(number);
@@ -38,12 +34,12 @@ pub(crate) fn disable(opt: Sockopt, context: &mut Context) -> Result<(), Refusal
 
 /// `TLS_ENABLE_CIPHER`.
 #[inline(always)]
-pub(crate) fn enable(opt: Sockopt, context: &mut Context, policy: &Policy) -> Result<(), Refusal> {
+pub(crate) fn enable(opt: Sockopt, context: &mut Context, policy: &Policy, zero: u64) -> Result<(), Refusal> {
     let number = named(opt)?;
     if !policy.allowed.has(number) {
         return Err(WEAKER);
     }
-    let _was_on = take_off(&mut context.ciphers, number);
+    let _was_on = take_off(&mut context.ciphers, number, zero);
     put_first(&mut context.ciphers, number);
     context.asked.add(number);
     context.ciphers_set = 1;
@@ -74,88 +70,95 @@ fn parse(
     if !text::copy_in(opt, (&raw mut scratch.bytes).cast(), len) {
         return Err(BAD_VALUE);
     }
-    let len = forgotten(scratch, len);
-    hash_names(scratch, len);
-    // SAFETY: plain memory; volatile, so that it is read again.
-    let last = unsafe { (&raw const scratch.number).read_volatile() } as usize;
-    if last >= CIPHERS_MAX {
+    let mut names = Names {
+        bytes: &raw const scratch.bytes,
+        hashes: &raw mut scratch.hashes,
+        hash: HASH_START,
+        name: zero(scratch),
+    };
+    repeat(len as u32, hash_character, &mut names);
+    if names.name >= CIPHERS_MAX as u64 {
         return Err(UNKNOWN);
     }
-    let mut at = 0;
-    for name in 0..CIPHERS_MAX {
-        if name > last {
-            break;
-        }
-        // SAFETY: numbers are never deleted while the agent lives.
-        let number = unsafe { CIPHERS.get(scratch.hashes[name]) }.copied().ok_or(UNKNOWN)? as u8;
-        if !policy.allowed.has(number) {
-            return Err(WEAKER);
-        }
-        // Named twice: the next takes its place.
-        scratch.list.0[at & (CIPHERS_MAX - 1)] = number;
-        let place = (&raw mut scratch.set.0).cast::<u8>();
-        // SAFETY: masked to the array's length; volatile, lest it become a branch.
-        unsafe {
-            let place = place.add(usize::from(number) & (CIPHERS_MAX - 1));
-            at += 1 - usize::from(place.read_volatile() & 1);
-            place.write_volatile(1);
-        }
+    let at = zero(scratch);
+    let mut list = List { scratch, policy, at, refusal: NONE };
+    repeat(names.name as u32 + 1, list_name, &mut list);
+    match list.refusal {
+        NONE => {}
+        NOT_KNOWN => return Err(UNKNOWN),
+        _ => return Err(WEAKER),
     }
-    scratch.list.0[at & (CIPHERS_MAX - 1)] = 0;
+    let scratch = list.scratch;
+    scratch.list.0[list.at as usize & (CIPHERS_MAX - 1)] = 0;
     copy_words::<CipherList, 16>(&raw mut context.ciphers, &raw const scratch.list);
     copy_words::<CipherSet, 16>(&raw mut context.asked, &raw const scratch.set);
     context.ciphers_set = 1;
     Ok(())
 }
 
-/// A number of which the verifier knows nothing: else it takes each way out of a loop, on which it
-/// knows another one, for another state of all that follows ("BPF program is too large", 6.18).
+/// Zero, as an index begins.
 #[inline(always)]
-fn forgotten(scratch: &mut Scratch, number: usize) -> usize {
-    let place = &raw mut scratch.number;
-    // SAFETY: plain memory of this hook's own.
-    unsafe {
-        place.write_volatile(number as u64);
-        place.read_volatile() as usize
-    }
+fn zero(scratch: &Scratch) -> u64 {
+    // SAFETY: plain memory; volatile, lest LLVM find out.
+    unsafe { (&raw const scratch.zero).read_volatile() }
 }
 
-/// Hashes the names of a list of `len` bytes, and leaves the index of the last in `number`.
-#[inline(always)]
-fn hash_names(scratch: &mut Scratch, len: usize) {
-    const CHUNK: usize = 64;
-    let bytes = (&raw const scratch.bytes).cast::<u8>();
-    let hashes = (&raw mut scratch.hashes).cast::<u64>();
-    let mut hash = HASH_START;
-    let mut name = black_box(0_usize);
-    for chunk in (0..OPTION_BYTES).step_by(CHUNK) {
-        if chunk >= len {
-            break;
-        }
-        for at in 0..CHUNK {
-            // SAFETY: inside the array.
-            let byte = u64::from(unsafe { bytes.add(chunk + at).read_volatile() });
-            // What follows the text is zero.
-            let colon = is_zero(byte ^ u64::from(b':'));
-            let nul = is_zero(byte);
-            let next = (hash ^ byte).wrapping_mul(HASH_PRIME);
-            let other = 1_u64.wrapping_sub(colon).wrapping_sub(nul);
-            hash = next
-                .wrapping_mul(other)
-                .wrapping_add(HASH_START.wrapping_mul(colon))
-                .wrapping_add(hash.wrapping_mul(nul));
-            name += colon as usize;
-            // SAFETY: masked to the array's length.
-            unsafe { hashes.add(name & (CIPHERS_MAX - 1)).write_volatile(hash) };
-        }
-    }
-    let _last = forgotten(scratch, name);
+/// The names of a list, with colons between them.
+struct Names {
+    bytes: *const [u8; OPTION_BYTES + 64],
+    hashes: *mut [u64; CIPHERS_MAX],
+    /// Of the name that is being read.
+    hash: u64,
+    /// Its index.
+    name: u64,
 }
 
-/// 1 for 0, and 0 for any other byte, without a branch.
-#[inline(always)]
-fn is_zero(byte: u64) -> u64 {
-    black_box(black_box(byte).wrapping_sub(1) >> 63)
+extern "C" fn hash_character(index: u32, names: &mut Names) -> i64 {
+    // SAFETY: masked to the value's length.
+    let byte = unsafe { names.bytes.cast::<u8>().add(index as usize & (OPTION_BYTES - 1)).read_volatile() };
+    if byte == b':' {
+        names.hash = HASH_START;
+        names.name += 1;
+    } else {
+        names.hash = (names.hash ^ u64::from(byte)).wrapping_mul(HASH_PRIME);
+    }
+    // SAFETY: masked to the array's length.
+    unsafe { names.hashes.cast::<u64>().add(names.name as usize & (CIPHERS_MAX - 1)).write_volatile(names.hash) };
+    GO_ON
+}
+
+/// A list in the making.
+struct List<'a> {
+    scratch: &'a mut Scratch,
+    policy: &'a Policy,
+    /// The next slot.
+    at: u64,
+    refusal: u64,
+}
+
+/// Refusals of a [`List`].
+const NONE: u64 = 0;
+const NOT_KNOWN: u64 = 1;
+const NOT_ALLOWED: u64 = 2;
+
+extern "C" fn list_name(index: u32, list: &mut List<'_>) -> i64 {
+    let hash = list.scratch.hashes[index as usize & (CIPHERS_MAX - 1)];
+    // SAFETY: numbers are never deleted while the agent lives.
+    let Some(number) = (unsafe { CIPHERS.get(hash) }) else {
+        list.refusal = NOT_KNOWN;
+        return STOP;
+    };
+    let number = *number as u8;
+    if !list.policy.allowed.has(number) {
+        list.refusal = NOT_ALLOWED;
+        return STOP;
+    }
+    if !list.scratch.set.has(number) {
+        list.scratch.set.add(number);
+        list.scratch.list.0[list.at as usize & (CIPHERS_MAX - 1)] = number;
+        list.at += 1;
+    }
+    GO_ON
 }
 
 /// `TLS_TRUSTED_CIPHERS`, read: the names with colons between them. Returns the length with the NUL.
@@ -170,31 +173,39 @@ pub(crate) fn get(opt: Sockopt, id: u64, context: &Context) -> Result<i32, i32> 
 
 #[inline(always)]
 fn write_names(scratch: &mut Scratch, context: &Context) -> usize {
-    let bytes = (&raw mut scratch.bytes).cast::<u8>();
-    let mut end = 0;
-    for slot in 0..CIPHERS_MAX {
-        let number = context.ciphers.0[slot];
-        if number == 0 {
-            break;
-        }
-        let Some(name) = CIPHER_NAMES.get(u32::from(number) & (CIPHERS_MAX as u32 - 1)) else { break };
-        let start = black_box(end) & (OPTION_BYTES - 1);
-        for word in 0..ssa_common::cipher::NAME_BYTES / 8 {
-            // SAFETY: the start is masked to the value's length, after which there is room for a name.
-            unsafe {
-                let from = name.bytes.as_ptr().cast::<u64>().add(word).read_volatile();
-                bytes.add(start + word * 8).cast::<u64>().write_unaligned(from);
-            }
-        }
-        let colon = (start + (name.len as usize & 63)) & (OPTION_BYTES - 1);
-        // SAFETY: masked to the value's length.
-        unsafe { bytes.add(colon).write_volatile(b':') };
-        end = colon + 1;
-    }
-    let nul = black_box(end.saturating_sub(1)) & (OPTION_BYTES - 1);
+    let mut text = NameText { bytes: &raw mut scratch.bytes, list: &context.ciphers, end: zero(scratch) };
+    repeat(CIPHERS_MAX as u32, write_name, &mut text);
+    let nul = (text.end as usize).saturating_sub(1) & (OPTION_BYTES - 1);
     // SAFETY: masked to the value's length. It takes the place of the last colon.
-    unsafe { bytes.add(nul).write_volatile(0) };
+    unsafe { text.bytes.cast::<u8>().add(nul).write_volatile(0) };
     nul + 1
+}
+
+/// Names with a colon after each.
+struct NameText<'a> {
+    bytes: *mut [u8; OPTION_BYTES + 64],
+    list: &'a CipherList,
+    end: u64,
+}
+
+extern "C" fn write_name(slot: u32, text: &mut NameText<'_>) -> i64 {
+    let number = text.list.0[slot as usize & (CIPHERS_MAX - 1)];
+    let name = CIPHER_NAMES.get(u32::from(number) & (CIPHERS_MAX as u32 - 1));
+    let Some(name) = name.filter(|_name| number != 0) else { return STOP };
+    let bytes = text.bytes.cast::<u8>();
+    let start = text.end as usize & (OPTION_BYTES - 1);
+    for word in 0..ssa_common::cipher::NAME_BYTES / 8 {
+        // SAFETY: the start is masked to the value's length, after which there is room for a name.
+        unsafe {
+            let from = name.bytes.as_ptr().cast::<u64>().add(word).read_volatile();
+            bytes.add(start + word * 8).cast::<u64>().write_unaligned(from);
+        }
+    }
+    let colon = (start + (name.len as usize & 63)) & (OPTION_BYTES - 1);
+    // SAFETY: masked to the value's length.
+    unsafe { bytes.add(colon).write_volatile(b':') };
+    text.end = colon as u64 + 1;
+    GO_ON
 }
 
 /// The suite that the value names.
@@ -205,57 +216,65 @@ fn named(opt: Sockopt) -> Result<u8, Refusal> {
     if len < 2 || len > LONGEST as i32 {
         return Err(if len > LONGEST as i32 { UNKNOWN } else { BAD_VALUE });
     }
-    let mut hash = HASH_START;
-    let mut nuls = 0;
-    for at in 0..LONGEST {
-        if at >= (len - 1) as usize {
-            break;
-        }
-        let byte = u64::from(opt.byte(at).ok_or(BAD_VALUE)?);
-        nuls |= is_zero(byte);
-        hash = (hash ^ byte).wrapping_mul(HASH_PRIME);
-    }
-    let len = (opt.len() - 1) as usize & (LONGEST - 1);
-    if nuls != 0 || opt.byte(len) != Some(0) {
+    let mut name = OneName { opt, hash: HASH_START, nuls: 0 };
+    repeat(len as u32 - 1, hash_value, &mut name);
+    if name.nuls != 0 || opt.byte((len - 1) as usize & (LONGEST - 1)) != Some(0) {
         return Err(BAD_VALUE);
     }
-    // SAFETY: as in `parse`.
-    unsafe { CIPHERS.get(hash) }.map(|number| *number as u8).ok_or(UNKNOWN)
+    // SAFETY: as in `list_name`.
+    unsafe { CIPHERS.get(name.hash) }.map(|number| *number as u8).ok_or(UNKNOWN)
+}
+
+/// A value that is one name.
+struct OneName {
+    opt: Sockopt,
+    hash: u64,
+    nuls: u64,
+}
+
+extern "C" fn hash_value(index: u32, name: &mut OneName) -> i64 {
+    let byte = name.opt.byte(index as usize & (OPTION_BYTES - 1)).unwrap_or(0);
+    name.nuls |= u64::from(byte == 0);
+    name.hash = (name.hash ^ u64::from(byte)).wrapping_mul(HASH_PRIME);
+    GO_ON
 }
 
 /// Takes a suite off the list; false if it is not on it.
 #[inline(always)]
-fn take_off(list: &mut CipherList, number: u8) -> bool {
-    let slots = (&raw mut list.0).cast::<u8>();
-    let mut to = black_box(0_usize);
-    for from in 0..CIPHERS_MAX {
-        // SAFETY: both inside the array, one by its mask.
-        unsafe {
-            let here = slots.add(from).read_volatile();
-            slots.add(to & (CIPHERS_MAX - 1)).write_volatile(here);
-            to += 1 - is_zero(u64::from(here ^ number)) as usize;
-        }
-    }
-    let found = to < CIPHERS_MAX;
+fn take_off(list: &mut CipherList, number: u8, zero: u64) -> bool {
+    let mut shift = Shift { list, number, to: zero };
+    repeat(CIPHERS_MAX as u32, keep_others, &mut shift);
+    let found = shift.to < CIPHERS_MAX as u64;
     if found {
-        list.0[CIPHERS_MAX - 1] = 0;
+        shift.list.0[CIPHERS_MAX - 1] = 0;
     }
     found
+}
+
+/// A list whose suites move to other slots.
+struct Shift<'a> {
+    list: &'a mut CipherList,
+    number: u8,
+    to: u64,
+}
+
+extern "C" fn keep_others(from: u32, shift: &mut Shift<'_>) -> i64 {
+    let here = shift.list.0[from as usize & (CIPHERS_MAX - 1)];
+    shift.list.0[shift.to as usize & (CIPHERS_MAX - 1)] = here;
+    shift.to += u64::from(here != shift.number);
+    GO_ON
 }
 
 /// Puts a suite before all the others. It is not on the list, which therefore is not full.
 #[inline(always)]
 fn put_first(list: &mut CipherList, number: u8) {
-    let slots = (&raw mut list.0).cast::<u8>();
-    let mut carry = number;
-    for slot in 0..CIPHERS_MAX {
-        // SAFETY: inside the array.
-        unsafe {
-            let here = slots.add(slot).read_volatile();
-            slots.add(slot).write_volatile(carry);
-            carry = here;
-        }
-    }
+    repeat(CIPHERS_MAX as u32, carry_on, &mut Shift { list, number, to: 0 });
+}
+
+extern "C" fn carry_on(slot: u32, shift: &mut Shift<'_>) -> i64 {
+    let slot = &mut shift.list.0[slot as usize & (CIPHERS_MAX - 1)];
+    shift.number = core::mem::replace(slot, shift.number);
+    GO_ON
 }
 
 /// Room to work in. The caller gives it back.
@@ -266,7 +285,7 @@ fn scratch(id: u64) -> Option<&'static mut Scratch> {
         hashes: [0; CIPHERS_MAX],
         list: CipherList::EMPTY,
         set: CipherSet::EMPTY,
-        number: 0,
+        zero: 0,
     };
     if SCRATCH.insert(id, &EMPTY, 0).is_err() {
         count(Counter::NoRoom, 1);

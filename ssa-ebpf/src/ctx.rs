@@ -20,9 +20,11 @@ pub(crate) const ALLOW: i32 = 1;
 /// Refuse the call, or drop the packet.
 pub(crate) const DENY: i32 = 0;
 
+/// Level of the options of all sockets (`include/linux/socket.h`).
+pub(crate) const SOL_SOCKET: i32 = 1;
 pub(crate) const AF_INET: u32 = 2;
 pub(crate) const AF_INET6: u32 = 10;
-const SOCK_STREAM: u32 = 1;
+pub(crate) const SOCK_STREAM: u32 = 1;
 pub(crate) const IPPROTO_TCP: u32 = 6;
 const IPPROTO_MPTCP: u32 = 262;
 
@@ -36,6 +38,7 @@ pub(crate) mod errno {
     pub(crate) const EBADFD: i32 = 77;
     pub(crate) const EMSGSIZE: i32 = 90;
     pub(crate) const ENOPROTOOPT: i32 = 92;
+    pub(crate) const EPROTONOSUPPORT: i32 = 93;
     pub(crate) const EOPNOTSUPP: i32 = 95;
     pub(crate) const ENOBUFS: i32 = 105;
     pub(crate) const ENOTCONN: i32 = 107;

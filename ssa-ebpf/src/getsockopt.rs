@@ -3,10 +3,10 @@
 use aya_ebpf::{macros::cgroup_sockopt, programs::SockoptContext};
 use ssa_common::{
     certificate::{CHAIN_MAX, Chain},
-    connection::{Connection, Scalar, Span, TEXT_BYTES, Text, state},
-    limits::{ERROR_BYTES, HOSTNAME_BYTES, OPTION_BYTES},
+    connection::{Connection, Scalar, Span, Text, state},
+    limits::OPTION_BYTES,
     phase::{Phase, outcome},
-    reason::{self, Reason, TEXT_TABLE},
+    reason::{Reason, TEXT_LENGTHS, TEXT_TABLE},
     rule::{Rule, place},
     socket::Socket,
     uapi::{IPPROTO_TLS, When},
@@ -14,10 +14,10 @@ use ssa_common::{
 
 use crate::{
     ciphers,
-    ctx::{Sockopt, deny, errno, is_tcp, phase_of},
+    ctx::{SOL_SOCKET, Sockopt, deny, errno, is_tcp, phase_of},
     maps::{CERTIFICATES, CHAINS, CONNECTIONS, CONTEXTS, socket_of},
-    setsockopt::rule_of,
-    text::copy_out,
+    setsockopt::{open, rule_of},
+    text::{copy_out, copy_text},
     user_pointer,
 };
 
@@ -26,17 +26,32 @@ use crate::{
 fn ssa_getsockopt(ctx: SockoptContext) -> i32 {
     let opt = Sockopt::new(&ctx);
     if opt.level() != IPPROTO_TLS {
+        tell_protocol(opt);
         return opt.leave();
     }
-    match get(opt) {
+    match get(&ctx, opt) {
         Ok(len) => opt.done_get(len),
         Err(errno) => deny(errno),
     }
 }
 
+/// `SO_PROTOCOL` is the protocol that the socket was made with. The kernel has put its own answer, 6.
+#[inline(always)]
+fn tell_protocol(opt: Sockopt) {
+    const SO_PROTOCOL: i32 = 38;
+    if opt.level() == SOL_SOCKET
+        && opt.number() == SO_PROTOCOL
+        && socket_of(opt.sk()).is_some_and(|socket| socket.by_protocol != 0)
+    {
+        let last = if cfg!(target_endian = "big") { 3 } else { 0 };
+        // A buffer of less has less of the number.
+        let _cut = opt.len() > last as i32 && opt.put(last, IPPROTO_TLS as u8);
+    }
+}
+
 /// Puts the answer and returns its length.
 #[inline(always)]
-fn get(opt: Sockopt) -> Result<i32, i32> {
+fn get(ctx: &SockoptContext, opt: Sockopt) -> Result<i32, i32> {
     let sk = opt.sk();
     if !is_tcp(sk) {
         return Err(errno::ENOPROTOOPT);
@@ -66,7 +81,8 @@ fn get(opt: Sockopt) -> Result<i32, i32> {
             some_text(opt, connection, connection.texts[Text::Sni as usize])
         }
         place::HOST_NAME => text(opt, &socket.hostname.bytes, socket.hostname.len + 1),
-        _ if socket.id == 0 => Err(errno::ENOTCONN),
+        // It has no context yet. One on which a set was refused because the agent is away gets none here.
+        _ if socket.id == 0 && (socket.by_protocol == 0 || open(ctx, socket).is_err()) => Err(errno::ENOTCONN),
         place::ID => scalar(opt, rule, socket.id as i64),
         place::CONTEXT => {
             let context = CONTEXTS.get_ptr_mut(socket.context).ok_or(errno::EBADFD)?;
@@ -216,39 +232,13 @@ fn error(opt: Sockopt, socket: &Socket, phase: Phase) -> Result<i32, i32> {
             (_, _) => 0,
         };
     }
-    let row = &TEXT_TABLE[reason];
-    let mut len = 1;
-    for index in 0..reason::TEXT_BYTES - 1 {
-        // SAFETY: the index is inside the row; volatile, lest LLVM turn the loop into a call.
-        let byte = unsafe { row.as_ptr().add(index).read_volatile() };
-        if byte == 0 {
-            break;
-        }
-        len += 1;
-    }
-    text(opt, row, len)
+    text(opt, &TEXT_TABLE[reason], TEXT_LENGTHS[reason])
 }
 
 /// Copies `len` bytes, the NUL included, of a text that stands alone.
 #[inline(always)]
 fn text<const ROOM: usize>(opt: Sockopt, bytes: &[u8; ROOM], len: u32) -> Result<i32, i32> {
-    const {
-        assert!(ROOM <= HOSTNAME_BYTES && ROOM <= ERROR_BYTES);
-    }
-    if opt.len() < len as i32 {
-        return Err(errno::EINVAL);
-    }
-    for index in 0..ROOM {
-        if index as u32 >= len {
-            break;
-        }
-        // SAFETY: the index is inside the array.
-        let byte = unsafe { bytes.as_ptr().add(index).read_volatile() };
-        if !opt.put(index, byte) {
-            return Err(errno::EINVAL);
-        }
-    }
-    Ok(len as i32)
+    if copy_text(opt, bytes, 0, len) { Ok(len as i32) } else { Err(errno::EINVAL) }
 }
 
 /// As [`answer_text`]; `ENOENT` if there is none.
@@ -264,19 +254,5 @@ fn answer_text(opt: Sockopt, connection: &Connection, span: Span) -> Result<i32,
     if len == 0 {
         return if opt.put(0, 0_u8) { Ok(1) } else { Err(errno::EINVAL) };
     }
-    if opt.len() < len as i32 {
-        return Err(errno::EINVAL);
-    }
-    for index in 0..TEXT_BYTES {
-        if index as u32 >= len {
-            break;
-        }
-        let at = (usize::from(span.start) + index) & (TEXT_BYTES - 1);
-        // SAFETY: masked to the block's length.
-        let byte = unsafe { connection.bytes.as_ptr().add(at).read_volatile() };
-        if !opt.put(index, byte) {
-            return Err(errno::EINVAL);
-        }
-    }
-    Ok(len as i32)
+    if copy_text(opt, &connection.bytes, span.start, len) { Ok(len as i32) } else { Err(errno::EINVAL) }
 }

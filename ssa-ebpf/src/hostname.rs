@@ -1,13 +1,12 @@
 //! Which host names are accepted: stricter than OpenSSL, which takes an empty name for "no check",
 //! a leading dot for every subdomain, and odd spellings of addresses.
-//!
-//! VERIFIER: written without branches, as tables and sums. Counters that meet a branch are known on
-//! every path afterwards, no two paths are alike, and 255 characters are too many: "BPF program is
-//! too large. Processed 1000001 insn" (6.18, rustc 1.95).
 
-use ssa_common::limits::{HOSTNAME_BYTES, HOSTNAME_MAX};
+use ssa_common::limits::{HOSTNAME_BYTES, HOSTNAME_MAX, LABEL_MAX};
 
-use crate::ctx::Sockopt;
+use crate::{
+    ctx::Sockopt,
+    repeat::{GO_ON, STOP, repeat},
+};
 
 /// Checks the value of `TLS_HOSTNAME` and returns the name's length, without the NUL.
 ///
@@ -18,34 +17,21 @@ use crate::ctx::Sockopt;
 #[inline(always)]
 pub(crate) fn check(opt: Sockopt) -> Option<u32> {
     let text = text_len(opt)?;
-    // All of these are sums of what the tables say.
-    let mut state = 0_u32;
-    let mut label_len = 0_u32;
-    let mut ended = EMPTY;
-    let (mut labels, mut octets, mut empty, mut long) = (0_u32, 0_u32, 0_u32, 0_u32);
-    let (mut colons, mut not_hex, mut bad) = (0_u32, 0_u32, 0_u32);
-    for index in 0..HOSTNAME_BYTES - 1 {
-        if index >= text {
-            break;
-        }
-        let class = class_of(opt.byte(index)?);
-        let dot = u32::from(class.dot);
-        let flags = u32::from(state_of(state).flags);
-        labels += dot;
-        octets += dot * (flags & OCTET);
-        empty += dot * (flags & EMPTY);
-        ended = ended * (1 - dot) + flags * dot;
-        colons += u32::from(class.colon);
-        not_hex += u32::from(class.not_hex);
-        bad += u32::from(class.bad);
-        label_len = (label_len + 1) * u32::from(class.in_label);
-        // 64 is the first that is too long; 255 are all there can be.
-        long |= label_len & !63;
-        state = u32::from(state_of(state).next[usize::from(class.column & 15)]);
-    }
-    // Read again: each way out of the loop knows another length.
-    let text = text_len(opt)?;
-    if opt.byte(text & (HOSTNAME_BYTES - 1))? != 0 || bad != 0 || long != 0 {
+    let mut name = Name {
+        opt,
+        state: 0,
+        label_len: 0,
+        ended: EMPTY,
+        labels: 0,
+        octets: 0,
+        empty: 0,
+        colons: 0,
+        not_hex: 0,
+        bad: 0,
+    };
+    repeat(text as u32, character, &mut name);
+    let Name { state, ended, labels, octets, empty, colons, not_hex, bad, .. } = name;
+    if bad != 0 || opt.byte(text & (HOSTNAME_BYTES - 1))? != 0 {
         return None;
     }
     if colons != 0 {
@@ -67,6 +53,43 @@ pub(crate) fn check(opt: Sockopt) -> Option<u32> {
         }
     }
     Some(text as u32)
+}
+
+/// What is known of a name's characters so far.
+struct Name {
+    opt: Sockopt,
+    /// The row of [`STATES`].
+    state: u32,
+    /// Flags of the last label that a dot has ended.
+    ended: u32,
+    label_len: u32,
+    labels: u32,
+    octets: u32,
+    empty: u32,
+    colons: u32,
+    not_hex: u32,
+    bad: u32,
+}
+
+extern "C" fn character(index: u32, name: &mut Name) -> i64 {
+    let Some(byte) = name.opt.byte(index as usize & (HOSTNAME_BYTES - 1)) else {
+        name.bad = 1;
+        return STOP;
+    };
+    let class = class_of(byte);
+    let flags = u32::from(state_of(name.state).flags);
+    if class.dot != 0 {
+        name.labels += 1;
+        name.octets += flags & OCTET;
+        name.empty |= flags & EMPTY;
+        name.ended = flags;
+    }
+    name.colons += u32::from(class.colon);
+    name.not_hex |= u32::from(class.not_hex);
+    name.label_len = if class.in_label != 0 { name.label_len + 1 } else { 0 };
+    name.bad |= u32::from(class.bad) | u32::from(name.label_len > LABEL_MAX);
+    name.state = u32::from(state_of(name.state).next[usize::from(class.column & 15)]);
+    GO_ON
 }
 
 /// Length of the text without its NUL, if it can be a name at all.

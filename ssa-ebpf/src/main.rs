@@ -20,9 +20,11 @@ mod hostname;
 mod maps;
 mod peer_options;
 mod policy;
+mod repeat;
 mod setsockopt;
 mod sock_ops;
 mod sock_release;
+mod socket;
 mod text;
 mod user_pointer;
 

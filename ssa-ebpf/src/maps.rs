@@ -17,8 +17,8 @@ use ssa_common::{
     event::Listening,
     limits::{
         BLOBS_CAPACITY, CERTIFICATES_CAPACITY, CGROUPS_CAPACITY, EVENTS_BYTES, IDS_CAPACITY, LEGS_CAPACITY,
-        LISTENERS_CAPACITY, OPTION_BYTES, PATHS_CAPACITY, POLICIES_CAPACITY, SCRATCH_CAPACITY, SOCKETS_CAPACITY,
-        USERS_CAPACITY,
+        LISTENERS_CAPACITY, MARKS_CAPACITY, OPTION_BYTES, PATHS_CAPACITY, POLICIES_CAPACITY, SCRATCH_CAPACITY,
+        SOCKETS_CAPACITY, USERS_CAPACITY,
     },
     policy::{Policy, PolicyKey},
     socket::Socket,
@@ -119,8 +119,8 @@ pub(crate) struct Scratch {
     /// A list in the making, and what is on it.
     pub(crate) list: CipherList,
     pub(crate) set: CipherSet,
-    /// A number that the verifier is to know nothing of.
-    pub(crate) number: u64,
+    /// Always zero, which the verifier does not know ([`crate::repeat`]).
+    pub(crate) zero: u64,
 }
 
 /// What the administrator allows, by class of cgroup and user. Written by the agent.
@@ -144,6 +144,16 @@ pub(crate) static USERS: HashMap<u32, u64, USERS_CAPACITY, NO_PREALLOC> = HashMa
 #[btf_map]
 pub(crate) static LISTENING: HashMap<u64, Listening, LISTENERS_CAPACITY, NO_PREALLOC> = HashMap::new();
 
+/// Cgroups with hooks, by their inode. Written by the agent before it attaches the hooks. A cgroup that is not there
+/// makes no TLS sockets by `socket(2)`.
+#[btf_map]
+pub(crate) static ATTACHED: HashMap<u64, u32, CGROUPS_CAPACITY, NO_PREALLOC> = HashMap::new();
+
+/// Threads that are in a `socket(2)` with `IPPROTO_TLS`, by `bpf_get_current_pid_tgid` ([`crate::socket`]). Full: the
+/// call fails with `EPROTONOSUPPORT`.
+#[btf_map]
+pub(crate) static MARKS: HashMap<u64, u32, MARKS_CAPACITY, NO_PREALLOC> = HashMap::new();
+
 /// Legs of the agent that may reach a listener: whole 4-tuples with their namespace, each used once, and
 /// the id that the accepted socket gets. Written by the agent.
 #[btf_map]
@@ -161,7 +171,7 @@ pub(crate) static COUNTERS: Array<u64, { ssa_common::limits::COUNTERS }> = Array
 /// The programs that need a living agent, one array for each hook. Never pinned: when the agent
 /// dies, however it dies, the kernel empties them, and the hooks' tail calls fall through.
 #[btf_map]
-pub(crate) static LIVE_SETSOCKOPT: ProgramArray<2> = ProgramArray::new();
+pub(crate) static LIVE_SETSOCKOPT: ProgramArray<1> = ProgramArray::new();
 #[btf_map]
 pub(crate) static LIVE_CONNECT4: ProgramArray<1> = ProgramArray::new();
 #[btf_map]

@@ -15,11 +15,10 @@ use ssa_common::{
 };
 
 use crate::{
-    ctx::{Sockopt, phase_of, read},
+    ctx::{SOL_SOCKET, Sockopt, phase_of, read},
     maps::{EVENTS, count, socket_of},
 };
 
-const SOL_SOCKET: i32 = 1;
 const SO_BINDTODEVICE: i32 = 25;
 const SO_BINDTOIFINDEX: i32 = 62;
 

@@ -46,12 +46,7 @@ fn ssa_setsockopt(ctx: SockoptContext) -> i32 {
     match mark(opt) {
         Ok(socket) => {
             // SAFETY: the array holds programs of this same type and attach type.
-            unsafe {
-                match rule_of(opt.number()).place {
-                    place::CIPHER_OFF | place::CIPHER_ON | place::CIPHERS => LIVE_SETSOCKOPT.tail_call(&ctx, 1),
-                    _ => LIVE_SETSOCKOPT.tail_call(&ctx, 0),
-                }
-            }
+            unsafe { LIVE_SETSOCKOPT.tail_call(&ctx, 0) };
             refuse(Some(socket), Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning))
         }
         Err(errno) => deny(errno),
@@ -64,22 +59,7 @@ fn ssa_setsockopt(ctx: SockoptContext) -> i32 {
 fn ssa_live_set(ctx: SockoptContext) -> i32 {
     let opt = Sockopt::new(&ctx);
     let Some(socket) = socket_of(opt.sk()) else { return deny(errno::EBADFD) };
-    let done = set(&ctx, opt, socket);
-    end(&ctx, opt, socket, done)
-}
-
-/// As [`ssa_live_set`], for the list of cipher suites: together they are too long for the verifier.
-#[cgroup_sockopt(setsockopt)]
-fn ssa_live_cipher(ctx: SockoptContext) -> i32 {
-    let opt = Sockopt::new(&ctx);
-    let Some(socket) = socket_of(opt.sk()) else { return deny(errno::EBADFD) };
-    let done = set_ciphers(&ctx, opt, socket);
-    end(&ctx, opt, socket, done)
-}
-
-#[inline(always)]
-fn end(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket, done: Result<(), Refusal>) -> i32 {
-    match done {
+    match set(&ctx, opt, socket) {
         Ok(()) => {
             socket.reason = 0;
             debug!(ctx, "setsockopt: option {} of {}", opt.number(), socket.id);
@@ -170,34 +150,27 @@ fn begin(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket, rule: Rule) ->
 }
 
 #[inline(always)]
-fn set_ciphers(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), Refusal> {
-    let rule = rule_of(opt.number());
-    let context = begin(ctx, opt, socket, rule)?;
-    let policy = policy::of_caller().ok_or(AWAY)?;
-    match rule.place {
-        place::CIPHER_OFF => ciphers::disable(opt, context),
-        place::CIPHER_ON => ciphers::enable(opt, context, policy),
-        _ => ciphers::set(opt, socket.id, context, policy),
-    }
-}
-
-#[inline(always)]
 fn set(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), Refusal> {
     let rule = rule_of(opt.number());
     let context = begin(ctx, opt, socket, rule)?;
+    // SAFETY: plain memory; volatile, lest LLVM find out that it is zero.
+    let zero = unsafe { (&raw const socket.scratch).read_volatile() };
     match rule.place {
         place::HOST_NAME => set_host_name(opt, socket, context),
         place::ALPN => set_alpn(opt, context),
         place::BLOB => set_blob(ctx, opt, socket, context),
         place::CONTEXT => adopt(ctx, opt, socket),
         place::SETTING => set_scalar(opt, rule, context),
+        place::CIPHER_OFF => ciphers::disable(opt, context, zero),
+        place::CIPHER_ON => ciphers::enable(opt, context, policy::of_caller().ok_or(AWAY)?, zero),
+        place::CIPHERS => ciphers::set(opt, socket.id, context, policy::of_caller().ok_or(AWAY)?),
         _ => Err(Refusal::new(errno::ENOPROTOOPT, Reason::NotOffered)),
     }
 }
 
 /// Gives a new TLS socket its id and its context.
 #[inline(always)]
-fn open(ctx: &SockoptContext, socket: &mut Socket) -> Result<(), Refusal> {
+pub(crate) fn open(ctx: &SockoptContext, socket: &mut Socket) -> Result<(), Refusal> {
     static NEW: Context = new_context();
     let full = Refusal::new(errno::ENOBUFS, Reason::NoRoom);
     let Ok(Some(id)) = IDS.pop() else {
@@ -313,14 +286,8 @@ fn set_alpn(opt: Sockopt, context: &mut Context) -> Result<(), Refusal> {
 /// and never read.
 #[inline(always)]
 fn put_text(opt: Sockopt, text: &mut HostName, len: u32) {
-    for index in 0..text.bytes.len() {
-        if index as u32 > len {
-            break;
-        }
-        let byte = opt.byte(index).unwrap_or(0);
-        // SAFETY: the index is inside the array; volatile, lest the loop become a call of memcpy.
-        unsafe { (&raw mut text.bytes).cast::<u8>().add(index).write_volatile(byte) };
-    }
+    // The NUL counts as bad there; it was checked.
+    let _checked = text::copy_text_in(opt, &mut text.bytes, len + 1);
     text.len = len;
 }
 

@@ -1,38 +1,41 @@
 //! Copies values of up to a page between the caller's buffer and a map.
 
-use core::hint::black_box;
 use ssa_common::limits::OPTION_BYTES;
 
-use crate::ctx::Sockopt;
+use crate::{
+    ctx::Sockopt,
+    repeat::{GO_ON, STOP, repeat},
+};
+
+/// A value on its way.
+struct Copy {
+    opt: Sockopt,
+    /// What is not the caller's buffer.
+    at: *mut u8,
+    /// Where to begin there, and in the buffer, in bytes.
+    start: usize,
+    put_start: usize,
+    /// Not zero if there was a NUL, or no room.
+    bad: u64,
+}
 
 /// Copies a text of `len` bytes, without its NUL, to `to`, which has room for `OPTION_BYTES`, is
 /// aligned to 8, and is zero. False if it is not one text with one NUL at its end.
 #[inline(always)]
 pub(crate) fn copy_in(opt: Sockopt, to: *mut u8, len: usize) -> bool {
-    let mut zeros = 0;
-    for start in (0..OPTION_BYTES).step_by(8) {
-        // VERIFIER: one way out of the loop, and no other branch in it: 512 times two are too many.
-        // The barriers keep LLVM from making a branch of the mask.
-        let Some(value) = opt.word(start) else { break };
-        let outside = (black_box(black_box(len as i64 - start as i64 - 8) >> 63)) as u64;
-        // SAFETY: inside the room, which is aligned to 8. What is not the text's stays zero.
-        unsafe { to.add(start).cast::<u64>().write_volatile(value & !outside) };
-        zeros |= zero_bytes(value) & !outside;
-    }
-    // VERIFIER: read again, because the way out of the loop says something of the length.
-    let len = (opt.len() - 1) as usize;
-    let tail = len & (OPTION_BYTES - 8);
-    for index in 0..8 {
-        let at = (tail + index) & (OPTION_BYTES - 1);
-        if at >= len {
-            break;
-        }
-        let Some(value) = opt.byte(at) else { break };
-        zeros |= zero_bytes(u64::from(value) | !0xff);
-        // SAFETY: masked to the room's length.
-        unsafe { to.add(at).write_volatile(value) };
-    }
-    zeros == 0 && opt.byte(len & (OPTION_BYTES - 1)) == Some(0)
+    let mut copy = Copy { opt, at: to, start: 0, put_start: 0, bad: 0 };
+    repeat(len as u32 / 8, take_word, &mut copy);
+    copy.start = len & !7;
+    repeat(len as u32 & 7, take_byte::<OPTION_BYTES>, &mut copy);
+    copy.bad == 0 && opt.byte(len & (OPTION_BYTES - 1)) == Some(0)
+}
+
+/// Copies the first `len` bytes of the value to `to`. False if it is shorter.
+#[inline(always)]
+pub(crate) fn copy_text_in<const ROOM: usize>(opt: Sockopt, to: &mut [u8; ROOM], len: u32) -> bool {
+    let mut copy = Copy { opt, at: to.as_mut_ptr(), start: 0, put_start: 0, bad: 0 };
+    repeat(len, take_byte::<ROOM>, &mut copy);
+    copy.bad == 0
 }
 
 /// Copies `len` bytes of `from`, which has room for `OPTION_BYTES` and is aligned to 8. False, and
@@ -42,31 +45,61 @@ pub(crate) fn copy_out(opt: Sockopt, from: *const u8, len: usize) -> bool {
     if opt.len() < len as i32 || len > OPTION_BYTES {
         return false;
     }
-    for start in (0..OPTION_BYTES).step_by(8) {
-        if start + 8 > len {
-            break;
-        }
-        // SAFETY: inside the room.
-        let value = unsafe { from.add(start).cast::<u64>().read_volatile() };
-        if !opt.put(start, value) {
-            return false;
-        }
+    let mut copy = Copy { opt, at: from.cast_mut(), start: 0, put_start: 0, bad: 0 };
+    repeat(len as u32 / 8, put_word, &mut copy);
+    copy.start = len & !7;
+    copy.put_start = copy.start;
+    repeat(len as u32 & 7, put_byte::<OPTION_BYTES>, &mut copy);
+    copy.bad == 0
+}
+
+/// Copies `len` bytes of `bytes`, from `start` on. False if the buffer is too small.
+#[inline(always)]
+pub(crate) fn copy_text<const ROOM: usize>(opt: Sockopt, bytes: &[u8; ROOM], start: u16, len: u32) -> bool {
+    if opt.len() < len as i32 {
+        return false;
     }
-    // VERIFIER: each way out of the loop knows another length.
-    let len = black_box(len);
-    let tail = len & (2 * OPTION_BYTES - 8);
-    for index in 0..8 {
-        let at = tail + index;
-        if at >= len || at >= OPTION_BYTES {
-            break;
-        }
-        // SAFETY: compared with the room's length.
-        let value = unsafe { from.add(at & (OPTION_BYTES - 1)).read_volatile() };
-        if !opt.put(at & (OPTION_BYTES - 1), value) {
-            return false;
-        }
-    }
-    true
+    let mut copy = Copy { opt, at: bytes.as_ptr().cast_mut(), start: usize::from(start), put_start: 0, bad: 0 };
+    repeat(len, put_byte::<ROOM>, &mut copy);
+    copy.bad == 0
+}
+
+extern "C" fn take_word(index: u32, copy: &mut Copy) -> i64 {
+    let at = (index as usize * 8) & (OPTION_BYTES - 8);
+    let Some(value) = copy.opt.word(at) else { return short(copy) };
+    // SAFETY: masked to the room.
+    unsafe { copy.at.add(at).cast::<u64>().write_volatile(value) };
+    copy.bad |= zero_bytes(value);
+    GO_ON
+}
+
+extern "C" fn take_byte<const ROOM: usize>(index: u32, copy: &mut Copy) -> i64 {
+    let at = (copy.start + index as usize) & (ROOM - 1);
+    let Some(value) = copy.opt.byte(at) else { return short(copy) };
+    // SAFETY: masked to the room.
+    unsafe { copy.at.add(at).write_volatile(value) };
+    copy.bad |= u64::from(value == 0);
+    GO_ON
+}
+
+extern "C" fn put_word(index: u32, copy: &mut Copy) -> i64 {
+    let at = (index as usize * 8) & (OPTION_BYTES - 8);
+    // SAFETY: masked to the room.
+    let value = unsafe { copy.at.add(at).cast::<u64>().read_volatile() };
+    if copy.opt.put(at, value) { GO_ON } else { short(copy) }
+}
+
+extern "C" fn put_byte<const ROOM: usize>(index: u32, copy: &mut Copy) -> i64 {
+    let from = (copy.start + index as usize) & (ROOM - 1);
+    let to = (copy.put_start + index as usize) & (OPTION_BYTES - 1);
+    // SAFETY: masked to the room.
+    let value = unsafe { copy.at.add(from).read_volatile() };
+    if copy.opt.put(to, value) { GO_ON } else { short(copy) }
+}
+
+fn short(copy: &mut Copy) -> i64 {
+    copy.bad = 1;
+    STOP
 }
 
 /// Not zero if one of a word's bytes is.

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, and the exit status.
 
 mod check;
+mod doctor;
 mod exec;
 mod probe;
 mod reload;
@@ -29,6 +30,7 @@ enum Command {
     Exec(exec::Args),
     Check(check::Args),
     Reload(reload::Args),
+    Doctor(doctor::Args),
     #[command(hide = true)]
     Probe(probe::Args),
 }
@@ -54,6 +56,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Exec(args) => exec::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Reload(args) => reload::run(&args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Probe(args) => probe::run(&args),
     };
     done.unwrap_or_else(|error| {

@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// PEM of the only trusted CA
     #[arg(allow_hyphen_values = true)]
     ca: String,
+    /// The errno with which it must be refused, before a SYN is sent again
+    #[arg(long)]
+    refused: Option<i32>,
 }
 
 /// Connects, fetches a line, and prints what the socket says of its peer.
@@ -30,6 +33,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     tls_set(&socket, uapi::TLS_HOSTNAME, &args.name).context("setting TLS_HOSTNAME")?;
     tls_set(&socket, uapi::TLS_TRUSTED_PEER_CERTIFICATES, &args.ca).context("setting the trusted CA")?;
     let began = Instant::now();
+    if let Some(errno) = args.refused {
+        let result = socket.connect(&args.addr.into());
+        let came = result.err().and_then(|error| error.raw_os_error());
+        let took = began.elapsed();
+        let in_time = came == Some(errno) && took < std::time::Duration::from_secs(1);
+        anyhow::ensure!(in_time, "after {took:?} connect gave errno {came:?} instead of {errno}");
+        return Ok(ExitCode::SUCCESS);
+    }
     if let Err(error) = socket.connect(&args.addr.into()) {
         let why = tls_get(&socket, uapi::TLS_ERROR).unwrap_or_default();
         return Err(error).with_context(|| format!("connecting: {}", String::from_utf8_lossy(&why)));

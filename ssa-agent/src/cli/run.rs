@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::{agent, cgroup, selftest};
+use crate::{agent, cgroup, doctor, kernel, selftest};
 
 /// Serve a cgroup: its programs' TLS sockets connect through this agent
 ///
@@ -70,11 +70,22 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
 
 /// One clear sentence for what the kernel would say in many.
 fn check_machine() -> Result<()> {
-    ensure!(nix::unistd::geteuid().is_root(), "it must run as root, to load eBPF programs and to attach them");
-    let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
-    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    ensure!(version >= (6, 1), "Linux 6.1 or later is needed, for errnos of connect hooks; this is {release}");
+    let effective = doctor::effective_capabilities();
+    let lacking: Vec<&str> = doctor::CAPABILITIES
+        .iter()
+        .filter(|capability| effective >> capability.number & 1 == 0)
+        .map(|capability| capability.name)
+        .collect();
+    ensure!(
+        lacking.is_empty(),
+        "it must run as root, or as a user with these capabilities: {}; `ssa-agent doctor` says what each is for",
+        lacking.join(", ")
+    );
+    let (major, minor) = kernel::release();
+    ensure!(
+        (major, minor) >= (6, 1),
+        "Linux 6.1 or later is needed, for errnos of connect hooks; this is {major}.{minor}"
+    );
     ensure!(
         Path::new("/sys/kernel/btf/vmlinux").exists(),
         "the kernel lacks type information (/sys/kernel/btf/vmlinux; CONFIG_DEBUG_INFO_BTF)"
@@ -107,7 +118,7 @@ async fn serve(args: &Args, path: &Path) -> Result<ExitCode> {
 /// What happens while the agent serves.
 async fn attended(args: &Args, path: &Path, asked: &CancellationToken, code: &mut ExitCode) -> Result<()> {
     if args.prove {
-        selftest::run(path).await.context("the self-test failed")?;
+        print!("{}", selftest::run(path).await.context("the self-test failed")?);
     }
     if args.command.is_empty() {
         tell(path);

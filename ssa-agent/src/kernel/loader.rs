@@ -16,7 +16,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::ProgramArray,
+    maps::{Map, ProgramArray},
     programs::{Program, ProgramError, ProgramFd},
 };
 use aya_log::{EbpfLogger, Level};
@@ -27,12 +27,13 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 use ssa_common::ABI_VERSION;
-use tracing::debug;
+use tracing::{debug, info};
 
-use super::{Error, HOOKS, maps::Maps, sys};
+use super::{Error, HOOKS, STEER, fmod_ret, maps::Maps, sys};
 
 /// Maps that outlive the agent. The arrays of live programs do not: that is how the guards know.
-const PINNED_MAPS: [&str; 21] = [
+const PINNED_MAPS: [&str; 23] = [
+    "ATTACHED",
     "BLOBS",
     "CERTIFICATES",
     "CGROUP_CLASSES",
@@ -48,6 +49,7 @@ const PINNED_MAPS: [&str; 21] = [
     "LEGS",
     "LISTENERS",
     "LISTENING",
+    "MARKS",
     "PATHS",
     "POLICIES",
     "SCRATCH",
@@ -73,11 +75,14 @@ const GUARDS: [(&str, bpf_attach_type); 12] = [
     ("ssa_setsockopt", BPF_CGROUP_SETSOCKOPT),
 ];
 
+/// The hook that makes TLS sockets in `socket(2)`; only where [`fmod_ret`] programs can be had.
+const CREATE: (&str, bpf_attach_type) = ("ssa_create", BPF_CGROUP_INET_SOCK_CREATE);
+
 /// The programs that guards tail-call, by the array that says whether the agent lives.
 const LIVE: [(&str, &[&str]); 3] = [
     ("LIVE_CONNECT4", &["ssa_live_conn4"]),
     ("LIVE_CONNECT6", &["ssa_live_conn6"]),
-    ("LIVE_SETSOCKOPT", &["ssa_live_set", "ssa_live_cipher"]),
+    ("LIVE_SETSOCKOPT", &["ssa_live_set"]),
 ];
 
 /// The hooks of one cgroup, attached. Dropping it leaves the guards attached, and closed.
@@ -125,6 +130,12 @@ impl Hooks {
                 .map_err(|source| Error::Attach { program: name, source })?;
         }
         let maps = Maps::take(&mut ebpf)?;
+        maps.set_attached(service)?;
+        let socket_call = make_in_socket_call(&mut ebpf, &pins, &directory);
+        if let Err(error) = socket_call {
+            let error = &error as &dyn std::error::Error;
+            info!(error, "socket(..., IPPROTO_TLS) can't be had; options make TLS sockets of plain ones, as ever");
+        }
         Ok(Self { maps: Some(maps), logger, live: Vec::new(), ebpf, pins, _lock: lock })
     }
 
@@ -152,8 +163,9 @@ impl Hooks {
         }
     }
 
-    /// Detaches the hook that makes TLS sockets.
+    /// Detaches what makes TLS sockets.
     pub(crate) fn detach_options(&self) -> Result<(), Error> {
+        fmod_ret::unpin_marker(&self.pins).map_err(|source| Error::Bpffs { path: self.pins.clone(), source })?;
         unpin(&self.pins, "ssa_setsockopt")
     }
 
@@ -162,6 +174,53 @@ impl Hooks {
     pub(crate) fn detach(self) -> Result<(), Error> {
         detach(&self.pins)
     }
+}
+
+/// What came of loading everything, and letting it go.
+pub(crate) struct Trial {
+    /// Each program: the instructions that the verifier followed, or why the kernel refused it.
+    pub(crate) programs: Vec<(String, Result<u64, Error>)>,
+    /// The same of those for `socket(2)`, without which the agent runs.
+    pub(crate) socket_call: Result<Vec<(String, u64)>, Error>,
+}
+
+/// Loads every program; attaches and pins nothing.
+pub(crate) fn trial() -> Trial {
+    let names =
+        GUARDS.map(|(name, _kind)| name).into_iter().chain(LIVE.iter().flat_map(|(_, names)| names.iter().copied()));
+    let mut programs: Vec<(String, Result<u64, Error>)> = Vec::new();
+    let mut socket_call = Err(Error::Missing { name: CREATE.0 });
+    let mut loader = EbpfLoader::new();
+    let loaded =
+        loader.btf(None).override_global("READ_REGISTERS", &u32::from(registers_can_be_read()), true).load(&HOOKS.0);
+    match loaded {
+        Ok(mut ebpf) => {
+            programs.extend(names.map(|name| (name.to_owned(), try_one(&mut ebpf, name))));
+            socket_call = try_socket_call(&mut ebpf);
+        }
+        Err(error) => programs.push(("ssa-hooks".to_owned(), Err(Box::new(error).into()))),
+    }
+    let steer = EbpfLoader::new().btf(None).load(&STEER.0).map_err(|error| Box::new(error).into());
+    programs.push(("ssa_steer".to_owned(), steer.and_then(|mut ebpf| try_one(&mut ebpf, "ssa_steer"))));
+    Trial { programs, socket_call }
+}
+
+fn try_one(ebpf: &mut Ebpf, name: &'static str) -> Result<u64, Error> {
+    load(ebpf, name)?;
+    Ok(sys::verified_instructions(program_fd(ebpf, name)?.as_fd()))
+}
+
+fn try_socket_call(ebpf: &mut Ebpf) -> Result<Vec<(String, u64)>, Error> {
+    let programs = fmod_ret::load(|name| {
+        let (Map::HashMap(map) | Map::Array(map)) = ebpf.map(name)? else { return None };
+        map.fd().as_fd().try_clone_to_owned().ok()
+    })?;
+    let mut counts: Vec<(String, u64)> = programs
+        .iter()
+        .map(|loaded| (loaded.name.to_owned(), sys::verified_instructions(loaded.program.as_fd())))
+        .collect();
+    counts.push((CREATE.0.to_owned(), try_one(ebpf, CREATE.0)?));
+    Ok(counts)
 }
 
 /// Whether hooks may look at a system call's registers: on x86-64, unless the kernel is locked down
@@ -173,11 +232,25 @@ fn registers_can_be_read() -> bool {
 
 /// Removes the pins of a cgroup's guards and maps.
 fn detach(pins: &Path) -> Result<(), Error> {
+    let failed = |source| Error::Bpffs { path: pins.to_owned(), source };
+    unpin(pins, CREATE.0)?;
+    fmod_ret::unpin_others(pins).map_err(failed)?;
     let names = GUARDS.iter().rev().map(|(name, _kind)| *name).chain(PINNED_MAPS);
     for name in names {
         unpin(pins, name)?;
     }
-    fs::remove_dir(pins).map_err(|source| Error::Bpffs { path: pins.to_owned(), source })
+    fs::remove_dir(pins).map_err(failed)
+}
+
+/// Lets `socket(2)` take `IPPROTO_TLS`.
+fn make_in_socket_call(ebpf: &mut Ebpf, pins: &Path, cgroup: &File) -> Result<(), Error> {
+    let programs = fmod_ret::load(|map| sys::pinned(&pins.join(map)).ok())?;
+    let (name, kind) = CREATE;
+    load(ebpf, name)?;
+    let program = program_fd(ebpf, name)?;
+    fmod_ret::attach(&programs, pins, || {
+        guard(&pins.join(name), program, cgroup, kind).map_err(|source| Error::Attach { program: name, source })
+    })
 }
 
 fn unpin(pins: &Path, name: &str) -> Result<(), Error> {
@@ -212,6 +285,7 @@ fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
         Program::CgroupSock(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
         Program::CgroupSockopt(program) => program.load(),
+        Program::SkLookup(program) => program.load(),
         Program::SockOps(program) => program.load(),
         _ => return Err(Error::Missing { name }),
     };

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::MetadataExt as _},
     sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -27,6 +27,7 @@ use super::Error;
 /// Maps that any task may use. Each call is one bpf(2), so the locks are held for about a
 /// microsecond and never across an await.
 pub(crate) struct Maps {
+    attached: Mutex<HashMap<MapData, u64, u32>>,
     blobs: Mutex<HashMap<MapData, BlobKey, Blob>>,
     certificates: Mutex<HashMap<MapData, Digest, Certificate>>,
     cgroup_classes: Mutex<HashMap<MapData, u64, u32>>,
@@ -39,6 +40,7 @@ pub(crate) struct Maps {
     ids: Mutex<Queue<MapData, u64>>,
     legs: Mutex<HashMap<MapData, LegKey, u64>>,
     listening: HashMap<MapData, u64, Listening>,
+    marks: Mutex<HashMap<MapData, u64, u32>>,
     listeners: Mutex<SkStorage<MapData, u32>>,
     paths: Mutex<HashMap<MapData, BlobKey, KeptPath>>,
     policies: Mutex<HashMap<MapData, PolicyKey, Policy>>,
@@ -49,9 +51,13 @@ pub(crate) struct Maps {
     events: Mutex<Option<RingBuf<MapData>>>,
 }
 
+/// Entries that may stay although nobody needs them.
+const MANY: usize = 1000;
+
 impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
+            attached: Mutex::new(take(ebpf, "ATTACHED")?),
             blobs: Mutex::new(take(ebpf, "BLOBS")?),
             certificates: Mutex::new(take(ebpf, "CERTIFICATES")?),
             cgroup_classes: Mutex::new(take(ebpf, "CGROUP_CLASSES")?),
@@ -64,6 +70,7 @@ impl Maps {
             ids: Mutex::new(take(ebpf, "IDS")?),
             legs: Mutex::new(take(ebpf, "LEGS")?),
             listening: take(ebpf, "LISTENING")?,
+            marks: Mutex::new(take(ebpf, "MARKS")?),
             listeners: Mutex::new(take(ebpf, "LISTENERS")?),
             paths: Mutex::new(take(ebpf, "PATHS")?),
             policies: Mutex::new(take(ebpf, "POLICIES")?),
@@ -247,9 +254,31 @@ impl Maps {
         lock(&self.counters).get(&(counter as u32), 0).unwrap_or(0)
     }
 
-    /// Forgets users without TLS sockets, if there are many.
-    pub(crate) fn forget_users(&self) {
-        const MANY: usize = 1000;
+    /// Says that a cgroup has hooks.
+    pub(crate) fn set_attached(&self, cgroup: u64) -> Result<(), Error> {
+        lock(&self.attached).insert(cgroup, 1, 0).map_err(|source| Error::Map { name: "ATTACHED", source })
+    }
+
+    /// Forgets the marks of threads that have ended in the middle of a `socket(2)`, if there are many.
+    fn forget_marks(&self) {
+        // Marks have the initial namespace's numbers (include/linux/proc_ns.h).
+        const PROC_PID_INIT_INO: u64 = 0xEFFF_FFFC;
+        let mut marks = lock(&self.marks);
+        let threads = keys(&marks);
+        let namespace = std::fs::metadata("/proc/self/ns/pid").map(|metadata| metadata.ino());
+        if threads.len() < MANY || !namespace.is_ok_and(|inode| inode == PROC_PID_INIT_INO) {
+            return;
+        }
+        for thread in threads {
+            let (tgid, tid) = (thread >> 32, thread & 0xffff_ffff);
+            if !std::path::Path::new(&format!("/proc/{tgid}/task/{tid}")).exists() {
+                let _absent = marks.remove(&thread);
+            }
+        }
+    }
+
+    /// Forgets users without TLS sockets, and threads without an end, if there are many; once a minute.
+    pub(crate) fn forget_old(&self) {
         let mut next = lock(&self.users_at);
         if *next > Instant::now() {
             return;
@@ -260,6 +289,7 @@ impl Maps {
         if all.len() > MANY {
             all.iter().filter(|(_uid, open)| *open == 0).for_each(|(uid, _open)| drop(users.remove(uid)));
         }
+        self.forget_marks();
     }
 
     /// Publishes the answers of a socket that is to come out of a listener.

@@ -1,6 +1,7 @@
 //! The kernel half, seen from the agent: hooks of a cgroup, their maps and their events.
 
 pub(crate) mod events;
+pub(crate) mod fmod_ret;
 pub(crate) mod loader;
 pub(crate) mod maps;
 pub(crate) mod packet;
@@ -20,6 +21,8 @@ pub(crate) enum Error {
     Busy { path: PathBuf },
     #[error("cgroup {}", path.display())]
     Cgroup { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    FmodRet(#[from] fmod_ret::Error),
     #[error("loading the eBPF programs failed")]
     Load(#[from] Box<aya::EbpfError>),
     #[error("map {name}")]
@@ -32,6 +35,14 @@ pub(crate) enum Error {
     Program { name: &'static str, source: Box<aya::programs::ProgramError> },
     #[error("the kernel refused the eBPF program {name} (--log debug shows why)")]
     Verifier { name: &'static str, source: io::Error },
+}
+
+/// The kernel's version: major, minor.
+pub(crate) fn release() -> (u32, u32) {
+    let release = nix::sys::utsname::uname().map(|names| names.release().to_string_lossy().into_owned());
+    let release = release.unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// An object of the agent's own file, aligned as ELF wants it.

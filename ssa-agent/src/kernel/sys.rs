@@ -1,10 +1,12 @@
-//! The calls of bpf(2) that aya keeps to itself: making, pinning and updating links of a cgroup.
+//! The calls of bpf(2) that aya keeps to itself: making, pinning and updating links of a cgroup, and programs of
+//! type `fmod_ret`.
 //! And the bridge from aya's descriptors to the runtime.
 
 #![expect(unsafe_code, reason = "bpf(2) has no safe wrapper for these commands")]
 
 use std::{
-    ffi::CString,
+    array,
+    ffi::{CStr, CString},
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd},
@@ -13,7 +15,7 @@ use std::{
     path::Path,
 };
 
-use aya_obj::generated::{bpf_attach_type, bpf_cmd};
+use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_insn, bpf_prog_info, bpf_prog_type};
 use tokio::io::unix::AsyncFd;
 
 /// Lets the runtime wait for a map's events. Must be called inside it.
@@ -64,11 +66,75 @@ pub(crate) fn pinned(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Loads a program of type `fmod_ret` for the kernel's function with this id in its type information
+/// (`BPF_PROG_LOAD`, 5.7). The error comes with what the verifier had to say.
+pub(crate) fn load_fmod_ret(
+    name: &str,
+    instructions: &[bpf_insn],
+    license: &CStr,
+    function: u32,
+) -> Result<OwnedFd, (io::Error, String)> {
+    let load = |log: &mut [u8]| {
+        let mut attr = [0_u32; 32];
+        attr[0] = bpf_prog_type::BPF_PROG_TYPE_TRACING as u32;
+        attr[1] = u32::try_from(instructions.len()).unwrap_or(u32::MAX);
+        put_u64(&mut attr, 2, instructions.as_ptr() as u64);
+        put_u64(&mut attr, 4, license.as_ptr() as u64);
+        if !log.is_empty() {
+            attr[6] = 1;
+            attr[7] = u32::try_from(log.len()).unwrap_or(u32::MAX);
+            put_u64(&mut attr, 8, log.as_mut_ptr() as u64);
+        }
+        // The name, without its NUL, at byte 48.
+        for (index, byte) in name.bytes().take(15).enumerate() {
+            attr[12 + index / 4] |= u32::from_ne_bytes(array::from_fn(|at| if at == index % 4 { byte } else { 0 }));
+        }
+        attr[17] = bpf_attach_type::BPF_MODIFY_RETURN as u32;
+        attr[27] = function;
+        let fd = bpf(bpf_cmd::BPF_PROG_LOAD, &attr)?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    load(&mut []).map_err(|error: io::Error| {
+        let mut log = vec![0; 1 << 16];
+        let _again = load(&mut log);
+        (error, String::from_utf8_lossy(&log).trim_end_matches('\0').to_owned())
+    })
+}
+
+/// Instructions that the verifier followed for a program (`BPF_OBJ_GET_INFO_BY_FD`, 5.16); zero if it can't be known.
+pub(crate) fn verified_instructions(program: BorrowedFd<'_>) -> u64 {
+    // SAFETY: plain numbers, of which zero is one.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let mut attr = [0_u32; 32];
+    attr[0] = raw(program);
+    attr[1] = u32::try_from(size_of_val(&info)).expect("it is small");
+    put_u64(&mut attr, 2, (&raw mut info) as u64);
+    match bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &attr) {
+        Ok(_done) => info.verified_insns.into(),
+        Err(_old) => 0,
+    }
+}
+
+/// Attaches a tracing program to the function that it was loaded for (`BPF_RAW_TRACEPOINT_OPEN`).
+pub(crate) fn raw_tracepoint_open(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = [0_u32; 32];
+    attr[2] = raw(program);
+    let fd = bpf(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &attr)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 fn put_pointer(attr: &mut [u32; 32], path: &CString) {
-    let bytes = (path.as_ptr() as u64).to_ne_bytes();
+    put_u64(attr, 0, path.as_ptr() as u64);
+}
+
+/// Puts 8 bytes into the fields `at` and after it.
+fn put_u64(attr: &mut [u32; 32], at: usize, value: u64) {
+    let bytes = value.to_ne_bytes();
     let (low, high) = bytes.split_at(4);
-    attr[0] = u32::from_ne_bytes(low.try_into().expect("4 bytes"));
-    attr[1] = u32::from_ne_bytes(high.try_into().expect("4 bytes"));
+    attr[at] = u32::from_ne_bytes(low.try_into().expect("4 bytes"));
+    attr[at + 1] = u32::from_ne_bytes(high.try_into().expect("4 bytes"));
 }
 
 fn raw(fd: BorrowedFd<'_>) -> u32 {

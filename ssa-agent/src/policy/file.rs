@@ -38,6 +38,8 @@ pub(crate) enum Config {
     /// [`DEFAULT_PATH`], or the defaults if there is no such file.
     Default,
     File(PathBuf),
+    /// The defaults, whatever is in a file.
+    None,
 }
 
 /// The file that is read if none is named.
@@ -50,7 +52,7 @@ impl Config {
                 Err(Error::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(File::default()),
                 read => read,
             },
-            Self::File(path) => File::read(path),
+            Self::File(_) | Self::None => self.read_again(),
         }
     }
 
@@ -60,6 +62,7 @@ impl Config {
         match self {
             Self::Default => File::read(Path::new(DEFAULT_PATH)),
             Self::File(path) => File::read(path),
+            Self::None => Ok(File::default()),
         }
     }
 
@@ -69,6 +72,7 @@ impl Config {
             Self::Default if !Path::new(DEFAULT_PATH).exists() => format!("no {DEFAULT_PATH}, so the defaults"),
             Self::Default => DEFAULT_PATH.to_owned(),
             Self::File(path) => path.display().to_string(),
+            Self::None => "the defaults".to_owned(),
         }
     }
 }

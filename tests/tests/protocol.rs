@@ -1,0 +1,245 @@
+//! `socket(..., IPPROTO_TLS)`, where the kernel lets an eBPF program allow it (6.6 and later, with tracing programs);
+//! elsewhere the agent says so, and options make TLS sockets as ever.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use openssl::ssl::{SslConnector, SslMethod};
+use serde_json::json;
+use ssa_tests::{
+    agent::Agent,
+    app::{App, command, compile, programs, python},
+    eventually,
+    pki::{Leaf, Pki},
+    server::Server,
+};
+
+const NAME: &str = "peer.ssa.test";
+
+/// Whether it must work here: `SSA_TRACING` says that tracing programs load, as in `cargo xtask vm`.
+fn expected() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let numbers: Vec<u32> = release.split(['.', '-']).take(2).map(|part| part.parse().unwrap()).collect();
+    std::env::var_os("SSA_TRACING").is_some() && numbers >= vec![6, 6]
+}
+
+#[test]
+fn agent_says_once_where_it_can_not_be_had() {
+    let agent = Agent::start();
+    let count = agent.log().matches("socket(..., IPPROTO_TLS) can't be had").count();
+    assert_eq!(count, usize::from(!expected()), "{}", agent.log());
+    let script = r#"
+came = [attempt(socket.socket, socket.AF_INET, socket.SOCK_STREAM, IPPROTO_TLS)]
+sock = tls("peer.ssa.test")
+out(came + [sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)])
+"#;
+    let came = python(&agent, script, &[]);
+    // A socket that an option has made a TLS socket is TCP to whoever asks.
+    assert_eq!(came, json!([if expected() { "ok" } else { "EPROTONOSUPPORT" }, 6]));
+}
+
+#[test]
+fn calling_sequence_in_three_languages() {
+    let pki = Pki::new();
+    let identity = pki.leaf(Leaf::of(&[NAME]));
+    let (chain, key) = pki.write("own", &identity);
+    let server = Server::echo("127.0.0.1", &identity);
+    let agent = Agent::start();
+    let folder = tempfile::tempdir().unwrap();
+    let binary = compile(folder.path(), &programs().join("protocol.c"), "cc", &["-Wall", "-Werror"]);
+    let mut connector = SslConnector::builder(SslMethod::tls_client()).unwrap();
+    connector.set_ca_file(pki.ca()).unwrap();
+    let connector = connector.build();
+    let languages = [
+        ("C", binary.to_string_lossy().into_owned(), None),
+        ("Python", "python3".to_owned(), Some("protocol.py")),
+        ("Perl", "perl".to_owned(), Some("protocol.pl")),
+    ];
+    for (language, program, script) in languages {
+        for nonblock in ["0", "1"] {
+            let start = |words: [&str; 5]| -> Command {
+                let mut command = command(&agent, &program);
+                command.args(script.map(|script| programs().join(script))).args(words);
+                command
+            };
+            let output = start(["client", nonblock, &server.port(), NAME, &pki.ca()]).output().unwrap();
+            if !expected() {
+                assert!(!output.status.success(), "{language}");
+                continue;
+            }
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(said.trim(), "hello", "{language}, {nonblock}: {}", String::from_utf8_lossy(&output.stderr));
+
+            let mut child = start(["server", nonblock, "0", &chain, &key]).stdout(Stdio::piped()).spawn().unwrap();
+            let mut line = String::new();
+            BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            let port: u16 = line.trim().parse().unwrap_or_else(|_error| panic!("{language}: {line:?}"));
+            let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let mut stream = connector.connect(NAME, stream).unwrap();
+            stream.write_all(b"hello").unwrap();
+            let mut answer = [0; 5];
+            stream.read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"hello", "{language}, {nonblock}");
+            stream.shutdown().unwrap();
+            assert!(child.wait().unwrap().success(), "{language}, {nonblock}");
+        }
+    }
+}
+
+#[test]
+fn only_stream_sockets_of_attached_cgroups_and_all_else_is_the_kernels() {
+    let agent = Agent::start();
+    let script = r#"
+kinds = [(f, t, p) for f in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX, socket.AF_NETLINK) for t in range(8) for p in (0, 6, 17, 205, 262, 256)]
+kinds += [(socket.AF_INET, socket.SOCK_STREAM | flag, 205) for flag in (socket.SOCK_NONBLOCK, socket.SOCK_CLOEXEC, 0x100)]
+came = []
+for family, kind, protocol in kinds:
+    fd = libc.socket(family, kind, protocol)
+    found = name(ctypes.get_errno()) if fd < 0 else "made"
+    if fd >= 0:
+        if family in (socket.AF_INET, socket.AF_INET6): found = str(socket.socket(fileno=os.dup(fd)).getsockopt(1, 38))
+        os.close(fd)
+    came.append([family, kind, protocol, found])
+out(came)
+"#;
+    let inside = python(&agent, script, &[]);
+    // The same program, where nothing is attached.
+    let mut outside = Command::new("python3");
+    outside.current_dir("/");
+    let outside = App::start_by(outside, script, &[]).finish();
+    let (inside, outside) = (inside.as_array().unwrap(), outside.as_array().unwrap());
+    let mut converted = Vec::new();
+    for (within, without) in inside.iter().zip(outside) {
+        if within != without {
+            converted.push(within.clone());
+        }
+    }
+    let flags = |flag: i32| libc::SOCK_STREAM | flag;
+    let tls = |family: i32, kind: i32| json!([family, kind, 205, "205"]);
+    let all = vec![
+        tls(libc::AF_INET, libc::SOCK_STREAM),
+        tls(libc::AF_INET6, libc::SOCK_STREAM),
+        tls(libc::AF_INET, flags(libc::SOCK_NONBLOCK)),
+        tls(libc::AF_INET, flags(libc::SOCK_CLOEXEC)),
+    ];
+    assert_eq!(converted, if expected() { all } else { Vec::new() });
+    let datagram = json!([libc::AF_INET, libc::SOCK_DGRAM, 205, "EPROTONOSUPPORT"]);
+    assert!(inside.contains(&datagram), "{inside:?}");
+}
+
+#[test]
+fn such_a_socket_is_a_tls_socket_from_the_start() {
+    if !expected() {
+        return;
+    }
+    let pki = Pki::new();
+    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let plain = Server::tcp("127.0.0.1", |mut stream| {
+        let _gone = stream.write_all(b"plain");
+    });
+    let mut agent = Agent::start();
+    let script = r#"
+port, plain_port, host, ca = args
+def new(family=socket.AF_INET): return socket.socket(family, socket.SOCK_STREAM, IPPROTO_TLS)
+came = {}
+# No set at all: gets answer, and nothing connects.
+sock = new()
+came["fresh"] = [state(sock), id_of(sock) != 0, error(sock), big(sock, 97, 4096) != b"", number(sock, 111) > 0]
+came["nameless"] = connect(sock, "127.0.0.1", plain_port)["result"]
+came["context"] = id_of(new(), CONTEXT) != 0
+# SO_PROTOCOL with buffers of other lengths, as the kernel has it.
+def protocol(sock, size): return list(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL, size))
+came["protocol"] = [protocol(new(), size) for size in (1, 2, 4, 8)]
+# Threads that make both kinds.
+mixed = []
+def both():
+    for turn in range(200 // FEWER):
+        kinds = [turn % 2, turn % 3 % 2]
+        socks = [new() if kind else socket.socket() for kind in kinds]
+        mixed.append([s.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) for s in socks] == [205 if kind else 6 for kind in kinds])
+        for s in socks: s.close()
+threads = [threading.Thread(target=both) for _ in range(8)]
+[t.start() for t in threads]; [t.join() for t in threads]
+came["mixed"] = [len(mixed) == 8 * (200 // FEWER), all(mixed)]
+# Sockets that are made and have no descriptor, and calls that fail in between.
+import resource
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+came["no descriptor"] = [name(ctypes.get_errno()) for _ in range(50) if libc.socket(2, 1, 205) < 0][:1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+came["bad flag"] = [libc.socket(2, 1 | 0x100, 205), socket.socket().getsockopt(1, 38)]
+# A cgroup below, and one beside.
+mine = open("/proc/self/cgroup").read().split("0::")[1].split("\n")[0]
+root = next(line.split()[1] for line in open("/proc/mounts") if line.split()[2] == "cgroup2")
+def within(path):
+    pid = os.fork()
+    if pid == 0:
+        open(path + "/cgroup.procs", "w").write("0")
+        os._exit(attempt(new) == "ok")
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+os.mkdir(root + mine + "/below"); os.mkdir(root + mine + "-beside")
+came["cgroups"] = [within(root + mine + "/below"), within(root + mine + "-beside")]
+os.rmdir(root + mine + "/below"); os.rmdir(root + mine + "-beside")
+# Over IPv6, and kept while the agent is away.
+kept = new(); kept.setsockopt(IPPROTO_TLS, HOSTNAME, text(host)); kept.setsockopt(IPPROTO_TLS, TRUSTED, text(ca))
+out(came); wait()
+away = new()
+came = [attempt(away.setsockopt, IPPROTO_TLS, HOSTNAME, text(host)), attempt(away.connect, ("127.0.0.1", int(plain_port)))]
+out(came + [attempt(kept.connect, ("127.0.0.1", int(plain_port)))]); wait()
+came = [connect(kept, "127.0.0.1", port)["result"], attempt(new), number(kept, VERSION)]
+out(came)
+"#;
+    let mut app = App::start(&agent, script, &[&server.port(), &plain.port(), NAME, &pki.ca()]);
+    let came = app.said();
+    assert_eq!(came["fresh"], json!([0, true, "", true, true]), "{came}");
+    assert_eq!(came["nameless"], "EPROTO");
+    assert_eq!(came["context"], true);
+    assert_eq!(came["protocol"], json!([[205], [205, 0], [205, 0, 0, 0], [205, 0, 0, 0]]));
+    assert_eq!(came["mixed"], json!([true, true]));
+    assert_eq!(came["no descriptor"], json!(["EMFILE"]));
+    assert_eq!(came["bad flag"], json!([-1, 6]));
+    assert_eq!(came["cgroups"], json!([1, 0]));
+    eventually("the agent has kept the path of the CA", Duration::from_secs(5), || agent.entries("PATHS") == 1);
+    agent.kill();
+    app.go();
+    assert_eq!(app.said(), json!(["ENOTCONN", "ENOTCONN", "ENOTCONN"]));
+    assert_eq!(plain.accepted(), 0, "nothing went out in plaintext");
+    agent.restart();
+    app.go();
+    assert_eq!(app.finish(), json!(["ok", "ok", 0x304]));
+    assert_eq!(agent.entries("MARKS"), 0);
+    // No socket is left that counts, or this would wait.
+    let cgroup = agent.cgroup().to_owned();
+    agent.stop();
+    let mut plain = Command::new(ssa_tests::agent::program());
+    plain.args(["exec", "--cgroup"]).arg(cgroup).args([
+        "--",
+        "python3",
+        "-c",
+        "import socket; socket.socket(2, 1, 205)",
+    ]);
+    let output = plain.output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("Protocol not supported"), "{output:?}");
+}
+
+#[test]
+fn io_uring_makes_the_sockets_that_the_kernel_knows() {
+    if !expected() {
+        return;
+    }
+    let agent = Agent::start();
+    let folder = tempfile::tempdir().unwrap();
+    let binary = compile(folder.path(), &programs().join("uring.c"), "cc", &["-Wall", "-Werror"]);
+    let made = |protocol: &str| {
+        let output = command(&agent, &binary).arg(protocol).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    assert_eq!(made("6"), "6");
+    // The kernel asks no eBPF program there.
+    assert_eq!(made("205"), format!("-{}", libc::EPROTONOSUPPORT));
+    eventually("no mark stays", Duration::from_secs(5), || agent.entries("MARKS") == 0);
+}
