@@ -401,6 +401,8 @@ A program opens an ordinary TCP socket, sets a host name at the option level `IP
 `connect`(2). When `connect` returns 0, the peer's certificate has been verified for that name, and all that is read \
 and written from then on travels as TLS 1.2 or 1.3. The program links no TLS library: an agent, `ssa-agent`, speaks \
 TLS for the programs of a cgroup. `ssa-agent exec --cgroup PATH -- COMMAND` runs a program there.
+`socket`(2) makes a TLS socket if its protocol is `IPPROTO_TLS`, for AF_INET or AF_INET6 and SOCK_STREAM, on Linux 6.6 and \
+later; elsewhere it gives `EPROTONOSUPPORT`. \
 Any set at this level on a fresh TCP socket makes it a TLS socket for good, even a set that is refused: a program that \
 ignores the error must not go on in plaintext. A TLS socket does not connect without a host name, without an agent, or \
 to a peer that is not verified. An inherited, duplicated or passed descriptor is the same TLS socket.
