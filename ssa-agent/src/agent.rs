@@ -1,12 +1,12 @@
 //! The running agent: reads the hooks' events until it is told to stop.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use ssa_common::limits::Counter;
 use tokio::{io::unix::AsyncFd, sync::mpsc};
 use tokio_util::sync::CancellationToken;
@@ -26,12 +26,16 @@ use crate::{
     netns::Namespaces,
     policy::{Policies, file::Config},
     registry::Registry,
+    services::{self, Services},
 };
 
 /// Where the agent works, and by what policy.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    pub(crate) cgroup: PathBuf,
+    /// Tells agents of one machine apart: their pins and control sockets.
+    pub(crate) name: String,
+    /// To be attached at once.
+    pub(crate) cgroups: Vec<PathBuf>,
     pub(crate) bpffs: PathBuf,
     pub(crate) config: Config,
 }
@@ -44,6 +48,7 @@ pub(crate) struct Agent {
     pub(crate) listeners: Listeners,
     pub(crate) namespaces: Namespaces,
     pub(crate) policies: Policies,
+    pub(crate) services: Arc<Services>,
     /// Cancelled when the agent is to end: held connects are refused, connections reset.
     pub(crate) stop: CancellationToken,
 }
@@ -53,48 +58,57 @@ const CLIENTS_WAITING: usize = 1024;
 
 /// How often ids are refilled and lost events made up for, if no event comes.
 const TICK: Duration = Duration::from_millis(100);
+/// How often namespaces that nobody uses are looked for.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Attaches, serves for as long as `attended` takes, then ends what is open and detaches.
-pub(crate) async fn run(options: Options, attended: impl AsyncFnOnce(&Path) -> Result<()>) -> Result<()> {
-    let mut hooks = Hooks::attach(&options.cgroup, &options.bpffs)?;
+pub(crate) async fn run(options: Options, attended: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
+    let mut hooks = Hooks::load(&options.name, &options.bpffs)?;
     let maps = Arc::new(hooks.maps.take().context("the maps were taken before")?);
     if let Some(logger) = hooks.logger.take() {
         tokio::spawn(log_hooks(sys::async_fd(logger)?));
     }
     let ring = maps.take_events().context("the events were taken before")?;
     let (clients, come) = mpsc::channel(CLIENTS_WAITING);
+    let stop = CancellationToken::new();
+    let services = Arc::new(Services::attach_all(hooks, &options.cgroups, &stop)?);
     let agent = Arc::new(Agent {
         chains: Chains::new(Arc::clone(&maps)),
         contexts: Contexts::new(Arc::clone(&maps))?,
         listeners: Listeners::default(),
         namespaces: Namespaces::new(Arc::clone(&maps), clients),
-        policies: Policies::new(Arc::clone(&maps), &options.cgroup, options.config.read()?)?,
+        policies: Policies::new(Arc::clone(&maps), Arc::clone(&services), options.config.read()?)?,
         maps: Arc::clone(&maps),
-        stop: CancellationToken::new(),
+        services,
+        stop,
     });
     offer_ids(&maps)?;
-    let control = control::listen(&options.cgroup)?;
+    let control = control::listen(&options.name)?;
     tokio::spawn(control::reload_at_hangup(Arc::clone(&agent), options.config.clone()));
     tokio::spawn(inbound::serve(Arc::clone(&agent), come));
     for listening in maps.all_listening() {
         agent.listeners.heard(&agent, &listening);
     }
     tokio::spawn(control.serve(Arc::clone(&agent), options.config));
-    hooks.open()?;
+    agent.services.open().await?;
+    tokio::spawn(follow(Arc::clone(&agent)));
     let mut serving = tokio::spawn(serve(Arc::clone(&agent), Events::new(ring)?));
     let attended = tokio::select! {
-        attended = attended(&options.cgroup) => attended,
+        attended = attended() => attended,
         // Without it every connect would wait for nothing: close, and say so.
         failed = &mut serving => return failed?.and(Err(anyhow!("the agent has stopped serving"))),
     };
+    let Some(mut hooks) = agent.services.take_hooks().await else { bail!("the hooks were taken before") };
     hooks.close();
     agent.stop.cancel();
     serving.await??;
     end_sockets(&maps).await;
     // From here on no plain socket can become a TLS socket; one may have, since they were counted.
-    hooks.detach_options()?;
+    let attached = agent.services.paths();
+    attached.keys().try_for_each(|id| hooks.detach_options(*id))?;
     end_sockets(&maps).await;
-    hooks.detach()?;
+    attached.keys().try_for_each(|id| hooks.detach(*id))?;
+    hooks.unload()?;
     info!("detached");
     attended
 }
@@ -103,11 +117,16 @@ pub(crate) async fn run(options: Options, attended: impl AsyncFnOnce(&Path) -> R
 async fn serve(agent: Arc<Agent>, mut events: Events) -> Result<()> {
     let mut registry = Registry::default();
     let mut lost = agent.maps.counter(Counter::EventsLost);
+    let mut looked = Instant::now();
     while !(agent.stop.is_cancelled() && registry.tasks.is_empty()) {
         let batch = events.batch(TICK, |event| handle(&agent, &mut registry, event)).await;
         batch.context("reading the hooks' events")?;
         offer_ids(&agent.maps)?;
         agent.maps.forget_old();
+        if looked.elapsed() >= LOOK {
+            looked = Instant::now();
+            agent.namespaces.forget_idle();
+        }
         let now = agent.maps.counter(Counter::EventsLost);
         if now != lost {
             warn!(lost = now - lost, "the ring buffer was full");
@@ -147,6 +166,12 @@ fn offer_ids(maps: &Maps) -> Result<()> {
         if id != 0 && !maps.offer_id(id) {
             return Ok(());
         }
+    }
+}
+
+async fn follow(agent: Arc<Agent>) {
+    if let Err(error) = services::follow(agent).await {
+        error!(error = format!("{error:#}"), "services are no longer attached by themselves");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -39,6 +40,35 @@ pub(crate) fn create(path: &Path) -> Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(error).with_context(|| format!("making cgroup {}", path.display())),
     }
+}
+
+/// The path of the cgroup with this inode, if there is one.
+pub(crate) fn by_inode(inode: u64) -> Option<PathBuf> {
+    all_below(&mount().ok()?, |_path| ()).into_iter().find(|(id, _path)| *id == inode).map(|(_id, path)| path)
+}
+
+/// A cgroup and all below it: inodes and paths, those above first. `each` is called before what is below is read.
+pub(crate) fn all_below(path: &Path, mut each: impl FnMut(&Path)) -> Vec<(u64, PathBuf)> {
+    let mut found = Vec::new();
+    let mut left = vec![path.to_owned()];
+    while let Some(path) = left.pop() {
+        let Ok(metadata) = fs::metadata(&path) else { continue };
+        each(&path);
+        let children = fs::read_dir(&path).into_iter().flatten().flatten();
+        left.extend(
+            children.filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())).map(|child| child.path()),
+        );
+        found.push((metadata.ino(), path));
+    }
+    found
+}
+
+/// Whether this process is in a cgroup, or below it.
+pub(crate) fn is_own(path: &Path) -> Result<bool> {
+    let text = fs::read_to_string("/proc/self/cgroup").context("reading /proc/self/cgroup")?;
+    // cgroups(7): version 2 is hierarchy 0.
+    let own = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    Ok(mount()?.join(own.trim_start_matches('/')).starts_with(path))
 }
 
 /// Moves this process into a cgroup. Sockets that it has made before are not moved.

@@ -1,12 +1,12 @@
 //! The control socket: what an administrator asks a running agent.
 //!
-//! A stream socket of the Unix domain, `/run/ssa-agent/<inode of the cgroup>.sock`, mode 0600. One
+//! A stream socket of the Unix domain, `/run/ssa-agent/<name of the agent>.sock`, mode 0600. One
 //! request a line, one answer a line, both JSON; a connection may ask again. Only root is answered
 //! (`SO_PEERCRED`, unix(7)).
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -20,7 +20,7 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use crate::{agent::Agent, policy::file::Config};
+use crate::{agent::Agent, policy::file::Config, services::Shown};
 
 /// Version of the protocol, which every request names.
 const VERSION: u32 = 1;
@@ -40,6 +40,12 @@ pub(crate) struct Request {
 pub(crate) enum Command {
     /// Read the configuration again, and put it in force.
     Reload,
+    /// Attach a cgroup, by its path in the file system.
+    Attach { cgroup: PathBuf },
+    /// Reset its connections, wait until its programs have closed their TLS sockets, and let it go.
+    Detach { cgroup: PathBuf },
+    /// Tell which cgroups are attached.
+    List,
 }
 
 /// What is answered.
@@ -48,6 +54,10 @@ pub(crate) enum Command {
 pub(crate) enum Answer {
     /// A policy is in force; how many there were, it among them.
     Reloaded { generation: u64 },
+    /// It is attached, or is no longer.
+    Done,
+    /// The attached cgroups.
+    Services(Vec<Shown>),
     /// Nothing has changed.
     Error(String),
 }
@@ -57,14 +67,14 @@ pub(crate) struct Control {
     listener: UnixListener,
 }
 
-/// Where the agent of a cgroup is asked.
-fn path(cgroup: &Path) -> io::Result<PathBuf> {
-    Ok(Path::new(FOLDER).join(format!("{}.sock", fs::metadata(cgroup)?.ino())))
+/// Where the agent of a name is asked.
+fn path(name: &str) -> PathBuf {
+    Path::new(FOLDER).join(format!("{name}.sock"))
 }
 
-/// Binds the socket of a cgroup's agent. One of an agent that is gone is replaced.
-pub(crate) fn listen(cgroup: &Path) -> Result<Control> {
-    let path = path(cgroup)?;
+/// Binds the socket of an agent. One of an agent that is gone is replaced.
+pub(crate) fn listen(name: &str) -> Result<Control> {
+    let path = path(name);
     let failed = || format!("the control socket {}", path.display());
     fs::DirBuilder::new().recursive(true).mode(0o755).create(FOLDER).with_context(failed)?;
     match fs::remove_file(&path) {
@@ -107,6 +117,9 @@ async fn answer(mut stream: UnixStream, agent: &Arc<Agent>, config: &Config) -> 
         let answer = match serde_json::from_str::<Request>(&line) {
             Ok(request) if request.version == VERSION => match request.command {
                 Command::Reload => reload(agent, config).await,
+                Command::Attach { cgroup } => done(attach(agent, &cgroup).await),
+                Command::Detach { cgroup } => done(agent.services.detach(&cgroup, &agent.maps).await),
+                Command::List => Answer::Services(agent.services.shown(&agent.maps)),
             },
             Ok(request) => Answer::Error(format!("version {} is not spoken; {VERSION} is", request.version)),
             Err(error) => Answer::Error(format!("no request: {error}")),
@@ -116,6 +129,19 @@ async fn answer(mut stream: UnixStream, agent: &Arc<Agent>, config: &Config) -> 
         write.write_all(&text).await?;
     }
     Ok(())
+}
+
+async fn attach(agent: &Agent, cgroup: &Path) -> Result<()> {
+    agent.services.attach(cgroup, &agent.stop).await?;
+    agent.policies.attached();
+    Ok(())
+}
+
+fn done(result: Result<()>) -> Answer {
+    match result {
+        Ok(()) => Answer::Done,
+        Err(error) => Answer::Error(format!("{error:#}")),
+    }
 }
 
 /// Reads the configuration again. If it is bad, the policy in force stays.
@@ -144,11 +170,19 @@ pub(crate) async fn reload_at_hangup(agent: Arc<Agent>, config: Config) {
     }
 }
 
-/// Asks the agent of a cgroup.
-pub(crate) fn ask(cgroup: &Path, command: Command) -> Result<Answer> {
+/// The names of agents that have a control socket.
+pub(crate) fn names() -> Vec<String> {
+    let entries = fs::read_dir(FOLDER).into_iter().flatten().flatten();
+    let names =
+        entries.filter_map(|entry| entry.file_name().to_string_lossy().strip_suffix(".sock").map(str::to_owned));
+    names.collect()
+}
+
+/// Asks an agent. An error that it answers is an error here.
+pub(crate) fn ask(name: &str, command: Command) -> Result<Answer> {
     use std::io::{BufRead as _, Write as _};
-    let path = path(cgroup).with_context(|| format!("cgroup {}", cgroup.display()))?;
-    let failed = || format!("no agent answers at {} (is `ssa-agent run` serving this cgroup?)", path.display());
+    let path = path(name);
+    let failed = || format!("no agent answers at {} (does `ssa-agent run` run?)", path.display());
     let mut stream = std::os::unix::net::UnixStream::connect(&path).with_context(failed)?;
     let mut text = serde_json::to_vec(&Request { version: VERSION, command })?;
     text.push(b'\n');
@@ -158,5 +192,8 @@ pub(crate) fn ask(cgroup: &Path, command: Command) -> Result<Answer> {
     if line.is_empty() {
         bail!("the agent gave no answer");
     }
-    Ok(serde_json::from_str(&line)?)
+    match serde_json::from_str(&line)? {
+        Answer::Error(error) => bail!("{error}"),
+        answer @ (Answer::Reloaded { .. } | Answer::Done | Answer::Services(_)) => Ok(answer),
+    }
 }

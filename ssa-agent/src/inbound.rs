@@ -73,9 +73,10 @@ async fn client_of(
 ) -> Result<(), Error> {
     let policy = agent.policies.of_program(&listener.program).map_err(tls::Error::Brought)?;
     let limit = policy.policy.time.handshake_seconds.get();
+    let stop = agent.services.stop(listener.service);
     let secured = tokio::select! {
         biased;
-        () = agent.stop.cancelled() => return Err(Error::Stopping),
+        () = stop.cancelled() => return Err(Error::Stopping),
         secured = timeout(limit, async {
             let front = agent.contexts.front(listener.context, &policy).await?;
             server::accept(&front, stream).await
@@ -101,7 +102,7 @@ async fn client_of(
     let news = peer_leg::news(wishes, [ssa_common::peer_option::ABSENT; ssa_common::peer_option::SLOTS]);
     let relayed = tokio::select! {
         biased;
-        () = agent.stop.cancelled() => return Err(Error::Stopping),
+        () = stop.cancelled() => return Err(Error::Stopping),
         relayed = relay::run(leg, secured.stream, news, before_reset, &mut copied) => relayed,
     };
     let established = passage.withdraw();

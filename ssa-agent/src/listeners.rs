@@ -54,6 +54,8 @@ struct Inner {
 pub(crate) struct Listener {
     pub(crate) id: u64,
     pub(crate) context: u64,
+    /// The attached cgroup that it was made in.
+    pub(crate) service: u64,
     pub(crate) program: Program,
     pub(crate) namespace: Arc<Namespace>,
     /// One permit for each handshake in flight.
@@ -273,6 +275,7 @@ async fn begin(agent: &Arc<Agent>, listening: &Listening) -> Result<(), Error> {
     let listener = Arc::new(Listener {
         id: listening.id,
         context: listening.context,
+        service: listening.caller.service,
         program,
         namespace: Arc::clone(&namespace),
         handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),

@@ -32,6 +32,7 @@ mod registry;
 mod relay;
 mod resolve;
 mod selftest;
+mod services;
 mod sockopt;
 mod tls;
 

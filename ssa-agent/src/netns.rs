@@ -1,7 +1,8 @@
 //! What the agent has inside each network namespace: listeners for application legs, raw sockets
 //! that end holds, the steering program, and a thread that makes sockets there.
 //!
-//! Made at a namespace's first held SYN, which waits meanwhile.
+//! Made at a namespace's first TLS socket, whose SYN waits meanwhile, and let go when it was not used for a while: what the
+//! agent has there would keep the namespace alive.
 
 use std::{
     collections::HashMap,
@@ -9,8 +10,9 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::AsFd as _,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc},
     thread,
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -27,6 +29,7 @@ use ssa_common::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OnceCell, mpsc as queue, oneshot},
+    task::JoinSet,
 };
 use tracing::{debug, info, warn};
 
@@ -56,8 +59,19 @@ pub(crate) enum Error {
 pub(crate) struct Namespaces {
     maps: Arc<Maps>,
     clients: queue::Sender<Client>,
-    made: Mutex<HashMap<u64, Arc<OnceCell<Arc<Namespace>>>>>,
+    made: Mutex<HashMap<u64, Entry>>,
 }
+
+/// A namespace that is made, or about to be.
+#[derive(Default)]
+struct Entry {
+    cell: Arc<OnceCell<Arc<Namespace>>>,
+    /// Since when nobody uses it, as far as was seen.
+    idle: Option<Instant>,
+}
+
+/// How long a namespace that nobody uses is kept.
+const IDLE: Duration = Duration::from_secs(10);
 
 impl Namespaces {
     /// Clients of programs' listeners go to `clients`.
@@ -72,10 +86,29 @@ impl Namespaces {
 
     /// The namespace of a caller's socket, made at first use.
     pub(crate) async fn of(&self, caller: &Caller) -> Result<Arc<Namespace>, Error> {
-        let cell = Arc::clone(lock(&self.made).entry(caller.netns).or_default());
+        let cell = Arc::clone(&lock(&self.made).entry(caller.netns).or_default().cell);
         let namespace =
             cell.get_or_try_init(|| Namespace::enter(Arc::clone(&self.maps), self.clients.clone(), *caller)).await?;
         Ok(Arc::clone(namespace))
+    }
+
+    /// Lets go of namespaces that nobody has used for a while: no connection, no listener, no dial.
+    pub(crate) fn forget_idle(&self) {
+        let now = Instant::now();
+        let mut gone = Vec::new();
+        lock(&self.made).retain(|cookie, entry| {
+            let used = Arc::strong_count(&entry.cell) > 1
+                || entry.cell.get().is_some_and(|namespace| Arc::strong_count(namespace) > 1);
+            entry.idle = if used { None } else { entry.idle.or(Some(now)) };
+            let keep = entry.idle.is_none_or(|since| now.duration_since(since) < IDLE);
+            if !keep {
+                debug!(cookie, "letting go of a network namespace");
+                gone.push(std::mem::take(&mut entry.cell));
+            }
+            keep
+        });
+        // Outside of the lock: sockets are closed, and a program detached.
+        drop(gone);
     }
 }
 
@@ -97,6 +130,8 @@ pub(crate) struct Namespace {
     resumed: Mutex<BpfHashMap<MapData, ResumedKey, u32>>,
     expected: Mutex<HashMap<Tuple, Expected>>,
     maker: mpsc::Sender<Job>,
+    /// They accept, for as long as the namespace is there.
+    accepting: Mutex<JoinSet<()>>,
     /// Holds the link of the steering program.
     _steer: Ebpf,
 }
@@ -147,13 +182,15 @@ impl Namespace {
             resumed: Mutex::new(resumed),
             expected: Mutex::default(),
             maker,
+            accepting: Mutex::default(),
             _steer: steer,
         });
         for (index, listener) in (0..).zip(made.listeners) {
             let Some(listener) = listener else { continue };
             let listener = TcpListener::from_std(listener.into())?;
             let of_client = index == target::CLIENT_V4 || index == target::CLIENT_V6;
-            tokio::spawn(accept(Arc::clone(&namespace), listener, of_client.then(|| clients.clone())));
+            let accept = accept(Arc::downgrade(&namespace), listener, of_client.then(|| clients.clone()));
+            lock(&namespace.accepting).spawn(accept);
         }
         info!(cookie = caller.netns, "serving a network namespace");
         Ok(namespace)
@@ -298,17 +335,19 @@ impl Drop for Passage {
 }
 
 /// Accepts application legs, or clients of programs' listeners.
-async fn accept(namespace: Arc<Namespace>, listener: TcpListener, clients: Option<queue::Sender<Client>>) {
+async fn accept(namespace: Weak<Namespace>, listener: TcpListener, clients: Option<queue::Sender<Client>>) {
     loop {
-        match listener.accept().await {
+        let accepted = listener.accept().await;
+        let Some(namespace) = namespace.upgrade() else { return };
+        match accepted {
             Ok((stream, from)) => match &clients {
                 None => namespace.arrived(stream, from),
                 // Full: more than can be served. Dropping it resets it.
-                Some(clients) => drop(clients.try_send(Client { namespace: Arc::clone(&namespace), stream, from })),
+                Some(clients) => drop(clients.try_send(Client { namespace, stream, from })),
             },
             Err(error) => {
                 warn!(error = &error as &dyn std::error::Error, "accepting an application leg failed");
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
     }
@@ -352,7 +391,7 @@ fn listener(addr: IpAddr) -> io::Result<Socket> {
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    socket.set_linger(Some(std::time::Duration::ZERO))?;
+    socket.set_linger(Some(Duration::ZERO))?;
     socket.set_out_of_band_inline(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;

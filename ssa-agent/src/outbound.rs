@@ -72,6 +72,7 @@ async fn attempt(
     wishes: watch::Receiver<Wishes>,
 ) {
     let began = Instant::now();
+    let stop = agent.services.stop(held.caller.service);
     let Some(namespace) = namespace(agent, held, &mut progress).await else { return };
     let mut over = progress.clone();
     let secured = tokio::select! {
@@ -80,7 +81,7 @@ async fn attempt(
             debug!("given up by the application");
             return;
         }
-        () = agent.stop.cancelled() => Err(Error::Stopping),
+        () = stop.cancelled() => Err(Error::Stopping),
         secured = secure(agent, held, orig_dst, &namespace) => secured,
     };
     let leg = match secured {
@@ -102,7 +103,7 @@ async fn attempt(
             };
             let relayed = tokio::select! {
                 biased;
-                () = agent.stop.cancelled() => return info!("reset: the agent ends"),
+                () = stop.cancelled() => return info!("reset: the agent ends"),
                 relayed = relay::run(app, secured.stream, news, before_reset, &mut copied) => relayed,
             };
             match relayed {
@@ -183,6 +184,7 @@ async fn dial_name(
 
 /// The namespace of the program, or None if the application has given up before it could be served.
 async fn namespace(agent: &Agent, held: &Held, progress: &mut watch::Receiver<Progress>) -> Option<Arc<Namespace>> {
+    let stop = agent.services.stop(held.caller.service);
     loop {
         match agent.namespaces.of(&held.caller).await {
             Ok(namespace) => return Some(namespace),
@@ -191,7 +193,7 @@ async fn namespace(agent: &Agent, held: &Held, progress: &mut watch::Receiver<Pr
         }
         tokio::select! {
             changed = progress.changed() => changed.ok()?,
-            () = agent.stop.cancelled() => return None,
+            () = stop.cancelled() => return None,
         }
         if progress.borrow().is_over() {
             return None;
@@ -239,6 +241,7 @@ async fn resume(
         agent.chains.forget(held.id);
         return Ok(None);
     }
+    let stop = agent.services.stop(held.caller.service);
     let mut arrival = namespace.expect(&progress.borrow().syn)?;
     loop {
         let now = progress.borrow_and_update().clone();
@@ -250,7 +253,7 @@ async fn resume(
         tokio::select! {
             biased;
             leg = arrival.leg() => return Ok(leg.map(|leg| (leg, answers))),
-            () = agent.stop.cancelled() => return Err(Error::Stopping),
+            () = stop.cancelled() => return Err(Error::Stopping),
             // Held again: resume again. Established: the leg is about to arrive.
             changed = progress.changed() => if changed.is_err() { return Ok(None) },
         }

@@ -57,6 +57,16 @@ pub struct Caller {
     pub cgroup: u64,
 }
 
+/// What the hooks know of the attached cgroup that they run for, kept in the kernel with that cgroup.
+#[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct Service {
+    /// The cgroup's inode, written by the agent right after it has attached the hooks; zero before that.
+    pub id: u64,
+    /// TLS sockets that were made in it, or below it, and are open; only changed atomically.
+    pub sockets: u64,
+}
+
 /// A TLS socket's state.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
@@ -66,6 +76,8 @@ pub struct Socket {
     pub id: u64,
     /// The context in use: the socket's own (equal to `id`) or an adopted one.
     pub context: u64,
+    /// The attached cgroup in which it was made ([`Service::id`]).
+    pub service: u64,
     /// Who made it a TLS socket, and then who called `connect` last.
     pub caller: Caller,
     /// Where the application connects to.
@@ -97,9 +109,10 @@ pub struct Socket {
 }
 
 pod!(Endpoint);
+pod!(Service);
 pod!(Socket);
 
 const _: () = assert!(size_of::<Endpoint>() == 24 && align_of::<Endpoint>() == 4);
 const _: () = assert!(size_of::<HostName>() == 264);
 const _: () = assert!(size_of::<Caller>() == 40);
-const _: () = assert!(size_of::<Socket>() == 456 && align_of::<Socket>() == 8);
+const _: () = assert!(size_of::<Socket>() == 464 && align_of::<Socket>() == 8);

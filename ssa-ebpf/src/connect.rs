@@ -25,7 +25,7 @@ use ssa_common::{
 
 use crate::{
     ctx::{AF_INET, AF_INET6, ALLOW, IPPROTO_TCP, Refusal, SockAddr, bound, errno, refuse},
-    maps::{CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, SERVICE, count, mptcp_socket_of, socket_of, storage},
+    maps::{CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, count, mptcp_socket_of, socket_of, storage},
     peer_options,
 };
 
@@ -129,7 +129,7 @@ fn begin(
     socket.outcome = outcome::STARTED;
     socket.reason = 0;
     socket.family = family;
-    socket.caller = caller(ctx.as_ptr());
+    socket.caller = caller(ctx.as_ptr(), socket.service);
     socket.orig_dst = orig_dst;
     socket.bound = bound(sk, family);
     peer_options::note(ctx, socket, over);
@@ -157,7 +157,7 @@ fn new_answers(id: u64, attempt: u32) -> Result<(), Refusal> {
 
 /// Who calls. KERNEL: the helpers exist in cgroup hooks from 6.1 at least.
 #[inline(always)]
-pub(crate) fn caller(ctx: *mut core::ffi::c_void) -> Caller {
+pub(crate) fn caller(ctx: *mut core::ffi::c_void, service: u64) -> Caller {
     let ids = bpf_get_current_pid_tgid();
     let owner = bpf_get_current_uid_gid();
     Caller {
@@ -167,7 +167,7 @@ pub(crate) fn caller(ctx: *mut core::ffi::c_void) -> Caller {
         tid: ids as u32,
         // SAFETY: the helper takes the hook's context.
         netns: unsafe { bpf_get_netns_cookie(ctx) },
-        service: SERVICE.load(),
+        service,
         // SAFETY: the helper takes nothing.
         cgroup: unsafe { bpf_get_current_cgroup_id() },
     }

@@ -1,12 +1,13 @@
 //! Every map of the hooks: who writes, who reads, what happens when it is full.
 
 use aya_ebpf::{
-    Global,
     bindings::{
-        BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE, bpf_sock,
+        BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE,
+        bpf_map_type::{BPF_MAP_TYPE_CGROUP_STORAGE, BPF_MAP_TYPE_SK_STORAGE},
+        bpf_sock,
     },
     btf_maps::{Array, HashMap, ProgramArray, Queue, RingBuf, SkStorage},
-    helpers::generated::{bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
+    helpers::generated::{bpf_get_local_storage, bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
     macros::btf_map,
 };
 use ssa_common::{
@@ -21,15 +22,36 @@ use ssa_common::{
         SOCKETS_CAPACITY, USERS_CAPACITY,
     },
     policy::{Policy, PolicyKey},
-    socket::Socket,
+    socket::{Service, Socket},
     steer::LegKey,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
-/// The attached service: the inode of the cgroup. Written by the loader.
-#[unsafe(no_mangle)]
-pub(crate) static SERVICE: Global<u64> = Global::new(0);
+/// The attached cgroup that a hook runs for: its id and its open TLS sockets. One value for all hooks of a cgroup, which the
+/// kernel makes when the first is attached.
+#[btf_map]
+pub(crate) static SERVICES: CgroupStorage<Service> = CgroupStorage::new();
+
+/// A map of the kernel's that aya has no name for here (`BPF_MAP_TYPE_CGROUP_STORAGE`, shared by all attach types, 5.9). The
+/// fields say to the loader what it is like, by their types.
+#[repr(C)]
+pub(crate) struct CgroupStorage<T> {
+    r#type: *const [i32; BPF_MAP_TYPE_CGROUP_STORAGE as usize],
+    key: *const u64,
+    value: *const T,
+    max_entries: *const [i32; 0],
+}
+
+// SAFETY: the pointers are null, and only their types are looked at.
+unsafe impl<T> Sync for CgroupStorage<T> {}
+
+impl<T> CgroupStorage<T> {
+    const fn new() -> Self {
+        use core::ptr::null;
+        Self { r#type: null(), key: null(), value: null(), max_entries: null() }
+    }
+}
 
 /// State of each TLS socket, with the socket itself; what comes out of a listener begins with a copy of
 /// the listener's. Written by the hooks only. Full (the socket's option memory,
@@ -205,10 +227,30 @@ pub(crate) fn mptcp_socket_of(subflow: *mut bpf_sock) -> Option<&'static mut Soc
     if sk.is_null() { None } else { socket_of(sk.cast()) }
 }
 
-/// Makes a socket a TLS socket, with all of its state zero.
+/// Makes a socket of this hook's cgroup a TLS socket, and counts it. None if there is no room.
 #[inline(always)]
 pub(crate) fn make_socket(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
-    value_of((&raw const SOCKETS).cast(), sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE))
+    let socket: &mut Socket = value_of((&raw const SOCKETS).cast(), sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE))?;
+    let service = service();
+    socket.service = service.id;
+    count(Counter::Sockets, 1);
+    crate::atomic::add(&raw mut service.sockets, 1);
+    Some(socket)
+}
+
+/// A TLS socket that was made by [`make_socket`] is gone.
+#[inline(always)]
+pub(crate) fn count_out() {
+    count(Counter::Sockets, -1);
+    crate::atomic::add(&raw mut service().sockets, u64::MAX);
+}
+
+/// The cgroup that this hook is attached to.
+#[inline(always)]
+pub(crate) fn service() -> &'static mut Service {
+    // SAFETY: the kernel has made the value before the hook could run, and it lives as long; the id is read, the count only
+    // changed atomically.
+    unsafe { &mut *bpf_get_local_storage((&raw const SERVICES).cast_mut().cast(), 0).cast::<Service>() }
 }
 
 /// aya's own wrapper takes a `SockAddrContext` only; this one serves all the hooks.

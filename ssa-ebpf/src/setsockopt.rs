@@ -27,8 +27,8 @@ use crate::{
     ctx::{IPPROTO_TCP, Refusal, Sockopt, copy_words, deny, errno, is_mptcp, is_tcp, phase_of, read, refuse},
     hostname,
     maps::{
-        BLOBS, CONTEXTS, COUNTERS, EVENTS, FAST_OPEN, IDS, LIVE_SETSOCKOPT, USERS, count, make_socket, socket_of,
-        storage,
+        BLOBS, CONTEXTS, COUNTERS, EVENTS, FAST_OPEN, IDS, LIVE_SETSOCKOPT, USERS, count, make_socket, service,
+        socket_of, storage,
     },
     peer_options, policy,
     sock_release::{leave_context, leave_user},
@@ -107,14 +107,15 @@ fn mark(opt: Sockopt) -> Result<&'static mut Socket, i32> {
         return Err(errno::ENOPROTOOPT);
     }
     if let Some(socket) = socket_of(sk) {
+        if socket.service == 0 {
+            socket.service = service().id;
+        }
         return Ok(socket);
     }
     if read!(sk, state) != tcp_state::CLOSE {
         return Err(errno::EOPNOTSUPP);
     }
-    let socket = make_socket(sk).ok_or(errno::ENOBUFS)?;
-    count(Counter::Sockets, 1);
-    Ok(socket)
+    make_socket(sk).ok_or(errno::ENOBUFS)
 }
 
 /// Keeps a socket that can't speak TLS, but was asked to, from ever connecting.
@@ -122,7 +123,6 @@ fn mark(opt: Sockopt) -> Result<&'static mut Socket, i32> {
 fn doom(sk: *mut bpf_sock) -> Result<(), i32> {
     if socket_of(sk).is_none() {
         make_socket(sk).ok_or(errno::ENOBUFS)?;
-        count(Counter::Sockets, 1);
     }
     Ok(())
 }
@@ -177,7 +177,11 @@ pub(crate) fn open(ctx: &SockoptContext, socket: &mut Socket) -> Result<(), Refu
         count(Counter::NoRoom, 1);
         return Err(full);
     };
-    let caller = caller(ctx.as_ptr());
+    if socket.service == 0 {
+        // It was made while the agent was attaching.
+        return Err(AWAY);
+    }
+    let caller = caller(ctx.as_ptr(), socket.service);
     let policy = policy::of_caller().ok_or(AWAY)?;
     if !enter_user(caller.uid, policy) {
         count(Counter::NoRoom, 1);
@@ -359,7 +363,13 @@ fn set_blob(ctx: &SockoptContext, opt: Sockopt, socket: &Socket, context: &mut C
         let _absent = BLOBS.remove(key);
         return Err(Refusal::new(errno::ENOBUFS, Reason::NoRoom));
     };
-    event.write(BlobSet { kind: kind::BLOB, reserved: 0, id: socket.id, key, caller: caller(ctx.as_ptr()) });
+    event.write(BlobSet {
+        kind: kind::BLOB,
+        reserved: 0,
+        id: socket.id,
+        key,
+        caller: caller(ctx.as_ptr(), socket.service),
+    });
     event.submit(0);
     context.blob_sets += 1;
     if trust {
@@ -403,7 +413,7 @@ fn adopt(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), 
     let target = CONTEXTS.get_ptr_mut(id).ok_or(unknown)?;
     // SAFETY: a live value of the map; `refs` is only accessed atomically, the rest is compared below.
     let target = unsafe { &mut *target };
-    let caller = caller(ctx.as_ptr());
+    let caller = caller(ctx.as_ptr(), socket.service);
     if target.uid != caller.uid || target.service != caller.service || target.netns != caller.netns {
         return Err(unknown);
     }

@@ -9,7 +9,7 @@ use ssa_common::{
 use crate::{
     atomic::{self, Refs},
     ctx::ALLOW,
-    maps::{CONNECTIONS, CONTEXTS, EVENTS, LISTENING, USERS, count, socket_of},
+    maps::{CONNECTIONS, CONTEXTS, EVENTS, LISTENING, USERS, count, count_out, socket_of},
 };
 
 /// Never refuses: the kernel ignores what it returns.
@@ -17,7 +17,7 @@ use crate::{
 fn ssa_release(ctx: SockContext) -> i32 {
     let Some(socket) = socket_of(ctx.sock) else { return ALLOW };
     if socket.accepted == 0 {
-        count(Counter::Sockets, -1);
+        count_out();
     }
     if socket.id == 0 {
         return ALLOW;

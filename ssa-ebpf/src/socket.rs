@@ -106,7 +106,6 @@ fn ssa_create(ctx: SockContext) -> i32 {
     }
     let Some(socket) = make_socket(sk) else { return deny(errno::ENOBUFS) };
     socket.by_protocol = 1;
-    count(Counter::Sockets, 1);
     ALLOW
 }
 

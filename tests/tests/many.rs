@@ -143,3 +143,41 @@ out(1); wait()
         eventually(&format!("{map} is empty"), Duration::from_secs(5), || agent.entries(map) == 0);
     }
 }
+
+#[test]
+fn namespaces_that_come_and_go_leave_nothing_behind() {
+    let (agent, pki, server) = echo();
+    let script = r#"
+port, host, ca = args
+def there(turn):
+    assert libc.unshare(0x40000000) == 0
+    os.system("ip link set lo up")
+    # Refused, by the agent's own dial from there: a listener and a connect, so that everything is made.
+    assert connect(tls(host, ca), "127.0.0.1", 1)["result"] == "ECONNREFUSED"
+    listener = socket.socket(); attempt(listener.setsockopt, IPPROTO_TLS, HOSTNAME, text(host)); listener.listen()
+assert connect(tls(host, ca), "127.0.0.1", port)["result"] == "ok"
+out("first"); wait()
+for turn in range(100 // FEWER):
+    pid = os.fork()
+    if pid == 0:
+        there(turn); os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+out("over"); wait()
+out(connect(tls(host, ca), "127.0.0.1", port)["result"])
+"#;
+    let mut app = App::start(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    assert_eq!(app.said(), "first");
+    let threads = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap().flatten();
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        names.filter(|name| name.starts_with("netns-")).count()
+    };
+    let descriptors = agent.descriptors();
+    app.go();
+    assert_eq!(app.said_within(Duration::from_secs(120)), "over");
+    eventually("the agent has let go of the namespaces", Duration::from_secs(30), || threads() <= 1);
+    eventually("descriptors return", Duration::from_secs(10), || agent.descriptors() <= descriptors + 2);
+    // Its own is made anew.
+    app.go();
+    assert_eq!(app.finish(), "ok");
+}

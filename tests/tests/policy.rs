@@ -96,7 +96,7 @@ fn default_file_says_what_the_defaults_are() {
                 line.starts_with('#') && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
             })
     };
-    let machine = text.split("# Profiles refine").next().unwrap();
+    let machine = text.split("# Services are cgroups").next().unwrap();
     let without = ["ciphers = ", "chain = ", "key = ", "lifetime_seconds = "];
     let keys: Vec<&str> = machine.lines().filter(is_key).map(|line| line.trim_start_matches('#')).collect();
     let set: Vec<&str> = keys.iter().copied().filter(|line| !without.iter().any(|key| line.starts_with(key))).collect();

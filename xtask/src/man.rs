@@ -75,7 +75,8 @@ pub(crate) fn options() -> String {
 ///
 /// Fails if that file does not look as expected.
 pub(crate) fn configuration(file: &str) -> Result<String> {
-    let (keys, profiles) = file.rsplit_once("\n\n").context("deploy/agent.toml has no blocks")?;
+    let (rest, profiles) = file.rsplit_once("\n\n").context("deploy/agent.toml has no blocks")?;
+    let (keys, services) = rest.rsplit_once("\n\n").context("deploy/agent.toml has no block of services")?;
     let mut page = Page::new("ssa-agent.toml", 5, "configuration of the TLS agent", "deploy/agent.toml");
     page.section("DESCRIPTION");
     page.paragraphs(CONFIGURATION);
@@ -87,20 +88,10 @@ pub(crate) fn configuration(file: &str) -> Result<String> {
         let names: Vec<_> = entry.keys.iter().map(|(key, _value)| format!("`{key}`")).collect();
         page.item(&names.join(", "), &format!("{}\n{}", entry.text, entry.default()));
     }
+    page.section("SERVICES");
+    page.table(services)?;
     page.section("PROFILES");
-    let (prose, example) = profiles.split_once("\n#\n#[[").context("deploy/agent.toml ends with no profile")?;
-    for part in prose.split("\n#\n") {
-        let lines = part.lines().map(|line| line.trim_start_matches('#').trim());
-        if part.starts_with("#  ") {
-            for line in lines {
-                let (key, text) = line.split_once("  ").context("a line of the table of profiles")?;
-                page.item(&format!("`{key}`"), &sentence(text.trim()));
-            }
-        } else {
-            page.paragraphs(&lines.collect::<Vec<_>>().join(" "));
-        }
-    }
-    page.code(&format!("[[{}", example.replace("\n#", "\n")));
+    page.table(profiles)?;
     page.paragraphs(AFTER_PROFILES);
     page.section("RELOAD");
     page.paragraphs(RELOAD);
@@ -119,6 +110,26 @@ pub(crate) fn configuration(file: &str) -> Result<String> {
 
 /// A page as far as it is written. Texts are plain: one paragraph a line.
 struct Page(String);
+
+impl Page {
+    /// A block of prose with a table of keys, and an example.
+    fn table(&mut self, block: &str) -> Result<()> {
+        let (prose, example) = block.split_once("\n#\n#[[").context("deploy/agent.toml: a block without an example")?;
+        for part in prose.split("\n#\n") {
+            let lines = part.lines().map(|line| line.trim_start_matches('#').trim());
+            if part.starts_with("#  ") {
+                for line in lines {
+                    let (key, text) = line.split_once("  ").context("a line of a table of keys")?;
+                    self.item(&format!("`{key}`"), &sentence(text.trim()));
+                }
+            } else {
+                self.paragraphs(&lines.collect::<Vec<_>>().join(" "));
+            }
+        }
+        self.code(&format!("[[{}", example.replace("\n#", "\n")));
+        Ok(())
+    }
+}
 
 impl Page {
     fn new(name: &str, section: u8, summary: &str, source: &str) -> Self {

@@ -76,12 +76,14 @@ fn trial(args: &Args) -> Result<Vec<Check>> {
     let made = cgroup::create(&path);
     let mut checks = Vec::new();
     if made.is_ok() {
-        let options = agent::Options { cgroup: path.clone(), bpffs: args.bpffs.clone(), config: Config::None };
+        let name = super::agent_name(&path)?;
+        let options =
+            agent::Options { name, cgroups: vec![path.clone()], bpffs: args.bpffs.clone(), config: Config::None };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let (mut fetched, mut refused) = (None, None);
-        let served = runtime.block_on(agent::run(options, async |path| {
-            fetched = Some(selftest::run(path).await.map(drop));
-            refused = Some(selftest::refusals(path).await);
+        let served = runtime.block_on(agent::run(options, async || {
+            fetched = Some(selftest::run(&path).await.map(drop));
+            refused = Some(selftest::refusals(&path).await);
             Ok(())
         }));
         runtime.shutdown_background();

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, and the exit status.
 
+mod attach;
 mod check;
 mod doctor;
 mod exec;
@@ -9,6 +10,7 @@ mod run;
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use tracing::Level;
 use tracing_subscriber::{EnvFilter, filter::Directive};
@@ -29,6 +31,9 @@ enum Command {
     Run(run::Args),
     Exec(exec::Args),
     Check(check::Args),
+    Attach(attach::AttachArgs),
+    Detach(attach::DetachArgs),
+    List(attach::ListArgs),
     Reload(reload::Args),
     Doctor(doctor::Args),
     #[command(hide = true)]
@@ -49,12 +54,50 @@ impl ConfigArgs {
     }
 }
 
+/// Which running agent.
+#[derive(clap::Args, Clone, Debug)]
+struct AgentArgs {
+    /// The agent that was started with this cgroup first [default: the one of the machine, started without any, or the only
+    /// one that runs]
+    #[arg(long = "agent", alias = "cgroup", value_name = "CGROUP")]
+    agent: Option<PathBuf>,
+}
+
+impl AgentArgs {
+    /// Its name.
+    fn name(&self) -> anyhow::Result<String> {
+        if let Some(cgroup) = &self.agent {
+            return agent_name(&crate::cgroup::resolve(cgroup)?);
+        }
+        let mut names = crate::control::names();
+        match &names[..] {
+            _ if names.iter().any(|name| name == MACHINE) => Ok(MACHINE.to_owned()),
+            [_only] => Ok(names.remove(0)),
+            [] => anyhow::bail!("no agent runs (`ssa-agent run` starts one)"),
+            _ => anyhow::bail!("several agents run: say with --agent which of their cgroups you mean"),
+        }
+    }
+}
+
+/// The name of the agent that is started without a cgroup.
+const MACHINE: &str = "machine";
+
+/// The name of the agent that is started with this cgroup first: its inode.
+fn agent_name(cgroup: &std::path::Path) -> anyhow::Result<String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = std::fs::metadata(cgroup).with_context(|| format!("cgroup {}", cgroup.display()))?;
+    Ok(metadata.ino().to_string())
+}
+
 /// Parses the arguments, runs the subcommand, and says in one line what went wrong.
 pub(crate) fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Run(args) => run::run(args),
         Command::Exec(args) => exec::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Attach(args) => attach::attach(&args),
+        Command::Detach(args) => attach::detach(&args),
+        Command::List(args) => attach::list(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Probe(args) => probe::run(&args),

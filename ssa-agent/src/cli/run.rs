@@ -29,9 +29,10 @@ use crate::{agent, cgroup, doctor, kernel, selftest};
 /// once: the guards then stay attached and refuse every TLS socket, until the next run.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The cgroup, as a path of the file system or below the cgroup2 mount; made if it is not there
-    #[arg(long, value_name = "PATH", default_value = "ssa")]
-    cgroup: PathBuf,
+    /// A cgroup, as a path of the file system or below the cgroup2 mount; made if it is not there. May be given several
+    /// times. Without it, the agent of the machine is started, to which `ssa-agent attach` gives cgroups
+    #[arg(long, value_name = "PATH")]
+    cgroup: Vec<PathBuf>,
     /// Where maps and programs are pinned; a bpffs is mounted if none is there
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf")]
     bpffs: PathBuf,
@@ -56,14 +57,25 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     args.config.config().read()?.load_all()?;
     check_machine()?;
     raise_file_limit();
-    let path = cgroup::resolve(&args.cgroup)?;
-    let made = cgroup::create(&path)?;
+    ensure!(
+        !args.cgroup.is_empty() || (args.command.is_empty() && !args.prove),
+        "--prove and a command want a --cgroup to be run in"
+    );
+    let mut made = Vec::new();
+    let mut cgroups = Vec::new();
+    for path in &args.cgroup {
+        let path = cgroup::resolve(path)?;
+        if cgroup::create(&path)? {
+            made.push(path.clone());
+        }
+        cgroups.push(path);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let code = runtime.block_on(serve(&args, &path));
+    let code = runtime.block_on(serve(&args, cgroups));
     runtime.shutdown_background();
-    if made && code.is_ok() {
+    if code.is_ok() {
         // Programs that are still in it keep it; they may be in it for as long as they like.
-        let _busy = fs::remove_dir(&path);
+        made.iter().for_each(|path| drop(fs::remove_dir(path)));
     }
     code
 }
@@ -103,11 +115,13 @@ fn raise_file_limit() {
     }
 }
 
-async fn serve(args: &Args, path: &Path) -> Result<ExitCode> {
-    let options = agent::Options { cgroup: path.to_owned(), bpffs: args.bpffs.clone(), config: args.config.config() };
+async fn serve(args: &Args, cgroups: Vec<PathBuf>) -> Result<ExitCode> {
+    let name = cgroups.first().map_or_else(|| Ok(super::MACHINE.to_owned()), |path| super::agent_name(path))?;
+    let config = args.config.config();
+    let options = agent::Options { name, cgroups: cgroups.clone(), bpffs: args.bpffs.clone(), config };
     let asked = CancellationToken::new();
     let mut code = ExitCode::SUCCESS;
-    let attended = async |path: &Path| attended(args, path, &asked, &mut code).await;
+    let attended = async || attended(args, &cgroups, &asked, &mut code).await;
     tokio::select! {
         done = agent::run(options, attended) => done?,
         () = second_signal(&asked) => bail!("ended at once: the guards stay attached and refuse every TLS socket"),
@@ -116,12 +130,17 @@ async fn serve(args: &Args, path: &Path) -> Result<ExitCode> {
 }
 
 /// What happens while the agent serves.
-async fn attended(args: &Args, path: &Path, asked: &CancellationToken, code: &mut ExitCode) -> Result<()> {
+async fn attended(args: &Args, cgroups: &[PathBuf], asked: &CancellationToken, code: &mut ExitCode) -> Result<()> {
+    let Some(path) = cgroups.first() else {
+        eprintln!("ssa-agent: ready. `ssa-agent attach CGROUP` gives it cgroups to serve.");
+        asked.cancelled().await;
+        return Ok(());
+    };
     if args.prove {
         print!("{}", selftest::run(path).await.context("the self-test failed")?);
     }
     if args.command.is_empty() {
-        tell(path);
+        cgroups.iter().for_each(|path| tell(path));
         asked.cancelled().await;
         return Ok(());
     }

@@ -90,26 +90,17 @@ pub(crate) fn load(map: impl Fn(&str) -> Option<OwnedFd>) -> Result<Vec<Loaded>,
     Ok(loaded)
 }
 
-/// Attaches them, unless the very same are there. `ready` is called when all but the one that leaves marks are.
-pub(crate) fn attach<E>(programs: &[Loaded], pins: &Path, ready: impl FnOnce() -> Result<(), E>) -> Result<(), E>
-where
-    E: From<Error>,
-{
-    let same = programs.iter().all(|loaded| pins.join(&loaded.pin).exists());
-    if same {
-        return ready();
+/// Attaches them, unless the very same are there.
+pub(crate) fn attach(programs: &[Loaded], pins: &Path) -> Result<(), Error> {
+    if programs.iter().all(|loaded| pins.join(&loaded.pin).exists()) {
+        return Ok(());
     }
     unpin_marker(pins).map_err(failed(MARKER))?;
     unpin_others(pins).map_err(failed(MARKER))?;
-    let attach = |loaded: &Loaded| {
+    programs.iter().try_for_each(|loaded| {
         let link = sys::raw_tracepoint_open(loaded.program.as_fd());
         link.and_then(|link| sys::pin(link.as_fd(), &pins.join(&loaded.pin))).map_err(failed(loaded.name))
-    };
-    let (marker, others): (Vec<&Loaded>, Vec<&Loaded>) = programs.iter().partition(|loaded| loaded.name == MARKER);
-    others.into_iter().try_for_each(attach)?;
-    ready()?;
-    marker.into_iter().try_for_each(attach)?;
-    Ok(())
+    })
 }
 
 fn failed(name: &'static str) -> impl FnOnce(io::Error) -> Error {

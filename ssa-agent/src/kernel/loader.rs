@@ -1,7 +1,7 @@
-//! Loads the hooks, attaches them to a cgroup, and pins what must outlive the agent.
+//! Loads the hooks, attaches them to cgroups, and pins what must outlive the agent.
 //!
-//! Pinned under `BPFFS/ssa/v<ABI>-<inode of the cgroup>/`: the maps, and the links of the guards.
-//! A new agent for the same cgroup opens the same maps and puts its programs into the same links,
+//! Pinned under `BPFFS/ssa/v<ABI>-<name of the agent>/`: the maps, and for each cgroup a folder named by its inode with
+//! the links of its guards. A new agent of the same name opens the same maps and puts its programs into the same links,
 //! one by one and each in one step, so that no packet or call ever finds a guard missing.
 
 use std::{
@@ -26,13 +26,13 @@ use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
-use ssa_common::ABI_VERSION;
+use ssa_common::{ABI_VERSION, socket::Service};
 use tracing::{debug, info};
 
 use super::{Error, HOOKS, STEER, fmod_ret, maps::Maps, sys};
 
 /// Maps that outlive the agent. The arrays of live programs do not: that is how the guards know.
-const PINNED_MAPS: [&str; 23] = [
+const PINNED_MAPS: [&str; 24] = [
     "ATTACHED",
     "BLOBS",
     "CERTIFICATES",
@@ -53,6 +53,7 @@ const PINNED_MAPS: [&str; 23] = [
     "PATHS",
     "POLICIES",
     "SCRATCH",
+    "SERVICES",
     "SOCKETS",
     "USERS",
     "USER_CLASSES",
@@ -85,7 +86,7 @@ const LIVE: [(&str, &[&str]); 3] = [
     ("LIVE_SETSOCKOPT", &["ssa_live_set"]),
 ];
 
-/// The hooks of one cgroup, attached. Dropping it leaves the guards attached, and closed.
+/// The hooks: loaded once, attached to any number of cgroups. Dropping them leaves the guards attached, and closed.
 pub(crate) struct Hooks {
     /// For whoever runs the agent to take.
     pub(crate) maps: Option<Maps>,
@@ -94,18 +95,19 @@ pub(crate) struct Hooks {
     live: Vec<ProgramArray<aya::maps::MapData>>,
     /// Keeps the programs that the arrays name.
     ebpf: Ebpf,
+    /// Whether `socket(2)` can take `IPPROTO_TLS`.
+    socket_call: bool,
+    services: OwnedFd,
+    attached: OwnedFd,
     pins: PathBuf,
     _lock: Flock<File>,
 }
 
 impl Hooks {
-    /// Loads and attaches. `bpffs` is mounted if nothing is there.
-    pub(crate) fn attach(cgroup: &Path, bpffs: &Path) -> Result<Self, Error> {
-        let broken = |source| Error::Cgroup { path: cgroup.to_owned(), source };
-        let directory = File::open(cgroup).map_err(broken)?;
-        let service = directory.metadata().map_err(broken)?.ino();
-        let pins = pin_folder(bpffs, service)?;
-        refuse_nested(cgroup, &pins)?;
+    /// Loads the programs of the agent of this name, with the maps that one of the same name has left. `bpffs` is mounted
+    /// if nothing is there.
+    pub(crate) fn load(name: &str, bpffs: &Path) -> Result<Self, Error> {
+        let pins = pin_folder(bpffs, name)?;
         let lock = lock(&pins)?;
         let mut loader = EbpfLoader::new();
         // Nothing is relocated against the kernel's types, whose reading would take a tenth of a second.
@@ -116,27 +118,71 @@ impl Hooks {
         let verbose = tracing::enabled!(target: "ssa_hooks", tracing::Level::DEBUG);
         let level = if verbose { Level::Debug as u8 } else { 0 };
         let registers = u32::from(registers_can_be_read());
-        loader.override_global("READ_REGISTERS", &registers, true);
-        loader.override_global("SERVICE", &service, true).override_global(aya_log::LEVEL, &level, true);
+        loader.override_global("READ_REGISTERS", &registers, true).override_global(aya_log::LEVEL, &level, true);
         let mut ebpf = loader.load(&HOOKS.0).map_err(Box::new)?;
         let logger = if verbose { EbpfLogger::init(&mut ebpf).ok() } else { None };
         let live = LIVE.iter().flat_map(|(_array, names)| names.iter().copied());
         for name in GUARDS.map(|(name, _kind)| name).into_iter().chain(live) {
             load(&mut ebpf, name)?;
         }
-        for (name, kind) in GUARDS {
-            let program = program_fd(&ebpf, name)?;
-            guard(&pins.join(name), program, &directory, kind)
-                .map_err(|source| Error::Attach { program: name, source })?;
-        }
-        let maps = Maps::take(&mut ebpf)?;
-        maps.set_attached(service)?;
-        let socket_call = make_in_socket_call(&mut ebpf, &pins, &directory);
-        if let Err(error) = socket_call {
-            let error = &error as &dyn std::error::Error;
+        let socket_call = socket_call(&mut ebpf, &pins);
+        if let Err(error) = &socket_call {
+            let error = error as &dyn std::error::Error;
             info!(error, "socket(..., IPPROTO_TLS) can't be had; options make TLS sockets of plain ones, as ever");
         }
-        Ok(Self { maps: Some(maps), logger, live: Vec::new(), ebpf, pins, _lock: lock })
+        let maps = Maps::take(&mut ebpf)?;
+        let pinned = |name: &str| {
+            let path = pins.join(name);
+            sys::pinned(&path).map_err(|source| Error::Bpffs { path, source })
+        };
+        let (services, attached) = (pinned("SERVICES")?, pinned("ATTACHED")?);
+        let (maps, socket_call, live) = (Some(maps), socket_call.is_ok(), Vec::new());
+        Ok(Self { maps, logger, live, ebpf, socket_call, services, attached, pins, _lock: lock })
+    }
+
+    /// Attaches to a cgroup, or puts the programs into the links that are there. Returns the cgroup's inode.
+    pub(crate) fn attach(&mut self, cgroup: &Path) -> Result<u64, Error> {
+        let broken = |source| Error::Cgroup { path: cgroup.to_owned(), source };
+        let directory = File::open(cgroup).map_err(broken)?;
+        let id = directory.metadata().map_err(broken)?.ino();
+        let pins = self.folder(id);
+        refuse_nested(cgroup, &self.pins)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&pins)
+            .map_err(|source| Error::Bpffs { path: pins.clone(), source })?;
+        let create = self.socket_call.then_some(CREATE);
+        if create.is_none() {
+            // Of an agent that could.
+            unpin(&pins, CREATE.0)?;
+        }
+        for (name, kind) in GUARDS.into_iter().chain(create) {
+            let failed = |source| Error::Attach { program: name, source };
+            let program = program_fd(&self.ebpf, name)?;
+            guard(&pins.join(name), program, &directory, kind).map_err(failed)?;
+            if name == "ssa_release" {
+                // The kernel has made the cgroup's value by now, and no TLS socket can be made yet.
+                self.name_service(id).map_err(failed)?;
+            }
+        }
+        if create.is_some() {
+            sys::map_insert(self.attached.as_fd(), &id, &1_u32)
+                .map_err(|source| Error::Attach { program: CREATE.0, source })?;
+        }
+        Ok(id)
+    }
+
+    /// Tells the hooks of a cgroup its id. The count of its sockets stays.
+    fn name_service(&self, id: u64) -> io::Result<()> {
+        let service: Service = sys::map_get(self.services.as_fd(), &id)?;
+        if service.id == id { Ok(()) } else { sys::map_insert(self.services.as_fd(), &id, &Service { id, ..service }) }
+    }
+
+    /// Cgroups, by inode, that an agent of the same name has left attached.
+    pub(crate) fn left_attached(&self) -> Vec<u64> {
+        let entries = fs::read_dir(&self.pins).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect()
     }
 
     /// Says that the agent lives: from here on options can be set and sockets connect.
@@ -163,16 +209,40 @@ impl Hooks {
         }
     }
 
-    /// Detaches what makes TLS sockets.
-    pub(crate) fn detach_options(&self) -> Result<(), Error> {
-        fmod_ret::unpin_marker(&self.pins).map_err(|source| Error::Bpffs { path: self.pins.clone(), source })?;
-        unpin(&self.pins, "ssa_setsockopt")
+    /// Detaches what makes TLS sockets in a cgroup.
+    pub(crate) fn detach_options(&self, id: u64) -> Result<(), Error> {
+        // Absent where `socket(2)` knows no TLS.
+        let _absent = sys::map_remove(self.attached.as_fd(), &id);
+        unpin(&self.folder(id), "ssa_setsockopt")
     }
 
-    /// Detaches the guards and forgets the maps. Only right when no TLS socket is left: an open one
-    /// would turn into a plain one.
-    pub(crate) fn detach(self) -> Result<(), Error> {
-        detach(&self.pins)
+    /// Detaches the guards of a cgroup. Only right when no TLS socket of it is left: an open one would turn into a plain
+    /// one.
+    pub(crate) fn detach(&self, id: u64) -> Result<(), Error> {
+        unpin(&self.folder(id), CREATE.0)?;
+        self.forget(id)
+    }
+
+    /// Removes the pins of a cgroup.
+    pub(crate) fn forget(&self, id: u64) -> Result<(), Error> {
+        let folder = self.folder(id);
+        for name in GUARDS.iter().rev().map(|(name, _kind)| *name).chain([CREATE.0]) {
+            unpin(&folder, name)?;
+        }
+        fs::remove_dir(&folder).map_err(|source| Error::Bpffs { path: folder.clone(), source })
+    }
+
+    /// Forgets the maps, when no cgroup is attached any more.
+    pub(crate) fn unload(self) -> Result<(), Error> {
+        let failed = |source| Error::Bpffs { path: self.pins.clone(), source };
+        fmod_ret::unpin_marker(&self.pins).map_err(failed)?;
+        fmod_ret::unpin_others(&self.pins).map_err(failed)?;
+        PINNED_MAPS.into_iter().try_for_each(|name| unpin(&self.pins, name))?;
+        fs::remove_dir(&self.pins).map_err(failed)
+    }
+
+    fn folder(&self, id: u64) -> PathBuf {
+        self.pins.join(id.to_string())
     }
 }
 
@@ -230,27 +300,11 @@ fn registers_can_be_read() -> bool {
     cfg!(target_arch = "x86_64") && !lockdown.contains("[confidentiality]")
 }
 
-/// Removes the pins of a cgroup's guards and maps.
-fn detach(pins: &Path) -> Result<(), Error> {
-    let failed = |source| Error::Bpffs { path: pins.to_owned(), source };
-    unpin(pins, CREATE.0)?;
-    fmod_ret::unpin_others(pins).map_err(failed)?;
-    let names = GUARDS.iter().rev().map(|(name, _kind)| *name).chain(PINNED_MAPS);
-    for name in names {
-        unpin(pins, name)?;
-    }
-    fs::remove_dir(pins).map_err(failed)
-}
-
-/// Lets `socket(2)` take `IPPROTO_TLS`.
-fn make_in_socket_call(ebpf: &mut Ebpf, pins: &Path, cgroup: &File) -> Result<(), Error> {
+/// Lets `socket(2)` take `IPPROTO_TLS` in cgroups that are attached.
+fn socket_call(ebpf: &mut Ebpf, pins: &Path) -> Result<(), Error> {
     let programs = fmod_ret::load(|map| sys::pinned(&pins.join(map)).ok())?;
-    let (name, kind) = CREATE;
-    load(ebpf, name)?;
-    let program = program_fd(ebpf, name)?;
-    fmod_ret::attach(&programs, pins, || {
-        guard(&pins.join(name), program, cgroup, kind).map_err(|source| Error::Attach { program: name, source })
-    })
+    load(ebpf, CREATE.0)?;
+    Ok(fmod_ret::attach(&programs, pins)?)
 }
 
 fn unpin(pins: &Path, name: &str) -> Result<(), Error> {
@@ -306,13 +360,13 @@ fn program_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a ProgramFd, E
     program.fd().map_err(|source| Error::Program { name, source: Box::new(source) })
 }
 
-/// The folder of a cgroup's pins, for root only.
-fn pin_folder(bpffs: &Path, service: u64) -> Result<PathBuf, Error> {
+/// The folder of an agent's pins, for root only.
+fn pin_folder(bpffs: &Path, name: &str) -> Result<PathBuf, Error> {
     let failed = |source| Error::Bpffs { path: bpffs.to_owned(), source };
     if statfs(bpffs).map_err(|errno| failed(errno.into()))?.filesystem_type() != BPF_FS_MAGIC {
         mount(Some("bpf"), bpffs, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(|errno| failed(errno.into()))?;
     }
-    let pins = bpffs.join("ssa").join(format!("v{ABI_VERSION}-{service}"));
+    let pins = bpffs.join("ssa").join(format!("v{ABI_VERSION}-{name}"));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&pins).map_err(failed)?;
     Ok(pins)
 }
@@ -321,6 +375,8 @@ fn pin_folder(bpffs: &Path, service: u64) -> Result<PathBuf, Error> {
 /// and each connect redirected twice.
 fn refuse_nested(cgroup: &Path, pins: &Path) -> Result<(), Error> {
     let folder = pins.parent().expect("pins are in a folder of ours");
+    let agents = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let agents: Vec<PathBuf> = agents.collect();
     let mut others: Vec<PathBuf> = cgroup.ancestors().skip(1).map(Path::to_owned).collect();
     let mut below = vec![cgroup.to_owned()];
     while let Some(parent) = below.pop() {
@@ -333,8 +389,8 @@ fn refuse_nested(cgroup: &Path, pins: &Path) -> Result<(), Error> {
     }
     for other in others {
         let attached = other.metadata().is_ok_and(|metadata| {
-            let name = format!("v{ABI_VERSION}-{}", metadata.ino());
-            folder.join(name).exists() && same_device(&metadata, cgroup)
+            let name = metadata.ino().to_string();
+            agents.iter().any(|agent| agent.join(&name).exists()) && same_device(&metadata, cgroup)
         });
         if attached {
             return Err(Error::Nested { path: other });
@@ -351,7 +407,7 @@ fn same_device(metadata: &fs::Metadata, cgroup: &Path) -> bool {
     cgroup.metadata().is_ok_and(|own| own.dev() == metadata.dev())
 }
 
-/// One agent for each cgroup: two would both hold, and both answer.
+/// One agent of a name: two would both hold, and both answer.
 fn lock(pins: &Path) -> Result<Flock<File>, Error> {
     let folder = File::open(pins).map_err(|source| Error::Bpffs { path: pins.to_owned(), source })?;
     Flock::lock(folder, FlockArg::LockExclusiveNonblock)

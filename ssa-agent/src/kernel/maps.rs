@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashSet,
-    os::{fd::AsRawFd, unix::fs::MetadataExt as _},
+    os::{
+        fd::{AsFd as _, AsRawFd},
+        unix::fs::MetadataExt as _,
+    },
     sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -19,15 +22,15 @@ use ssa_common::{
     event::Listening,
     limits::Counter,
     policy::{Policy, PolicyKey},
+    socket::Service,
     steer::LegKey,
 };
 
-use super::Error;
+use super::{Error, sys};
 
 /// Maps that any task may use. Each call is one bpf(2), so the locks are held for about a
 /// microsecond and never across an await.
 pub(crate) struct Maps {
-    attached: Mutex<HashMap<MapData, u64, u32>>,
     blobs: Mutex<HashMap<MapData, BlobKey, Blob>>,
     certificates: Mutex<HashMap<MapData, Digest, Certificate>>,
     cgroup_classes: Mutex<HashMap<MapData, u64, u32>>,
@@ -45,6 +48,7 @@ pub(crate) struct Maps {
     paths: Mutex<HashMap<MapData, BlobKey, KeptPath>>,
     policies: Mutex<HashMap<MapData, PolicyKey, Policy>>,
     user_classes: Mutex<HashMap<MapData, u32, u32>>,
+    services: MapData,
     users: Mutex<HashMap<MapData, u32, u64>>,
     /// When to look at them next.
     users_at: Mutex<Instant>,
@@ -57,7 +61,6 @@ const MANY: usize = 1000;
 impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
-            attached: Mutex::new(take(ebpf, "ATTACHED")?),
             blobs: Mutex::new(take(ebpf, "BLOBS")?),
             certificates: Mutex::new(take(ebpf, "CERTIFICATES")?),
             cgroup_classes: Mutex::new(take(ebpf, "CGROUP_CLASSES")?),
@@ -75,6 +78,10 @@ impl Maps {
             paths: Mutex::new(take(ebpf, "PATHS")?),
             policies: Mutex::new(take(ebpf, "POLICIES")?),
             user_classes: Mutex::new(take(ebpf, "USER_CLASSES")?),
+            services: match ebpf.take_map("SERVICES") {
+                Some(Map::CgroupStorage(map)) => map,
+                Some(_) | None => return Err(Error::Missing { name: "SERVICES" }),
+            },
             users: Mutex::new(take(ebpf, "USERS")?),
             users_at: Mutex::new(Instant::now()),
             events: Mutex::new(Some(take(ebpf, "EVENTS")?)),
@@ -254,9 +261,9 @@ impl Maps {
         lock(&self.counters).get(&(counter as u32), 0).unwrap_or(0)
     }
 
-    /// Says that a cgroup has hooks.
-    pub(crate) fn set_attached(&self, cgroup: u64) -> Result<(), Error> {
-        lock(&self.attached).insert(cgroup, 1, 0).map_err(|source| Error::Map { name: "ATTACHED", source })
+    /// TLS sockets that were made in an attached cgroup, or below it, and are open.
+    pub(crate) fn sockets_of(&self, cgroup: u64) -> u64 {
+        sys::map_get(self.services.fd().as_fd(), &cgroup).map_or(0, |service: Service| service.sockets)
     }
 
     /// Forgets the marks of threads that have ended in the middle of a `socket(2)`, if there are many.

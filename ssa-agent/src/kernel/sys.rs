@@ -17,10 +17,11 @@ use std::{
 
 use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_insn, bpf_prog_info, bpf_prog_type};
 use tokio::io::unix::AsyncFd;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Lets the runtime wait for a map's events. Must be called inside it.
 pub(crate) fn async_fd<T: AsFd + AsRawFd>(map: T) -> io::Result<AsyncFd<T>> {
-    // SAFETY: aya's ring buffers own their map's descriptor, which never changes.
+    // SAFETY: aya's ring buffers and our watch own their descriptor, which never changes.
     Ok(unsafe { AsyncFd::register(map) }?)
 }
 
@@ -64,6 +65,38 @@ pub(crate) fn pinned(path: &Path) -> io::Result<OwnedFd> {
     let fd = bpf(bpf_cmd::BPF_OBJ_GET, &attr)?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A map's value (`BPF_MAP_LOOKUP_ELEM`).
+pub(crate) fn map_get<K: IntoBytes + Immutable, V: FromBytes>(map: BorrowedFd<'_>, key: &K) -> io::Result<V> {
+    let mut value = V::new_zeroed();
+    let mut attr = [0_u32; 32];
+    attr[0] = raw(map);
+    put_u64(&mut attr, 2, key.as_bytes().as_ptr() as u64);
+    put_u64(&mut attr, 4, (&raw mut value) as u64);
+    bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &attr)?;
+    Ok(value)
+}
+
+/// Puts a value into a map (`BPF_MAP_UPDATE_ELEM`).
+pub(crate) fn map_insert<K: IntoBytes + Immutable, V: IntoBytes + Immutable>(
+    map: BorrowedFd<'_>,
+    key: &K,
+    value: &V,
+) -> io::Result<()> {
+    let mut attr = [0_u32; 32];
+    attr[0] = raw(map);
+    put_u64(&mut attr, 2, key.as_bytes().as_ptr() as u64);
+    put_u64(&mut attr, 4, value.as_bytes().as_ptr() as u64);
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &attr).map(drop)
+}
+
+/// Removes a map's value (`BPF_MAP_DELETE_ELEM`).
+pub(crate) fn map_remove<K: IntoBytes + Immutable>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    let mut attr = [0_u32; 32];
+    attr[0] = raw(map);
+    put_u64(&mut attr, 2, key.as_bytes().as_ptr() as u64);
+    bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &attr).map(drop)
 }
 
 /// Loads a program of type `fmod_ret` for the kernel's function with this id in its type information

@@ -27,6 +27,8 @@ pub(crate) struct File {
     limits: Limits,
     #[serde(rename = "profile")]
     pub(super) profiles: Vec<Profile>,
+    #[serde(rename = "service")]
+    services: Vec<Spanned<Service>>,
     /// Not the defaults, for want of a file.
     #[serde(skip)]
     pub(super) is_from_file: bool,
@@ -74,6 +76,73 @@ impl Config {
             Self::File(path) => path.display().to_string(),
             Self::None => "the defaults".to_owned(),
         }
+    }
+}
+
+/// Cgroups that the agent attaches by itself, now and when they are made.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Service {
+    /// Paths below the mount, with a slash before them; `*` is for a part of one name.
+    cgroup: Option<Glob>,
+    /// Systemd units and slices, which name the last part of a path.
+    unit: Option<Glob>,
+    /// The id of a container, or the beginning of it, as docker, podman and containerd put it into the last part of a path.
+    container: Option<String>,
+}
+
+/// A pattern with `*`, `?` and `[...]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Glob(glob::Pattern);
+
+impl TryFrom<String> for Glob {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        glob::Pattern::new(&text).map(Self).map_err(|error| format!("{text:?} is no pattern: {error}"))
+    }
+}
+
+impl Service {
+    fn check(&self) -> Result<(), String> {
+        /// As short as the engines themselves take it.
+        const ID_LEAST: usize = 12;
+        let keys = [self.cgroup.is_some(), self.unit.is_some(), self.container.is_some()];
+        if keys.into_iter().filter(|there| *there).count() != 1 {
+            return Err("a service is named by one of `unit`, `cgroup` and `container`".to_owned());
+        }
+        if self.cgroup.as_ref().is_some_and(|glob| !glob.0.as_str().starts_with('/')) {
+            return Err("`cgroup` must be a path below the mount, with a slash before it".to_owned());
+        }
+        if self.unit.as_ref().is_some_and(|glob| !glob.0.as_str().contains('.') || glob.0.as_str().contains('/')) {
+            return Err("`unit` must be a unit's whole name, such as \"nginx.service\" or \"app@*.service\"".to_owned());
+        }
+        let hex = |id: &String| id.len() >= ID_LEAST && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if self.container.as_ref().is_some_and(|id| !hex(id)) {
+            return Err(format!("`container` must be an id, or its first {ID_LEAST} or more hexadecimal digits"));
+        }
+        Ok(())
+    }
+
+    fn takes(&self, cgroup: &Path) -> bool {
+        /// A `*` is for a part of one name.
+        const OPTIONS: glob::MatchOptions = glob::MatchOptions {
+            case_sensitive: true,
+            require_literal_separator: true,
+            require_literal_leading_dot: false,
+        };
+        let name = cgroup.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        if let Some(glob) = &self.cgroup {
+            return glob.0.matches_path_with(cgroup, OPTIONS);
+        }
+        if let Some(glob) = &self.unit {
+            return glob.0.matches_with(&name, OPTIONS);
+        }
+        // docker-ID.scope, libpod-ID.scope, cri-containerd-ID.scope, or ID alone.
+        let id = name.strip_suffix(".scope").unwrap_or(&name);
+        let id = id.rsplit('-').next().unwrap_or(id);
+        self.container.as_ref().is_some_and(|container| id.starts_with(container.as_str()))
     }
 }
 
@@ -207,6 +276,9 @@ impl File {
         std::iter::once(&file.tls).chain(file.profiles.iter().map(|profile| &profile.tls)).try_for_each(Tls::check)?;
         let section = |name: &str| find_section(text, name, None);
         file.machine().check().map_err(|(name, what)| Wrong { at: section(name), what })?;
+        for service in &file.services {
+            service.get_ref().check().map_err(|what| Wrong { at: Some(service.span().start), what })?;
+        }
         for profile in &file.profiles {
             let start = profile.name.span().start;
             let wrong =
@@ -220,6 +292,11 @@ impl File {
             })?;
         }
         Ok(file)
+    }
+
+    /// Whether the agent is to attach a cgroup by itself; by its path below the mount, with a slash before it.
+    pub(crate) fn wants(&self, cgroup: &Path) -> bool {
+        self.services.iter().any(|service| service.get_ref().takes(cgroup))
     }
 
     /// Reads all certificates and keys that it names, to see that they are good.
@@ -343,4 +420,40 @@ fn position(text: &str, at: usize) -> (usize, usize) {
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
     (line, column)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_are_named_by_unit_cgroup_or_container() {
+        let takes =
+            |text: &str, cgroup: &str| File::parse(text).map(|file| file.wants(Path::new(cgroup))).ok().unwrap();
+        let unit = "[[service]]\nunit = \"app@*.service\"";
+        assert!(takes(unit, "/system.slice/app@1.service") && !takes(unit, "/system.slice/app.service"));
+        assert!(!takes(unit, "/system.slice/app@1.service/below"));
+        let cgroup = "[[service]]\ncgroup = \"/a/*/c\"";
+        assert!(takes(cgroup, "/a/b/c") && !takes(cgroup, "/a/b/b/c") && !takes(cgroup, "/a/b"));
+        let container = "[[service]]\ncontainer = \"0123456789ab\"";
+        for name in [
+            "docker-0123456789abcd.scope",
+            "libpod-0123456789ab.scope",
+            "cri-containerd-0123456789abff.scope",
+            "0123456789abcd",
+        ] {
+            assert!(takes(container, &format!("/x/{name}")), "{name}");
+        }
+        assert!(!takes(container, "/x/docker-1123456789abcd.scope"));
+        for bad in [
+            "unit = \"app\"",
+            "cgroup = \"a\"",
+            "container = \"12\"",
+            "",
+            "unit = \"a.b\"\ncgroup = \"/a\"",
+            "name = \"x\"",
+        ] {
+            assert!(File::parse(&format!("[[service]]\n{bad}")).is_err(), "{bad}");
+        }
+    }
 }

@@ -21,13 +21,12 @@ use super::{
     file::{File, Profile},
     profile::Program,
 };
-use crate::{caller, cgroup, kernel::maps::Maps, tls::cipher};
+use crate::{caller, cgroup, kernel::maps::Maps, services::Services, tls::cipher};
 
 /// The policy of one agent.
 pub(crate) struct Policies {
     maps: Arc<Maps>,
-    /// The attached cgroup.
-    attached: PathBuf,
+    services: Arc<Services>,
     /// Where the cgroup file system is mounted.
     mount: PathBuf,
     now: Mutex<Now>,
@@ -50,7 +49,7 @@ struct Now {
 
 impl Policies {
     /// Puts a policy in force for the first time.
-    pub(crate) fn new(maps: Arc<Maps>, attached: &Path, file: File) -> Result<Self, LoadError> {
+    pub(crate) fn new(maps: Arc<Maps>, services: Arc<Services>, file: File) -> Result<Self, LoadError> {
         let mount = cgroup::mount().map_err(|error| LoadError::Files(error.to_string()))?;
         let base = Effective::load(file.policy(&[]))?;
         let now = Now {
@@ -62,7 +61,7 @@ impl Policies {
             numbers: HashMap::new(),
             next_class: 1,
         };
-        let policies = Self { maps, attached: attached.to_owned(), mount, now: Mutex::new(now) };
+        let policies = Self { maps, services, mount, now: Mutex::new(now) };
         // Classes of an agent before this one mean nothing.
         policies.maps.forget_policies();
         policies.write_rows(&mut policies.lock())?;
@@ -107,7 +106,7 @@ impl Policies {
         let wants_executable = self.lock().file.wants_executable();
         let executable = || caller::executable(caller).map_err(|error| error.to_string());
         let executable = if wants_executable { Some(executable()?) } else { None };
-        let cgroup = self.cgroup_of(&mut self.lock(), caller.cgroup);
+        let cgroup = self.cgroup_of(&mut self.lock(), caller);
         Ok(Program { uid: caller.uid, cgroup, executable })
     }
 
@@ -131,19 +130,32 @@ impl Policies {
     pub(crate) fn met(&self, caller: &Caller) {
         let mut now = self.lock();
         if !now.file.profiles.is_empty() {
-            self.cgroup_of(&mut now, caller.cgroup);
+            self.cgroup_of(&mut now, caller);
         }
     }
 
     /// Path of a cgroup below the mount; the attached one's, if it is none of those below.
-    fn cgroup_of(&self, now: &mut Now, id: u64) -> PathBuf {
-        let attached = || self.below_mount(&self.attached);
+    fn cgroup_of(&self, now: &mut Now, caller: &Caller) -> PathBuf {
+        let id = caller.cgroup;
+        let attached =
+            || self.services.paths().get(&caller.service).map_or_else(PathBuf::new, |path| self.below_mount(path));
         if !now.cgroups.contains_key(&id) && !now.file.profiles.is_empty() {
             self.refresh(now);
             // A socket may be passed to a program elsewhere: once is enough to look.
             now.cgroups.entry(id).or_insert_with(attached);
         }
         now.cgroups.get(&id).cloned().unwrap_or_else(attached)
+    }
+
+    /// Whether the agent is to attach a cgroup by itself ([`File::wants`]).
+    pub(crate) fn wants(&self, cgroup: &Path) -> bool {
+        let file = Arc::clone(&self.lock().file);
+        file.wants(cgroup)
+    }
+
+    /// Another cgroup is attached: the hooks learn the classes of what is below.
+    pub(crate) fn attached(&self) {
+        self.refresh(&mut self.lock());
     }
 
     fn refresh(&self, now: &mut Now) {
@@ -203,10 +215,10 @@ impl Policies {
         Ok(())
     }
 
-    /// Notes the attached cgroup and all below it.
+    /// Notes the attached cgroups and all below them.
     fn find_cgroups(&self, now: &mut Now) {
         now.cgroups.clear();
-        let mut left = vec![self.attached.clone()];
+        let mut left: Vec<PathBuf> = self.services.paths().into_values().collect();
         while let Some(path) = left.pop() {
             let Ok(metadata) = fs::metadata(&path) else { continue };
             now.cgroups.insert(metadata.ino(), self.below_mount(&path));

@@ -1,0 +1,296 @@
+//! The attached cgroups: programs in them, and below them, have TLS sockets.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+        unix::fs::MetadataExt as _,
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    agent::Agent,
+    cgroup,
+    kernel::{loader::Hooks, maps::Maps, sys},
+};
+
+/// All of them, by the inode of the cgroup.
+pub(crate) struct Services {
+    by_id: Mutex<BTreeMap<u64, Service>>,
+    /// Cgroups that were attached by name, and not detached.
+    names: Mutex<HashSet<PathBuf>>,
+    /// Cgroups that could not be attached, which was said.
+    refused: Mutex<HashSet<u64>>,
+    /// Held while something is attached or detached.
+    hooks: tokio::sync::Mutex<Option<Hooks>>,
+}
+
+struct Service {
+    path: PathBuf,
+    /// How it came to be attached.
+    by: By,
+    /// Cancelled when it is detached: its held connects are refused, its connections reset.
+    stop: CancellationToken,
+}
+
+/// How a cgroup came to be attached.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum By {
+    /// By name, on the command line or by `ssa-agent attach`: if it is removed and made again, it is attached again.
+    Name,
+    /// By a `[[service]]` of the configuration.
+    Rule,
+}
+
+/// One of them, as it is shown.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Shown {
+    pub(crate) cgroup: PathBuf,
+    /// Open TLS sockets that were made in it; those that came out of a listener are not counted.
+    pub(crate) sockets: u64,
+    /// The cgroup is gone; its sockets may live on.
+    pub(crate) removed: bool,
+    pub(crate) by: By,
+}
+
+impl Services {
+    /// Attaches cgroups, and those that an agent of the same name has left attached.
+    pub(crate) fn attach_all(mut hooks: Hooks, cgroups: &[PathBuf], stop: &CancellationToken) -> Result<Self> {
+        let names = Mutex::new(cgroups.iter().cloned().collect());
+        let services =
+            Self { by_id: Mutex::default(), names, refused: Mutex::default(), hooks: tokio::sync::Mutex::default() };
+        for path in cgroups {
+            services.add(&mut hooks, path, By::Name, stop)?;
+        }
+        let wanted = services.paths();
+        for id in hooks.left_attached().into_iter().filter(|id| !wanted.contains_key(id)) {
+            match cgroup::by_inode(id) {
+                Some(path) => {
+                    services.add(&mut hooks, &path, By::Name, stop)?;
+                    info!(cgroup = %path.display(), "serving a cgroup that was left attached");
+                    lock(&services.names).insert(path);
+                }
+                // The kernel has detached everything with the cgroup.
+                None => hooks.forget(id)?,
+            }
+        }
+        Ok(Self { hooks: Some(hooks).into(), ..services })
+    }
+
+    /// Says that the agent lives.
+    pub(crate) async fn open(&self) -> Result<()> {
+        Ok(self.hooks.lock().await.as_mut().context("the agent ends")?.open()?)
+    }
+
+    /// Attaches one more.
+    pub(crate) async fn attach(&self, path: &Path, stop: &CancellationToken) -> Result<()> {
+        let mut hooks = self.hooks.lock().await;
+        let hooks = hooks.as_mut().context("the agent ends")?;
+        ensure!(!self.paths().contains_key(&fs::metadata(path)?.ino()), "{} is attached already", path.display());
+        self.add(hooks, path, By::Name, stop)?;
+        lock(&self.names).insert(path.to_owned());
+        info!(cgroup = %path.display(), "attached");
+        Ok(())
+    }
+
+    fn add(&self, hooks: &mut Hooks, path: &Path, by: By, stop: &CancellationToken) -> Result<()> {
+        ensure!(
+            !cgroup::is_own(path)?,
+            "the agent itself is in {}: its own connections would come back to it",
+            path.display()
+        );
+        let id = hooks.attach(path)?;
+        self.lock().insert(id, Service { path: path.to_owned(), by, stop: stop.child_token() });
+        Ok(())
+    }
+
+    /// Detaches one: resets its connections, and waits until its programs have closed their TLS sockets, lest one become a
+    /// plain socket.
+    pub(crate) async fn detach(&self, path: &Path, maps: &Maps) -> Result<()> {
+        let id = {
+            let by_id = self.lock();
+            let found = by_id.iter().find(|(_id, service)| service.path == path);
+            let (id, service) = found.with_context(|| format!("{} is not attached", path.display()))?;
+            service.stop.cancel();
+            *id
+        };
+        lock(&self.names).remove(path);
+        let detached = self.hooks.lock().await.as_mut().context("the agent ends")?.detach_options(id);
+        detached?;
+        let mut told = 0;
+        loop {
+            let open = maps.sockets_of(id);
+            if open == 0 {
+                break;
+            }
+            if open != told {
+                warn!(open, cgroup = %path.display(), "TLS sockets are still open; waiting for their programs to close them");
+                told = open;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        self.hooks.lock().await.as_mut().context("the agent ends")?.detach(id)?;
+        self.lock().remove(&id);
+        info!(cgroup = %path.display(), "detached");
+        Ok(())
+    }
+
+    /// Where each is.
+    pub(crate) fn paths(&self) -> BTreeMap<u64, PathBuf> {
+        self.lock().iter().map(|(id, service)| (*id, service.path.clone())).collect()
+    }
+
+    /// What `ssa-agent list` shows.
+    pub(crate) fn shown(&self, maps: &Maps) -> Vec<Shown> {
+        let shown = |(id, service): (&u64, &Service)| Shown {
+            sockets: maps.sockets_of(*id),
+            removed: !service.is_there(*id),
+            cgroup: service.path.clone(),
+            by: service.by,
+        };
+        self.lock().iter().map(shown).collect()
+    }
+
+    /// Attaches what rules and names want and is not attached, and lets go of cgroups that are gone with all of their TLS
+    /// sockets. True if something was attached.
+    fn look(
+        &self,
+        found: &[(u64, PathBuf)],
+        wants: impl Fn(&Path) -> bool,
+        maps: &Maps,
+        stop: &CancellationToken,
+    ) -> bool {
+        let mut hooks = self.hooks.blocking_lock();
+        let Some(hooks) = hooks.as_mut() else { return false };
+        let gone: Vec<u64> = {
+            let by_id = self.lock();
+            by_id
+                .iter()
+                .filter(|(id, one)| !one.is_there(**id) && maps.sockets_of(**id) == 0)
+                .map(|(id, _)| *id)
+                .collect()
+        };
+        for id in gone {
+            if let Err(error) = hooks.forget(id) {
+                warn!(error = &error as &dyn std::error::Error, "the pins of a removed cgroup stay");
+            }
+            if let Some(service) = self.lock().remove(&id) {
+                info!(cgroup = %service.path.display(), "an attached cgroup was removed");
+            }
+        }
+        let attached = self.paths();
+        let names = lock(&self.names).clone();
+        let mut added = false;
+        for (id, path) in found.iter().filter(|(id, _path)| !attached.contains_key(id)) {
+            let by = if names.contains(path) { By::Name } else { By::Rule };
+            // What is below an attached cgroup is served with it.
+            let below = self.paths().values().any(|other| path.starts_with(other));
+            if below || (by == By::Rule && !wants(path)) || lock(&self.refused).contains(id) {
+                continue;
+            }
+            match self.add(hooks, path, by, stop) {
+                Ok(()) => {
+                    added = true;
+                    info!(cgroup = %path.display(), "attached");
+                }
+                Err(error) => {
+                    warn!(error = format!("{error:#}"), cgroup = %path.display(), "a service can't be attached");
+                    lock(&self.refused).insert(*id);
+                }
+            }
+        }
+        added
+    }
+
+    /// Cancelled when the service is detached.
+    pub(crate) fn stop(&self, id: u64) -> CancellationToken {
+        // Of none that is attached: one that was just detached.
+        self.lock().get(&id).map_or_else(cancelled, |service| service.stop.clone())
+    }
+
+    /// For the end of the agent, which detaches all.
+    pub(crate) async fn take_hooks(&self) -> Option<Hooks> {
+        self.hooks.lock().await.take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Service>> {
+        lock(&self.by_id)
+    }
+}
+
+impl Service {
+    /// Whether its path is still this very cgroup's.
+    fn is_there(&self, id: u64) -> bool {
+        fs::metadata(&self.path).is_ok_and(|metadata| metadata.ino() == id)
+    }
+}
+
+/// What the runtime can wait for.
+struct Watch(Inotify);
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Watch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+/// Follows the tree of cgroups: services are attached when they begin, and let go when they have ended.
+pub(crate) async fn follow(agent: Arc<Agent>) -> Result<()> {
+    /// What inotify has missed, such as a queue that was full, is found at the next look.
+    const LOOK: Duration = Duration::from_secs(2);
+    let inotify = sys::async_fd(Watch(Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?))?;
+    let mount = cgroup::mount()?;
+    loop {
+        // Watched first: what is made afterwards is told of, and looked at again.
+        let found = cgroup::all_below(&mount, |path| {
+            let flags = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_ONLYDIR;
+            // Gone, or no watches are left: the next look finds what it can.
+            let _gone = inotify.get_ref().0.add_watch(path, flags);
+        });
+        let (own, mount) = (Arc::clone(&agent), mount.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let below = |path: &Path| Path::new("/").join(path.strip_prefix(&mount).unwrap_or(path));
+            if own.services.look(&found, |path| own.policies.wants(&below(path)), &own.maps, &own.stop) {
+                own.policies.attached();
+            }
+        });
+        looked.await?;
+        tokio::select! {
+            ready = inotify.readable() => {
+                // All that is there: one look is for all of it.
+                while inotify.get_ref().0.read_events().is_ok_and(|events| !events.is_empty()) {}
+                ready?.clear_ready();
+            }
+            () = sleep(LOOK) => {}
+            () = agent.stop.cancelled() => return Ok(()),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn cancelled() -> CancellationToken {
+    let token = CancellationToken::new();
+    token.cancel();
+    token
+}

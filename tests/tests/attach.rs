@@ -1,0 +1,278 @@
+//! Several cgroups of one agent: `ssa-agent attach`, `detach` and `list`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use ssa_tests::{
+    agent::{Agent, cgroup_mount, program},
+    app::App,
+    eventually,
+    pki::{Leaf, Pki},
+    server::Server,
+};
+
+const NAME: &str = "peer.ssa.test";
+
+/// A cgroup of the test's own, which goes with it.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new(name: &str) -> Self {
+        let path = cgroup_mount().join(format!("ssa-test-{}-{name}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _gone = fs::write(self.0.join("cgroup.kill"), "1");
+        for _tick in 0..100 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn ask(agent: &Agent, words: &[&str]) -> Output {
+    Command::new(program()).args(words).arg("--agent").arg(agent.cgroup()).output().unwrap()
+}
+
+fn good(output: Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn complaint(output: Output) -> String {
+    assert!(!output.status.success(), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// Sockets by cgroup.
+fn list(agent: &Agent) -> Vec<(PathBuf, u64)> {
+    let services: Value = serde_json::from_str(&good(ask(agent, &["list", "--json"]))).unwrap();
+    let services = services.as_array().unwrap().iter();
+    let mut list: Vec<_> = services
+        .map(|one| (PathBuf::from(one["cgroup"].as_str().unwrap()), one["sockets"].as_u64().unwrap()))
+        .collect();
+    list.sort();
+    list
+}
+
+fn within(cgroup: &Path) -> Command {
+    let mut command = Command::new(program());
+    command.arg("exec").arg("--cgroup").arg(cgroup).args(["--", "python3"]);
+    command
+}
+
+const CLIENT: &str = r#"
+port, name, ca = args
+def new():
+    sock = tls(name, ca)
+    return [connect(sock, "127.0.0.1", port)["result"], sock]
+out(attempt(tls, name)); wait()
+came, sock = new()
+out([came, id_of(tls(name), CONTEXT)]); wait()
+# Detached: reset, refused, and let go when the last is closed.
+came = [attempt(sock.recv, 1), attempt(tls, name)]
+kept = [s for s in [sock]]
+out(came); wait()
+for s in kept: s.close()
+sock.close()
+out("closed"); wait()
+out(attempt(tls, name))
+"#;
+
+#[test]
+fn cgroups_are_attached_listed_and_let_go_one_by_one() {
+    let pki = Pki::new();
+    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let agent = Agent::start();
+    let second = Cgroup::new("second");
+    let path = second.0.to_str().unwrap();
+    let mut app = App::start_by(within(&second.0), CLIENT, &[&server.port(), NAME, &pki.ca()]);
+    assert_eq!(app.said(), "ENOPROTOOPT", "it is not attached");
+    good(ask(&agent, &["attach", path]));
+    assert!(complaint(ask(&agent, &["attach", path])).contains("attached already"));
+    app.go();
+    let came = app.said();
+    assert_eq!(came[0], "ok", "{came}");
+
+    // The first one's programs have sockets of their own, and not the other's contexts.
+    let script = r#"
+port, name, ca, other = args
+sock = tls(name, ca)
+came = connect(sock, "127.0.0.1", port)["result"]
+stranger = socket.socket()
+out([came, attempt(stranger.setsockopt, IPPROTO_TLS, CONTEXT, struct.pack("=Q", int(other)))]); wait()
+sock.sendall(b"x"); out(sock.recv(1).decode()); wait()
+"#;
+    let other = came[1].to_string();
+    let mut first = App::start(&agent, script, &[&server.port(), NAME, &pki.ca(), &other]);
+    assert_eq!(first.said(), json!(["ok", "EINVAL"]));
+    let mut want = vec![(agent.cgroup().to_owned(), 2), (second.0.clone(), 1)];
+    want.sort();
+    eventually("both are counted", Duration::from_secs(5), || list(&agent) == want);
+
+    let agent_cgroup = agent.cgroup().to_owned();
+    let leaving = path.to_owned();
+    let detach = std::thread::spawn(move || {
+        Command::new(program()).args(["detach", &leaving, "--agent"]).arg(agent_cgroup).output().unwrap()
+    });
+    eventually("the agent waits for the open socket", Duration::from_secs(5), || {
+        agent.log().contains("TLS sockets are still open")
+    });
+    app.go();
+    // A new socket is plain again, and its options are the kernel's; one that is open stays refused.
+    assert_eq!(app.said(), json!(["ECONNRESET", "ENOPROTOOPT"]));
+    assert!(!detach.is_finished(), "a TLS socket is open");
+    app.go();
+    assert_eq!(app.said(), "closed");
+    good(detach.join().unwrap());
+    app.go();
+    assert_eq!(app.finish(), "ENOPROTOOPT");
+    assert_eq!(list(&agent), [(agent.cgroup().to_owned(), 2)]);
+    first.go();
+    assert_eq!(first.said(), "x", "the other service has noticed nothing");
+    first.kill();
+}
+
+#[test]
+fn killed_agents_successor_serves_what_was_attached() {
+    let pki = Pki::new();
+    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let mut agent = Agent::start();
+    let (stays, goes) = (Cgroup::new("stays"), Cgroup::new("goes"));
+    for cgroup in [&stays, &goes] {
+        good(ask(&agent, &["attach", cgroup.0.to_str().unwrap()]));
+    }
+    let script = r#"
+port, name, ca = args
+sock = tls(name, ca)
+came = [connect(sock, "127.0.0.1", port)["result"]]; out(came); wait()
+out([attempt(sock.recv, 1), attempt(tls, name)]); wait()
+sock = tls(name, ca)
+out(connect(sock, "127.0.0.1", port)["result"])
+"#;
+    let mut app = App::start_by(within(&stays.0), script, &[&server.port(), NAME, &pki.ca()]);
+    assert_eq!(app.said(), json!(["ok"]));
+    agent.kill();
+    app.go();
+    assert_eq!(app.said(), json!(["ECONNRESET", "ENOTCONN"]), "the guard stays");
+    drop(goes);
+    agent.restart();
+    app.go();
+    assert_eq!(app.finish(), "ok");
+    let mut want = vec![agent.cgroup().to_owned(), stays.0.clone()];
+    want.sort();
+    assert_eq!(list(&agent).into_iter().map(|(path, _sockets)| path).collect::<Vec<_>>(), want);
+    agent.stop();
+    assert!(!agent.pins().exists(), "an agent that ends in order leaves no pins");
+}
+
+#[test]
+fn mistakes_are_refused_with_a_reason() {
+    let agent = Agent::start();
+    let below = agent.cgroup().join("below");
+    fs::create_dir(&below).unwrap();
+    let say = |words: &[&str]| complaint(ask(&agent, words));
+    assert!(say(&["attach", below.to_str().unwrap()]).contains("is attached already; each may be attached once"));
+    fs::remove_dir(&below).unwrap();
+    let own = fs::read_to_string(format!("/proc/{}/cgroup", agent.pid())).unwrap();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
+    let said = say(&["attach", own]);
+    assert!(said.contains("the agent itself is in") || said.contains("each may be attached once"), "{said}");
+    assert!(say(&["attach", "ssa-test-nowhere"]).contains("there is no cgroup"));
+    assert!(say(&["detach", "ssa-test-nowhere"]).contains("is not attached"));
+    assert_eq!(list(&agent).len(), 1, "nothing has changed");
+}
+
+#[test]
+fn agent_of_the_machine_begins_with_nothing() {
+    let pki = Pki::new();
+    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let cgroup = Cgroup::new("machine");
+    let mut agent = Command::new(program()).args(["run", "--log", "warn"]).spawn().unwrap();
+    let path = cgroup.0.to_str().unwrap();
+    eventually("it can be asked", Duration::from_secs(20), || {
+        Command::new(program()).args(["attach", path]).output().unwrap().status.success()
+    });
+    let script = r#"
+port, name, ca = args
+sock = tls(name, ca)
+out(connect(sock, "127.0.0.1", port)["result"])
+"#;
+    let app = App::start_by(within(&cgroup.0), script, &[&server.port(), NAME, &pki.ca()]);
+    assert_eq!(app.finish(), "ok");
+    let shown = good(Command::new(program()).arg("list").output().unwrap());
+    assert!(shown.contains(path), "{shown}");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(agent.id()).unwrap()),
+        nix::sys::signal::Signal::SIGTERM,
+    )
+    .unwrap();
+    assert!(agent.wait().unwrap().success());
+}
+
+#[test]
+fn services_are_attached_when_they_begin_and_let_go_when_they_end() {
+    let pki = Pki::new();
+    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let prefix = format!("ssa-test-{}-rule", std::process::id());
+    let early = Cgroup::new("rule@early.service");
+    let agent = Agent::start_with(&format!(
+        "[[service]]\nunit = \"{prefix}@*.service\"\n[[service]]\ncgroup = \"/{prefix}.slice/*\"\n"
+    ));
+    let served = |path: &Path| list(&agent).iter().any(|(cgroup, _sockets)| cgroup == path);
+    eventually("what was there is attached", Duration::from_secs(5), || served(&early.0));
+    let late = Cgroup::new("rule@late.service");
+    eventually("a new unit is attached", Duration::from_secs(5), || served(&late.0));
+    let slice = Cgroup::new("rule.slice");
+    let (one, deep) = (slice.0.join("one"), slice.0.join("one/deep"));
+    fs::create_dir_all(&deep).unwrap();
+    eventually("a cgroup below a slice is attached", Duration::from_secs(5), || served(&one));
+    let other = Cgroup::new("rule.service");
+
+    let script = r#"
+port, name, ca = args
+sock = tls(name, ca)
+out(connect(sock, "127.0.0.1", port)["result"]); wait()
+"#;
+    let arguments = [server.port(), NAME.to_owned(), pki.ca()];
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    for path in [&late.0, &deep] {
+        let mut app = App::start_by(within(path), script, &arguments);
+        assert_eq!(app.said(), "ok", "{}", path.display());
+        app.kill();
+    }
+    assert!(!served(&deep), "it is served with the one above it");
+    assert!(!served(&slice.0) && !served(&other.0));
+
+    let gone = late.0.clone();
+    drop(late);
+    eventually("a unit that has ended is let go", Duration::from_secs(10), || !served(&gone));
+    // One of the same name is another cgroup.
+    let again = Cgroup::new("rule@late.service");
+    eventually("it is attached when it begins again", Duration::from_secs(5), || served(&again.0));
+    fs::remove_dir(deep).unwrap();
+    fs::remove_dir(one).unwrap();
+}
+
+#[test]
+fn cgroup_that_is_made_again_is_attached_again() {
+    let agent = Agent::start();
+    let cgroup = Cgroup::new("again");
+    good(ask(&agent, &["attach", cgroup.0.to_str().unwrap()]));
+    let path = cgroup.0.clone();
+    drop(cgroup);
+    eventually("it is gone", Duration::from_secs(10), || list(&agent).len() == 1);
+    let _again = Cgroup::new("again");
+    eventually("it is attached", Duration::from_secs(5), || list(&agent).iter().any(|(cgroup, _)| *cgroup == path));
+}
