@@ -83,7 +83,7 @@ pub(crate) async fn run(options: Options, attended: impl AsyncFnOnce() -> Result
         stop,
     });
     offer_ids(&maps)?;
-    let control = control::listen(&options.name)?;
+    let (control, _socket_file) = control::listen(&options.name)?;
     tokio::spawn(control::reload_at_hangup(Arc::clone(&agent), options.config.clone()));
     tokio::spawn(inbound::serve(Arc::clone(&agent), come));
     for listening in maps.all_listening() {

@@ -67,13 +67,23 @@ pub(crate) struct Control {
     listener: UnixListener,
 }
 
+/// The socket's file. Dropping it removes it.
+pub(crate) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Gone, if its folder was cleaned.
+        let _gone = fs::remove_file(&self.0);
+    }
+}
+
 /// Where the agent of a name is asked.
 fn path(name: &str) -> PathBuf {
     Path::new(FOLDER).join(format!("{name}.sock"))
 }
 
 /// Binds the socket of an agent. One of an agent that is gone is replaced.
-pub(crate) fn listen(name: &str) -> Result<Control> {
+pub(crate) fn listen(name: &str) -> Result<(Control, SocketFile)> {
     let path = path(name);
     let failed = || format!("the control socket {}", path.display());
     fs::DirBuilder::new().recursive(true).mode(0o755).create(FOLDER).with_context(failed)?;
@@ -83,7 +93,7 @@ pub(crate) fn listen(name: &str) -> Result<Control> {
     }
     let listener = UnixListener::bind(&path).with_context(failed)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).with_context(failed)?;
-    Ok(Control { listener })
+    Ok((Control { listener }, SocketFile(path)))
 }
 
 impl Control {
@@ -170,12 +180,12 @@ pub(crate) async fn reload_at_hangup(agent: Arc<Agent>, config: Config) {
     }
 }
 
-/// The names of agents that have a control socket.
+/// The names of agents that run: a socket of one that is gone refuses.
 pub(crate) fn names() -> Vec<String> {
     let entries = fs::read_dir(FOLDER).into_iter().flatten().flatten();
     let names =
         entries.filter_map(|entry| entry.file_name().to_string_lossy().strip_suffix(".sock").map(str::to_owned));
-    names.collect()
+    names.filter(|name| std::os::unix::net::UnixStream::connect(path(name)).is_ok()).collect()
 }
 
 /// Asks an agent. An error that it answers is an error here.

@@ -201,6 +201,9 @@ fn agent_of_the_machine_begins_with_nothing() {
     let cgroup = Cgroup::new("machine");
     let mut agent = Command::new(program()).args(["run", "--log", "warn"]).spawn().unwrap();
     let path = cgroup.0.to_str().unwrap();
+    let socket = Path::new("/run/ssa-agent/machine.sock");
+    // Agents of other tests run beside it.
+    eventually("it can be found", Duration::from_secs(20), || std::os::unix::net::UnixStream::connect(socket).is_ok());
     eventually("it can be asked", Duration::from_secs(20), || {
         Command::new(program()).args(["attach", path]).output().unwrap().status.success()
     });
@@ -219,6 +222,7 @@ out(connect(sock, "127.0.0.1", port)["result"])
     )
     .unwrap();
     assert!(agent.wait().unwrap().success());
+    assert!(!socket.exists());
 }
 
 #[test]
