@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     chains::Chains,
+    connections::Connections,
     contexts::Contexts,
     control, inbound,
     kernel::{
@@ -44,11 +45,13 @@ pub(crate) struct Options {
 pub(crate) struct Agent {
     pub(crate) maps: Arc<Maps>,
     pub(crate) chains: Chains,
+    pub(crate) connections: Connections,
     pub(crate) contexts: Contexts,
     pub(crate) listeners: Listeners,
     pub(crate) namespaces: Namespaces,
     pub(crate) policies: Policies,
     pub(crate) services: Arc<Services>,
+    pub(crate) began: Instant,
     /// Cancelled when the agent is to end: held connects are refused, connections reset.
     pub(crate) stop: CancellationToken,
 }
@@ -71,15 +74,17 @@ pub(crate) async fn run(options: Options, attended: impl AsyncFnOnce() -> Result
     let ring = maps.take_events().context("the events were taken before")?;
     let (clients, come) = mpsc::channel(CLIENTS_WAITING);
     let stop = CancellationToken::new();
-    let services = Arc::new(Services::attach_all(hooks, &options.cgroups, &stop)?);
+    let services = Arc::new(Services::attach_all(hooks, &maps, &options.cgroups, &stop)?);
     let agent = Arc::new(Agent {
         chains: Chains::new(Arc::clone(&maps)),
+        connections: Connections::default(),
         contexts: Contexts::new(Arc::clone(&maps))?,
         listeners: Listeners::default(),
         namespaces: Namespaces::new(Arc::clone(&maps), clients),
         policies: Policies::new(Arc::clone(&maps), Arc::clone(&services), options.config.read()?)?,
         maps: Arc::clone(&maps),
         services,
+        began: Instant::now(),
         stop,
     });
     offer_ids(&maps)?;

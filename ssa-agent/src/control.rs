@@ -5,6 +5,7 @@
 //! (`SO_PEERCRED`, unix(7)).
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -13,6 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use ssa_common::limits::Counter;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
@@ -20,7 +22,7 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use crate::{agent::Agent, policy::file::Config, services::Shown};
+use crate::{agent::Agent, connections, policy::file::Config, services::Shown};
 
 /// Version of the protocol, which every request names.
 const VERSION: u32 = 1;
@@ -46,6 +48,10 @@ pub(crate) enum Command {
     Detach { cgroup: PathBuf },
     /// Tell which cgroups are attached.
     List,
+    /// Tell of the open connections.
+    Connections,
+    /// Tell how the agent does.
+    Status,
 }
 
 /// What is answered.
@@ -53,13 +59,30 @@ pub(crate) enum Command {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Answer {
     /// A policy is in force; how many there were, it among them.
-    Reloaded { generation: u64 },
+    Reloaded {
+        generation: u64,
+    },
     /// It is attached, or is no longer.
     Done,
     /// The attached cgroups.
     Services(Vec<Shown>),
+    /// The open connections, the oldest first.
+    Connections(Vec<connections::Shown>),
+    Status(Box<Status>),
     /// Nothing has changed.
     Error(String),
+}
+
+/// How an agent does.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Status {
+    pub(crate) version: String,
+    pub(crate) pid: u32,
+    pub(crate) seconds: u64,
+    pub(crate) services: usize,
+    pub(crate) connections: usize,
+    /// What the hooks have counted since the maps were made, by name.
+    pub(crate) counters: BTreeMap<String, u64>,
 }
 
 /// The socket, bound.
@@ -129,6 +152,8 @@ async fn answer(mut stream: UnixStream, agent: &Arc<Agent>, config: &Config) -> 
                 Command::Reload => reload(agent, config).await,
                 Command::Attach { cgroup } => done(attach(agent, &cgroup).await),
                 Command::Detach { cgroup } => done(agent.services.detach(&cgroup, &agent.maps).await),
+                Command::Connections => Answer::Connections(agent.connections.shown()),
+                Command::Status => Answer::Status(Box::new(status(agent))),
                 Command::List => Answer::Services(agent.services.shown(&agent.maps)),
             },
             Ok(request) => Answer::Error(format!("version {} is not spoken; {VERSION} is", request.version)),
@@ -145,6 +170,18 @@ async fn attach(agent: &Agent, cgroup: &Path) -> Result<()> {
     agent.services.attach(cgroup, &agent.stop).await?;
     agent.policies.attached();
     Ok(())
+}
+
+fn status(agent: &Agent) -> Status {
+    let counters = Counter::ALL.into_iter().map(|(counter, name)| (name.to_owned(), agent.maps.counter(counter)));
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        seconds: agent.began.elapsed().as_secs(),
+        services: agent.services.paths().len(),
+        connections: agent.connections.shown().len(),
+        counters: counters.collect(),
+    }
 }
 
 fn done(result: Result<()>) -> Answer {
@@ -204,6 +241,10 @@ pub(crate) fn ask(name: &str, command: Command) -> Result<Answer> {
     }
     match serde_json::from_str(&line)? {
         Answer::Error(error) => bail!("{error}"),
-        answer @ (Answer::Reloaded { .. } | Answer::Done | Answer::Services(_)) => Ok(answer),
+        answer @ (Answer::Reloaded { .. }
+        | Answer::Done
+        | Answer::Services(_)
+        | Answer::Connections(_)
+        | Answer::Status(_)) => Ok(answer),
     }
 }

@@ -18,12 +18,12 @@ use tracing::{Instrument as _, debug, info, info_span};
 
 use crate::{
     agent::Agent,
+    connections::{Direction, Which},
     error::Error,
     listeners::Listener,
     netns::{Client, Passage, endpoint},
     outbound::relay_text,
-    peer_leg,
-    relay::{self, Copied},
+    peer_leg, relay,
     tls::{self, Secured, server},
 };
 
@@ -73,7 +73,7 @@ async fn client_of(
 ) -> Result<(), Error> {
     let policy = agent.policies.of_program(&listener.program).map_err(tls::Error::Brought)?;
     let limit = policy.policy.time.handshake_seconds.get();
-    let stop = agent.services.stop(listener.service);
+    let stop = agent.services.stop(listener.caller.service);
     let secured = tokio::select! {
         biased;
         () = stop.cancelled() => return Err(Error::Stopping),
@@ -98,18 +98,30 @@ async fn client_of(
         answers.push(Text::Error, &relay_text(error)).expect("the text was cut to fit");
         agent.maps.publish(id, &answers);
     };
-    let mut copied = Copied::default();
+    let entry = agent.connections.open(
+        &Which {
+            id,
+            direction: Direction::In,
+            caller: &listener.caller,
+            service: agent.services.name(listener.caller.service),
+            name: secured.sni().unwrap_or_default(),
+            peer: Some(from),
+        },
+        &secured,
+    );
     let news = peer_leg::news(wishes, [ssa_common::peer_option::ABSENT; ssa_common::peer_option::SLOTS]);
     let relayed = tokio::select! {
         biased;
         () = stop.cancelled() => return Err(Error::Stopping),
-        relayed = relay::run(leg, secured.stream, news, before_reset, &mut copied) => relayed,
+        relayed = relay::run(leg, secured.stream, news, before_reset, &entry.copied) => relayed,
     };
     let established = passage.withdraw();
     drop(passage);
+    let (up, down) = entry.copied.both();
+    drop(entry);
     match &relayed {
-        Ok(()) => info!(bytes.up = copied.up, bytes.down = copied.down, "closed"),
-        Err(error) => info!(bytes.up = copied.up, bytes.down = copied.down, %error, "reset"),
+        Ok(()) => info!(bytes.up = up, bytes.down = down, "closed"),
+        Err(error) => info!(bytes.up = up, bytes.down = down, %error, "reset"),
     }
     if !established {
         agent.listeners.give_up(agent, id);

@@ -11,6 +11,7 @@ use ssa_common::{
     connection::{Connection, Text, state},
     event::Listening,
     limits::ERROR_BYTES,
+    socket::Caller,
     steer::{ListenKey, action},
 };
 use tokio::{
@@ -54,8 +55,8 @@ struct Inner {
 pub(crate) struct Listener {
     pub(crate) id: u64,
     pub(crate) context: u64,
-    /// The attached cgroup that it was made in.
-    pub(crate) service: u64,
+    /// Who has made it, in which attached cgroup.
+    pub(crate) caller: Caller,
     pub(crate) program: Program,
     pub(crate) namespace: Arc<Namespace>,
     /// One permit for each handshake in flight.
@@ -275,7 +276,7 @@ async fn begin(agent: &Arc<Agent>, listening: &Listening) -> Result<(), Error> {
     let listener = Arc::new(Listener {
         id: listening.id,
         context: listening.context,
-        service: listening.caller.service,
+        caller: listening.caller,
         program,
         namespace: Arc::clone(&namespace),
         handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),

@@ -17,6 +17,7 @@ mod caller;
 mod cgroup;
 mod chains;
 mod cli;
+mod connections;
 mod contexts;
 mod control;
 mod doctor;

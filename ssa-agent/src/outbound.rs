@@ -23,11 +23,12 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use crate::{
     agent::Agent,
+    connections::{Direction, Which},
     error::Error,
     kernel::packet::{Errno, Syn},
     netns::{Namespace, endpoint, socket_addr},
     peer_leg::{self, Setup, Wishes},
-    relay::{self, Copied},
+    relay,
     resolve::{self, Families},
     tls::{self, Secured, name::ServerName},
 };
@@ -94,7 +95,17 @@ async fn attempt(
     match leg {
         Ok((None, _secured)) => debug!("given up by the application"),
         Ok((Some((app, mut answers)), secured)) => {
-            let mut copied = Copied::default();
+            let entry = agent.connections.open(
+                &Which {
+                    id: held.id,
+                    direction: Direction::Out,
+                    caller: &held.caller,
+                    service: agent.services.name(held.caller.service),
+                    name: held.hostname.as_str().unwrap_or_default(),
+                    peer: None,
+                },
+                &secured,
+            );
             let news = peer_leg::news(wishes, held.peer_options);
             // `TLS_ERROR` says why before the reset arrives.
             let before_reset = |error: &relay::Error| {
@@ -104,13 +115,15 @@ async fn attempt(
             let relayed = tokio::select! {
                 biased;
                 () = stop.cancelled() => return info!("reset: the agent ends"),
-                relayed = relay::run(app, secured.stream, news, before_reset, &mut copied) => relayed,
+                relayed = relay::run(app, secured.stream, news, before_reset, &entry.copied) => relayed,
             };
+            let (up, down) = entry.copied.both();
+            drop(entry);
             match relayed {
-                Ok(()) => info!(bytes.up = copied.up, bytes.down = copied.down, "closed"),
+                Ok(()) => info!(bytes.up = up, bytes.down = down, "closed"),
                 Err(error) => {
                     let cause = error.source().map(ToString::to_string);
-                    info!(bytes.up = copied.up, bytes.down = copied.down, %error, cause, "reset");
+                    info!(bytes.up = up, bytes.down = down, %error, cause, "reset");
                 }
             }
         }

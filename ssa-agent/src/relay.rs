@@ -8,6 +8,7 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
+    sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -24,13 +25,20 @@ use tokio_util::io::poll_read_buf;
 
 use crate::{app_leg::AppStream, sockopt, tls::peer::PeerStream};
 
-/// Bytes that went through, by direction.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+/// Bytes that went through so far, by direction.
+#[derive(Debug, Default)]
 pub(crate) struct Copied {
     /// From the application to the peer.
-    pub(crate) up: u64,
+    pub(crate) up: AtomicU64,
     /// From the peer to the application.
-    pub(crate) down: u64,
+    pub(crate) down: AtomicU64,
+}
+
+impl Copied {
+    /// Up, and down.
+    pub(crate) fn both(&self) -> (u64, u64) {
+        (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed))
+    }
 }
 
 /// Why a relay ended in resets.
@@ -53,11 +61,11 @@ pub(crate) async fn run(
     mut peer: SslStream<PeerStream>,
     mut news: impl FnMut(&mut Context<'_>, &TcpStream) -> Poll<()>,
     before_reset: impl FnOnce(&Error),
-    copied: &mut Copied,
+    copied: &Copied,
 ) -> Result<(), Error> {
     let mut app = AppStream::new(app);
-    let mut up = Pipe::default();
-    let mut down = Pipe::default();
+    let mut up = Pipe::new(&copied.up);
+    let mut down = Pipe::new(&copied.down);
     let mut gone = false;
     let ended = poll_fn(|cx| {
         let sent = up.poll(cx, Pin::new(&mut app), Pin::new(&mut peer)).map_err(Error::from_up)?;
@@ -70,8 +78,6 @@ pub(crate) async fn run(
         }
     })
     .await;
-    copied.up = up.copied;
-    copied.down = down.copied;
     match ended {
         Ok(()) => {
             close(app, peer).await;
@@ -140,14 +146,13 @@ enum Failed {
 }
 
 /// One direction. Has a buffer only while there is something in it.
-#[derive(Default)]
-struct Pipe {
+struct Pipe<'a> {
     buffer: BytesMut,
     /// Bytes of the buffer that were written already.
     written: usize,
     /// The reading side's end, once it was seen.
     end: Option<End>,
-    copied: u64,
+    copied: &'a AtomicU64,
 }
 
 enum End {
@@ -157,7 +162,11 @@ enum End {
     Done,
 }
 
-impl Pipe {
+impl<'a> Pipe<'a> {
+    fn new(copied: &'a AtomicU64) -> Self {
+        Self { buffer: BytesMut::new(), written: 0, end: None, copied }
+    }
+
     fn poll<R: Source, W: AsyncWrite>(
         &mut self,
         cx: &mut Context<'_>,
@@ -175,7 +184,7 @@ impl Pipe {
                     return Poll::Ready(Err(Failed::Write(io::ErrorKind::WriteZero.into())));
                 }
                 self.written += written;
-                self.copied += written as u64;
+                self.copied.fetch_add(written as u64, Ordering::Relaxed);
             }
             let moved = !self.buffer.is_empty();
             self.written = 0;

@@ -67,7 +67,12 @@ pub(crate) struct Shown {
 
 impl Services {
     /// Attaches cgroups, and those that an agent of the same name has left attached.
-    pub(crate) fn attach_all(mut hooks: Hooks, cgroups: &[PathBuf], stop: &CancellationToken) -> Result<Self> {
+    pub(crate) fn attach_all(
+        mut hooks: Hooks,
+        maps: &Maps,
+        cgroups: &[PathBuf],
+        stop: &CancellationToken,
+    ) -> Result<Self> {
         let names = Mutex::new(cgroups.iter().cloned().collect());
         let services =
             Self { by_id: Mutex::default(), names, refused: Mutex::default(), hooks: tokio::sync::Mutex::default() };
@@ -82,8 +87,13 @@ impl Services {
                     info!(cgroup = %path.display(), "serving a cgroup that was left attached");
                     lock(&services.names).insert(path);
                 }
-                // The kernel has detached everything with the cgroup.
-                None => hooks.forget(id)?,
+                // The kernel detaches everything with the last socket of a cgroup that is gone.
+                None if maps.sockets_of(id) == 0 => hooks.forget(id)?,
+                // Until then its guards stay, and refuse.
+                None => {
+                    let path = PathBuf::from(format!("removed, {id}"));
+                    services.lock().insert(id, Service { path, by: By::Rule, stop: stop.child_token() });
+                }
             }
         }
         Ok(Self { hooks: Some(hooks).into(), ..services })
@@ -212,6 +222,11 @@ impl Services {
             }
         }
         added
+    }
+
+    /// For people: its path, or nothing if it is gone.
+    pub(crate) fn name(&self, id: u64) -> String {
+        self.lock().get(&id).map_or_else(String::new, |service| service.path.display().to_string())
     }
 
     /// Cancelled when the service is detached.

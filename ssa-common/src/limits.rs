@@ -84,6 +84,18 @@ pub enum Counter {
     Opened = 5,
 }
 
+impl Counter {
+    /// All of them, with the names under which they are shown.
+    pub const ALL: [(Self, &'static str); 6] = [
+        (Self::Sockets, "sockets_open"),
+        (Self::EventsLost, "events_lost"),
+        (Self::NoRoom, "no_room"),
+        (Self::SynsHeld, "syns_held"),
+        (Self::PacketsDropped, "packets_dropped"),
+        (Self::Opened, "sockets_with_id"),
+    ];
+}
+
 /// Slots of the map `COUNTERS`.
 pub const COUNTERS: usize = 8;
 

@@ -7,6 +7,7 @@ mod exec;
 mod probe;
 mod reload;
 mod run;
+mod status;
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
@@ -34,6 +35,8 @@ enum Command {
     Attach(attach::AttachArgs),
     Detach(attach::DetachArgs),
     List(attach::ListArgs),
+    Status(status::StatusArgs),
+    Connections(status::ConnectionsArgs),
     Reload(reload::Args),
     Doctor(doctor::Args),
     #[command(hide = true)]
@@ -98,6 +101,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Attach(args) => attach::attach(&args),
         Command::Detach(args) => attach::detach(&args),
         Command::List(args) => attach::list(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Connections(args) => status::connections(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Probe(args) => probe::run(&args),

@@ -147,20 +147,30 @@ impl Hooks {
         let id = directory.metadata().map_err(broken)?.ino();
         let pins = self.folder(id);
         refuse_nested(cgroup, &self.pins)?;
+        let fresh = !pins.exists();
+        let attached = self.attach_guards(id, &directory, &pins);
+        if attached.is_err() && fresh {
+            // Half attached, and no TLS socket can have been made: the hook that makes them comes last.
+            let _as_far_as_it_went = self.forget(id);
+        }
+        attached.map(|()| id)
+    }
+
+    fn attach_guards(&self, id: u64, directory: &File, pins: &Path) -> Result<(), Error> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(&pins)
-            .map_err(|source| Error::Bpffs { path: pins.clone(), source })?;
+            .create(pins)
+            .map_err(|source| Error::Bpffs { path: pins.to_owned(), source })?;
         let create = self.socket_call.then_some(CREATE);
         if create.is_none() {
             // Of an agent that could.
-            unpin(&pins, CREATE.0)?;
+            unpin(pins, CREATE.0)?;
         }
         for (name, kind) in GUARDS.into_iter().chain(create) {
             let failed = |source| Error::Attach { program: name, source };
             let program = program_fd(&self.ebpf, name)?;
-            guard(&pins.join(name), program, &directory, kind).map_err(failed)?;
+            guard(&pins.join(name), program, directory, kind).map_err(failed)?;
             if name == "ssa_release" {
                 // The kernel has made the cgroup's value by now, and no TLS socket can be made yet.
                 self.name_service(id).map_err(failed)?;
@@ -170,7 +180,7 @@ impl Hooks {
             sys::map_insert(self.attached.as_fd(), &id, &1_u32)
                 .map_err(|source| Error::Attach { program: CREATE.0, source })?;
         }
-        Ok(id)
+        Ok(())
     }
 
     /// Tells the hooks of a cgroup its id. The count of its sockets stays.

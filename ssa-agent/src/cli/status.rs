@@ -1,0 +1,103 @@
+//! `ssa-agent status` and `connections`: how a running agent does.
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    connections::{Direction, Shown},
+    control::{self, Answer, Command},
+};
+
+/// Say how a running agent does: services, connections, counters
+#[derive(clap::Args)]
+pub(crate) struct StatusArgs {
+    /// Print JSON instead
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    agent: super::AgentArgs,
+}
+
+/// List the open connections of a running agent, the oldest first
+///
+/// Each with its program, its peer, and what was negotiated. Connections that are still being set up are not listed.
+#[derive(clap::Args)]
+pub(crate) struct ConnectionsArgs {
+    /// Print JSON instead: one array
+    #[arg(long)]
+    json: bool,
+    /// Print them again every second, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+    #[command(flatten)]
+    agent: super::AgentArgs,
+}
+
+pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode> {
+    let Answer::Status(status) = control::ask(&args.agent.name()?, Command::Status)? else {
+        bail!("the agent speaks of something else");
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("ssa-agent {}, process {}, for {} s", status.version, status.pid, status.seconds);
+    println!("{:>10}  services", status.services);
+    println!("{:>10}  connections", status.connections);
+    for (name, value) in &status.counters {
+        println!("{value:>10}  {name}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn connections(args: &ConnectionsArgs) -> Result<ExitCode> {
+    let name = args.agent.name()?;
+    loop {
+        let Answer::Connections(connections) = control::ask(&name, Command::Connections)? else {
+            bail!("the agent speaks of something else");
+        };
+        if args.watch && std::io::stdout().is_terminal() {
+            print!("\x1b[H\x1b[2J");
+        }
+        if args.json {
+            println!("{}", serde_json::to_string(&connections)?);
+        } else {
+            print(&connections);
+        }
+        std::io::stdout().flush()?;
+        if !args.watch {
+            return Ok(ExitCode::SUCCESS);
+        }
+        thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn print(connections: &[Shown]) {
+    println!(
+        "{:<3} {:>7} {:>6} {:<40} {:<24} {:<7} {:<28} {:<3} {:>8} {:>12} {:>12}  SERVICE",
+        "DIR", "PID", "UID", "PEER", "NAME", "VERSION", "CIPHER", "RES", "AGE", "UP", "DOWN"
+    );
+    for one in connections {
+        println!(
+            "{:<3} {:>7} {:>6} {:<40} {:<24} {:<7} {:<28} {:<3} {:>7.0}s {:>12} {:>12}  {}",
+            if one.direction == Direction::Out { "out" } else { "in" },
+            one.pid,
+            one.uid,
+            one.peer.map(|peer| peer.to_string()).unwrap_or_default(),
+            one.name,
+            one.version,
+            one.cipher,
+            if one.resumed { "yes" } else { "no" },
+            one.age_seconds,
+            one.bytes_up,
+            one.bytes_down,
+            one.service,
+        );
+    }
+}
