@@ -152,7 +152,8 @@ for addr in ("10.9.0.2/24", "fe80::9:2/64"): run(*there, "ip", "addr", "add", ad
 run(*there, "ip", "link", "set", "d1", "up")
 servers = [subprocess.Popen([*there, "openssl", "s_server", "-quiet", "-rev", "-accept", where, "-cert", chain, "-key", key],
                             stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for where in ("10.9.0.2:4433", "[fe80::9:2%d1]:4434")]
-time.sleep(0.5)
+listening = lambda port: any(f":{port:04X} " in open(f"/proc/{other.pid}/net/{table}").read() for table in ("tcp", "tcp6"))
+while not (listening(4433) and listening(4434)): time.sleep(0.05)
 came = {}
 try:
     bound = tls(name_, ca); bound.setsockopt(socket.SOL_SOCKET, 25, b"d0\0")
