@@ -87,7 +87,7 @@ fn prepare(kernel: &Kernel) -> String {
     let modules = kernel.base.join("lib/modules").join(&kernel.release);
     format!(
         r#"
-export PATH='{path}:/usr/sbin:/sbin' HOME='{home}' LANG=C.UTF-8 SSA_SLOW_MACHINE=1 SSA_TRACING=1
+export PATH='{path}:/usr/sbin:/sbin' HOME='{home}' LANG=C.UTF-8 SSA_SLOW_MACHINE=1 SSA_TRACING=1 RUST_TEST_THREADS=4
 mount -t tmpfs tmpfs /run
 mount -t cgroup2 none /sys/fs/cgroup
 mount -t bpf none /sys/fs/bpf
@@ -216,11 +216,16 @@ struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if matches!(self.0.try_wait(), Ok(None)) {
-            let pid = Pid::from_raw(i32::try_from(self.0.id()).expect("pids are small"));
-            // SIGTERM, which sudo passes on.
-            let _gone = kill(pid, Signal::SIGTERM);
+        let pid = Pid::from_raw(i32::try_from(self.0.id()).expect("pids are small"));
+        // SIGTERM, which sudo passes on. One that hangs in the kernel, as with a broken /dev/kvm, is left behind.
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            for _tick in 0..100 {
+                if !matches!(self.0.try_wait(), Ok(None)) {
+                    return;
+                }
+                let _gone = kill(pid, signal);
+                thread::sleep(Duration::from_millis(50));
+            }
         }
-        let _gone = self.0.wait();
     }
 }

@@ -66,12 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     setup::run(&setup::Args { tests: true })?;
     let kernels: Vec<&str> = args.kernel.iter().map(String::as_str).collect();
     if args.command.is_empty() {
-        let rows = suite(&kernels, args.test.as_deref())?;
-        if args.write {
-            fs::write(root().join("docs/kernels.md"), matrix::document(&rows)?)?;
-            eprintln!("wrote docs/kernels.md");
-        }
-        return verdict(&rows);
+        return verdict(&suite(&kernels, args.test.as_deref(), args.write)?);
     }
     build()?;
     let script: Vec<String> = args.command.iter().map(|word| quoted(word)).collect();
@@ -86,10 +81,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Runs the tests on some kernels, and fails if any test does.
 pub(crate) fn test(kernels: &[&str]) -> Result<()> {
-    verdict(&suite(kernels, None)?)
+    verdict(&suite(kernels, None, false)?)
 }
 
-fn suite(kernels: &[&str], filter: Option<&str>) -> Result<Vec<Row>> {
+fn suite(kernels: &[&str], filter: Option<&str>, write: bool) -> Result<Vec<Row>> {
     let programs = prepare()?;
     let mut rows = Vec::new();
     for wanted in kernels {
@@ -97,6 +92,10 @@ fn suite(kernels: &[&str], filter: Option<&str>) -> Result<Vec<Row>> {
         let accel = accel(&kernel)?;
         eprintln!("\n=== system tests on Linux {}, {accel:?} ===", kernel.release);
         rows.push(one(&kernel, accel, &programs, filter)?);
+        if write {
+            fs::write(root().join("docs/kernels.md"), matrix::document(&rows)?)?;
+            eprintln!("wrote docs/kernels.md");
+        }
     }
     Ok(rows)
 }
