@@ -183,7 +183,7 @@ fn programs() -> Vec<Check> {
     vec![
         programs.need(
             refused.is_empty(),
-            "ssa-agent run --log debug says what the verifier found; run a kernel of docs/kernels.md",
+            "ssa-agent run --log debug says what the verifier found; run a kernel that is tested (README)",
         ),
         call.want(tracing.is_empty(), "nothing, if programs make plain TCP sockets and set an option"),
     ]

@@ -28,5 +28,5 @@ pub(crate) fn run() -> Result<()> {
         "--document-private-items",
     ]))?;
     test::run(&test::Args::default())?;
-    vm::test(&vm::ENDS)
+    vm::ends()
 }

@@ -87,7 +87,7 @@ fn prepare(kernel: &Kernel) -> String {
     let modules = kernel.base.join("lib/modules").join(&kernel.release);
     format!(
         r#"
-export PATH='{path}:/usr/sbin:/sbin' HOME='{home}' LANG=C.UTF-8 SSA_SLOW_MACHINE=1 SSA_TRACING=1 RUST_TEST_THREADS=4
+export PATH='{path}:/usr/sbin:/sbin' HOME='{home}' LANG=C.UTF-8 SSA_SLOW_MACHINE=1 SSA_TRACING=1
 mount -t tmpfs tmpfs /run
 mount -t cgroup2 none /sys/fs/cgroup
 mount -t bpf none /sys/fs/bpf
