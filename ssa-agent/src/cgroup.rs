@@ -42,11 +42,6 @@ pub(crate) fn create(path: &Path) -> Result<bool> {
     }
 }
 
-/// The path of the cgroup with this inode, if there is one.
-pub(crate) fn by_inode(inode: u64) -> Option<PathBuf> {
-    all_below(&mount().ok()?, |_path| ()).into_iter().find(|(id, _path)| *id == inode).map(|(_id, path)| path)
-}
-
 /// A cgroup and all below it: inodes and paths, those above first. `each` is called before what is below is read.
 pub(crate) fn all_below(path: &Path, mut each: impl FnMut(&Path)) -> Vec<(u64, PathBuf)> {
     let mut found = Vec::new();

@@ -69,14 +69,19 @@ pub(crate) struct Capability {
 }
 
 /// All that the agent needs, and nothing else.
-pub(crate) const CAPABILITIES: [Capability; 10] = [
+pub(crate) const CAPABILITIES: [Capability; 11] = [
+    Capability {
+        number: 1,
+        name: "CAP_DAC_OVERRIDE",
+        reason: "put the maker of a socket into the program's cgroup, whose firewall then holds for it",
+    },
     Capability {
         number: 2,
         name: "CAP_DAC_READ_SEARCH",
-        reason: "the administrator's certificates and keys, files for programs of root",
+        reason: "open a cgroup by its inode, the administrator's certificates and keys, files for programs of root",
     },
-    Capability { number: 6, name: "CAP_SETGID", reason: "files that a program names are opened with its groups" },
-    Capability { number: 7, name: "CAP_SETUID", reason: "files that a program names are opened as its user" },
+    Capability { number: 6, name: "CAP_SETGID", reason: "files that a program names are opened with its groups, sockets made with its group" },
+    Capability { number: 7, name: "CAP_SETUID", reason: "files that a program names are opened, and sockets made, as its user" },
     Capability {
         number: 12,
         name: "CAP_NET_ADMIN",

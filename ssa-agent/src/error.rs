@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use crate::{
     kernel::{self, packet::Errno},
-    resolve, tls,
+    netns, resolve, tls,
 };
 
 /// A connection that was not made, by whose fault.
@@ -28,6 +28,16 @@ pub(crate) enum Error {
     /// The peer accepted the connection, and no more.
     #[error("{to} did not finish the TLS handshake within {} s", limit.as_secs_f32())]
     HandshakeTimeout { to: SocketAddr, limit: Duration },
+    /// Sockets for the clients of a listener.
+    #[error("clients can't be taken in")]
+    Entrance(#[source] netns::Error),
+    /// The program's own firewall, most likely.
+    #[error(
+        "the connection from the program to the agent was not made within {} s: the firewall or the IPAddressDeny= of the \
+         service must let it reach 127.204.0.0/15 and ::1",
+        limit.as_secs_f32()
+    )]
+    Leg { limit: Duration },
     /// The kernel or the machine.
     #[error("the TLS agent failed")]
     Kernel(#[from] kernel::Error),
@@ -52,7 +62,7 @@ impl Error {
             Self::DialAll { errno, .. } => *errno,
             Self::DialTimeout { .. } | Self::HandshakeTimeout { .. } => Errno::HostUnreachable,
             Self::Resolve { .. } | Self::ResolveTimeout { .. } => Errno::HostUnreachable,
-            Self::Kernel(_) | Self::Stopping => Errno::HostUnreachable,
+            Self::Entrance(_) | Self::Leg { .. } | Self::Kernel(_) | Self::Stopping => Errno::HostUnreachable,
             Self::Tls(_) => Errno::Protocol,
         }
     }

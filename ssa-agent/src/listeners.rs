@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -12,7 +12,7 @@ use ssa_common::{
     event::Listening,
     limits::ERROR_BYTES,
     socket::Caller,
-    steer::{ListenKey, action},
+    steer::ListenKey,
 };
 use tokio::{
     sync::{Semaphore, watch},
@@ -25,9 +25,10 @@ use crate::{
     error::Error,
     kernel::{
         self,
+        on_behalf::Owner,
         sock_diag::{self, Listed},
     },
-    netns::{Namespace, mapped, socket_addr},
+    netns::{Entrance, Namespace, Steered, mapped, socket_addr},
     peer_leg::Wishes,
     policy::profile::Program,
     tls,
@@ -48,6 +49,8 @@ pub(crate) struct Listeners(Mutex<Inner>);
 #[derive(Default)]
 struct Inner {
     listeners: HashMap<u64, Arc<Listener>>,
+    /// By namespace (cookie) and owner.
+    entrances: HashMap<(u64, Owner), Weak<Entrance>>,
     accepted: HashMap<u64, Accepted>,
 }
 
@@ -59,6 +62,7 @@ pub(crate) struct Listener {
     pub(crate) caller: Caller,
     pub(crate) program: Program,
     pub(crate) namespace: Arc<Namespace>,
+    entrance: Arc<Entrance>,
     /// One permit for each handshake in flight.
     pub(crate) handshakes: Arc<Semaphore>,
     at: SocketAddr,
@@ -224,26 +228,45 @@ impl Listeners {
         let now: HashSet<ListenKey> = there.filter(|key| !own.contains(key)).collect();
         let mut passed = listener.passed.lock().unwrap_or_else(PoisonError::into_inner);
         for key in now.difference(&passed) {
-            listener.namespace.steer(key, Some(action::PASS))?;
+            listener.namespace.steer(key, Steered::Other)?;
         }
         for key in passed.difference(&now).filter(|key| !own.contains(key)) {
-            listener.namespace.steer(key, None)?;
+            listener.namespace.steer(key, Steered::Nobody)?;
         }
         *passed = now;
         Ok(())
     }
 
     fn unsteer(&self, gone: &Listener) {
-        let kept: HashSet<ListenKey> = {
+        let kept: HashMap<ListenKey, Arc<Entrance>> = {
             let inner = self.lock();
             let others = inner.listeners.values().filter(|other| other.namespace.cookie == gone.namespace.cookie);
-            others.flat_map(|other| other.keys()).collect()
+            others.flat_map(|other| other.keys().into_iter().map(|key| (key, Arc::clone(&other.entrance)))).collect()
         };
         let passed = gone.passed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for key in gone.keys().into_iter().chain(passed).filter(|key| !kept.contains(key)) {
-            // Removing can't fail.
-            let _removed = gone.namespace.steer(&key, None);
+        for key in gone.keys().into_iter().chain(passed) {
+            let to = kept.get(&key).map_or(Steered::Nobody, |entrance| Steered::Agent(entrance));
+            // Removing can't fail, nor can changing what is there.
+            let _done = gone.namespace.steer(&key, to);
         }
+    }
+
+    /// Where clients of an owner's listeners come in, made for the first of them.
+    async fn entrance(&self, namespace: &Arc<Namespace>, owner: Owner) -> Result<Arc<Entrance>, Error> {
+        let key = (namespace.cookie, owner);
+        let there = |inner: &Inner| inner.entrances.get(&key).and_then(Weak::upgrade);
+        if let Some(entrance) = there(&self.lock()) {
+            return Ok(entrance);
+        }
+        let made = Arc::new(namespace.entrance(owner).await.map_err(Error::Entrance)?);
+        let mut inner = self.lock();
+        // Another listener may have been quicker.
+        if let Some(entrance) = there(&inner) {
+            return Ok(entrance);
+        }
+        inner.entrances.retain(|_key, entrance| entrance.strong_count() > 0);
+        inner.entrances.insert(key, Arc::downgrade(&made));
+        Ok(made)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -270,6 +293,8 @@ async fn begin(agent: &Arc<Agent>, listening: &Listening) -> Result<(), Error> {
     let at = socket_addr(&listening.at);
     let at = if listening.at.addr == [0; 16] { SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), at.port()) } else { at };
     let port = at.port();
+    let caller = &listening.caller;
+    let owner = Owner { cgroups: [caller.cgroup; 2], uid: caller.uid, gid: caller.gid };
     let listed = namespace.make(move || sock_diag::listening(port)).await.unwrap_or_default();
     let same = |one: &&Listed| one.at.ip() == at.ip();
     let dual = at.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && listed.iter().find(same).is_none_or(|one| !one.only_v6);
@@ -279,6 +304,7 @@ async fn begin(agent: &Arc<Agent>, listening: &Listening) -> Result<(), Error> {
         caller: listening.caller,
         program,
         namespace: Arc::clone(&namespace),
+        entrance: agent.listeners.entrance(&namespace, owner).await?,
         handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
         at,
         dual,
@@ -287,7 +313,7 @@ async fn begin(agent: &Arc<Agent>, listening: &Listening) -> Result<(), Error> {
     agent.listeners.lock().listeners.insert(listening.id, Arc::clone(&listener));
     agent.listeners.pass_others(&listener, &listed)?;
     for key in listener.keys() {
-        namespace.steer(&key, Some(action::STEER))?;
+        namespace.steer(&key, Steered::Agent(&listener.entrance))?;
     }
     if !agent.maps.listening(listening.id) {
         agent.listeners.remove(agent, listening.id);

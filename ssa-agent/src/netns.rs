@@ -5,7 +5,7 @@
 //! agent has there would keep the namespace alive.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -24,7 +24,7 @@ use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use ssa_common::{
     socket::{Caller, Endpoint},
-    steer::{LegKey, ListenKey, ResumedKey, target},
+    steer::{LegKey, ListenKey, ResumedKey, action, target},
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -37,6 +37,7 @@ use crate::{
     kernel::{
         self, STEER,
         maps::Maps,
+        on_behalf::{self, Owner},
         packet::{Errno, Syn},
     },
     sockopt,
@@ -51,6 +52,8 @@ pub(crate) enum Error {
     Steer(#[from] kernel::Error),
     #[error("sockets in the network namespace failed")]
     Sockets(#[from] io::Error),
+    #[error("programs of too many cgroups listen in the network namespace")]
+    Full,
     #[error("the socket is of another network namespace than its program, and of none served before")]
     Stranger,
 }
@@ -129,11 +132,31 @@ pub(crate) struct Namespace {
     raw6: Option<Socket>,
     resumed: Mutex<BpfHashMap<MapData, ResumedKey, u32>>,
     expected: Mutex<HashMap<Tuple, Expected>>,
+    targets: Mutex<SockMap<MapData>>,
+    /// Places of [`Entrance`]s among the targets that are taken.
+    taken: Arc<Mutex<HashSet<u32>>>,
+    clients: queue::Sender<Client>,
+    netns: Arc<File>,
     maker: mpsc::Sender<Job>,
     /// They accept, for as long as the namespace is there.
     accepting: Mutex<JoinSet<()>>,
     /// Holds the link of the steering program.
     _steer: Ebpf,
+}
+
+/// The agent's listeners for clients of the programs of one cgroup and user. They are made on behalf of these: what may
+/// not reach the programs does not reach the agent in their place.
+pub(crate) struct Entrance {
+    /// Place of the first among the targets.
+    target: u32,
+    taken: Arc<Mutex<HashSet<u32>>>,
+    _accepting: JoinSet<()>,
+}
+
+impl Drop for Entrance {
+    fn drop(&mut self) {
+        lock(&self.taken).remove(&self.target);
+    }
 }
 
 /// Source and target of a SYN.
@@ -148,8 +171,8 @@ struct Expected {
 
 /// What a thread makes inside a namespace.
 struct Made {
-    /// By their place among the targets.
-    listeners: [Option<Socket>; target::COUNT],
+    /// For application legs, by their place among the targets.
+    listeners: [Option<Socket>; 2],
     raw4: Socket,
     raw6: Option<Socket>,
     netns: File,
@@ -171,7 +194,7 @@ impl Namespace {
             }
         })?;
         let made = wait.await.map_err(|_gone| io::Error::other("the namespace's thread died"))??;
-        let Steer { ebpf: steer, resumed, passing, listen } = steer(&made.netns, &maps, &made.listeners)?;
+        let Steer { ebpf: steer, targets, resumed, passing, listen } = steer(&made.netns, &maps, &made.listeners)?;
         let namespace = Arc::new(Self {
             cookie: caller.netns,
             maps,
@@ -181,16 +204,17 @@ impl Namespace {
             raw6: made.raw6,
             resumed: Mutex::new(resumed),
             expected: Mutex::default(),
+            targets: Mutex::new(targets),
+            taken: Arc::default(),
+            clients,
+            netns: Arc::new(made.netns),
             maker,
             accepting: Mutex::default(),
             _steer: steer,
         });
-        for (index, listener) in (0..).zip(made.listeners) {
-            let Some(listener) = listener else { continue };
+        for listener in made.listeners.into_iter().flatten() {
             let listener = TcpListener::from_std(listener.into())?;
-            let of_client = index == target::CLIENT_V4 || index == target::CLIENT_V6;
-            let accept = accept(Arc::downgrade(&namespace), listener, of_client.then(|| clients.clone()));
-            lock(&namespace.accepting).spawn(accept);
+            lock(&namespace.accepting).spawn(accept(Arc::downgrade(&namespace), listener, None));
         }
         info!(cookie = caller.netns, "serving a network namespace");
         Ok(namespace)
@@ -209,6 +233,41 @@ impl Namespace {
         let dead = || io::Error::other("the namespace's thread died");
         self.maker.send(job).map_err(|_job| dead())?;
         wait.await.map_err(|_gone| dead())?
+    }
+
+    /// Makes a socket on behalf of a program, which is of this namespace.
+    pub(crate) async fn socket(&self, owner: Owner, domain: Domain, kind: Type) -> io::Result<Socket> {
+        let netns = Arc::clone(&self.netns);
+        // It waits for as long as the cgroup is frozen.
+        let made = tokio::task::spawn_blocking(move || on_behalf::socket(&owner, netns.as_fd(), domain, kind));
+        made.await.map_err(io::Error::other)?
+    }
+
+    /// Makes listeners on behalf of a program that listens.
+    pub(crate) async fn entrance(self: &Arc<Self>, owner: Owner) -> Result<Entrance, Error> {
+        let target = {
+            let mut taken = lock(&self.taken);
+            let mut places = (0..target::ENTRANCES).map(|pair| target::ENTRANCE + 2 * pair);
+            let free = places.find(|place| !taken.contains(place)).ok_or(Error::Full)?;
+            taken.insert(free);
+            free
+        };
+        // Its place is free again if anything fails from here on.
+        let mut entrance = Entrance { target, taken: Arc::clone(&self.taken), _accepting: JoinSet::new() };
+        let v4 = self.socket(owner, Domain::IPV4, Type::STREAM).await?;
+        set_up_listener(&v4, Ipv4Addr::LOCALHOST.into())?;
+        let v6 = self.socket(owner, Domain::IPV6, Type::STREAM).await;
+        let v6 = v6.and_then(|v6| set_up_listener(&v6, Ipv6Addr::LOCALHOST.into()).map(|()| v6));
+        for (index, listener) in (target..).zip([Ok(v4), v6]) {
+            // Without IPv6.
+            let Ok(listener) = listener else { continue };
+            self.maps.mark_listener(&listener)?;
+            let set = lock(&self.targets).set(index, &listener, 0);
+            set.map_err(|source| kernel::Error::Map { name: "TARGETS", source })?;
+            let listener = TcpListener::from_std(listener.into())?;
+            entrance._accepting.spawn(accept(Arc::downgrade(self), listener, Some(self.clients.clone())));
+        }
+        Ok(entrance)
     }
 
     /// Announces an application leg: its SYN may pass, and the connection will be handed over.
@@ -241,12 +300,13 @@ impl Namespace {
         raw.send_to(packet, &SockAddr::from(to)).map(drop)
     }
 
-    /// Says what becomes of new connections to an address; None: what the kernel does.
-    pub(crate) fn steer(&self, key: &ListenKey, action: Option<u32>) -> Result<(), kernel::Error> {
+    /// Says what becomes of new connections to an address.
+    pub(crate) fn steer(&self, key: &ListenKey, to: Steered<'_>) -> Result<(), kernel::Error> {
         let mut listen = lock(&self.listen);
-        match action {
-            Some(action) => listen.insert(key, action, 0),
-            None => {
+        match to {
+            Steered::Agent(entrance) => listen.insert(key, entrance.target, 0),
+            Steered::Other => listen.insert(key, action::PASS, 0),
+            Steered::Nobody => {
                 // Absent only if the map was never written.
                 let _absent = listen.remove(key);
                 Ok(())
@@ -289,6 +349,16 @@ impl Namespace {
             None => debug!(%from, %target, "reset a connection that was not resumed"),
         }
     }
+}
+
+/// Where new connections to an address go.
+pub(crate) enum Steered<'a> {
+    /// To the agent.
+    Agent(&'a Entrance),
+    /// Where the kernel sends them, as there is no TLS socket.
+    Nobody,
+    /// To a socket that is no TLS socket, though one listens at every address.
+    Other,
 }
 
 /// An application leg that was announced. Dropping it withdraws the announcement.
@@ -372,7 +442,7 @@ fn enter(caller: &Caller) -> Result<Made, Error> {
     let raw4 = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
     raw4.set_nonblocking(true)?;
     let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
-    let listeners = [Some(listener(v4)?), listener(v6).ok(), Some(listener(v4)?), listener(v6).ok()];
+    let listeners = [Some(listener(v4)?), listener(v6).ok()];
     Ok(Made { listeners, raw4, raw6: raw6().ok(), netns })
 }
 
@@ -383,27 +453,32 @@ fn raw6() -> io::Result<Socket> {
     Ok(raw)
 }
 
-/// A listener whose connections are reset when they are closed, until the relay says otherwise: if
-/// the agent dies, the kernel itself resets them.
 fn listener(addr: IpAddr) -> io::Result<Socket> {
-    const BACKLOG: i32 = 4096;
     let socket = Socket::new(Domain::for_address(SocketAddr::new(addr, 0)), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    set_up_listener(&socket, addr)?;
+    Ok(socket)
+}
+
+/// Connections that come out of it are reset when they are closed, until the relay says otherwise: if the agent dies,
+/// the kernel itself resets them.
+fn set_up_listener(socket: &Socket, addr: IpAddr) -> io::Result<()> {
+    const BACKLOG: i32 = 4096;
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_out_of_band_inline(true)?;
     socket.set_tcp_nodelay(true)?;
-    socket.set_nonblocking(true)?;
-    sockopt::save_syns(&socket)?;
+    sockopt::save_syns(socket)?;
     socket.bind(&SocketAddr::new(addr, 0).into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket)
+    socket.listen(BACKLOG)
 }
 
 /// The steering program and its maps.
 struct Steer {
     ebpf: Ebpf,
+    targets: SockMap<MapData>,
     resumed: BpfHashMap<MapData, ResumedKey, u32>,
     passing: BpfHashMap<MapData, ResumedKey, u32>,
     listen: BpfHashMap<MapData, ListenKey, u32>,
@@ -429,7 +504,7 @@ fn steer(netns: &File, maps: &Maps, listeners: &[Option<Socket>]) -> Result<Stee
     program.attach(netns.as_fd()).map_err(broken)?;
     let (resumed, passing, listen) =
         (take(&mut ebpf, "RESUMED")?, take(&mut ebpf, "PASSING")?, take(&mut ebpf, "LISTEN")?);
-    Ok(Steer { ebpf, resumed, passing, listen })
+    Ok(Steer { ebpf, targets, resumed, passing, listen })
 }
 
 fn take<K: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<BpfHashMap<MapData, K, u32>, kernel::Error> {

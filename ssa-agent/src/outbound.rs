@@ -17,7 +17,7 @@ use ssa_common::{
 use tokio::{
     net::TcpStream,
     sync::watch,
-    time::{sleep, timeout},
+    time::{sleep, sleep_until, timeout},
 };
 use tracing::{Instrument as _, debug, info, info_span, warn};
 
@@ -25,7 +25,10 @@ use crate::{
     agent::Agent,
     connections::{Direction, Which},
     error::Error,
-    kernel::packet::{Errno, Syn},
+    kernel::{
+        on_behalf::Owner,
+        packet::{Errno, Syn},
+    },
     netns::{Namespace, endpoint, socket_addr},
     peer_leg::{self, Setup, Wishes},
     relay,
@@ -141,11 +144,12 @@ async fn secure(
     let policy = agent.policies.of(&held.caller).map_err(tls::Error::Brought)?;
     let connect_limit = policy.policy.time.connect_seconds.get();
     let handshake_limit = policy.policy.time.handshake_seconds.get();
+    let owner = Owner { cgroups: [held.cgroup, held.caller.cgroup], uid: held.caller.uid, gid: held.caller.gid };
     let settings = match timeout(connect_limit, agent.contexts.settings(held.context, &policy)).await {
         Ok(settings) => settings?,
         Err(_elapsed) => return Err(tls::Error::Brought("reading the certificates takes too long".to_owned()).into()),
     };
-    let setup = Setup { bound: held.bound, interface: held.interface, options: held.peer_options };
+    let setup = Setup { owner, bound: held.bound, interface: held.interface, options: held.peer_options };
     let stream = if orig_dst.ip().is_unspecified() {
         dial_name(namespace, held, orig_dst.port(), setup, connect_limit).await?
     } else {
@@ -176,7 +180,8 @@ async fn dial_name(
     let host = held.hostname.as_str().unwrap_or_default().to_owned();
     let v4 = Ipv6Addr::from(held.orig_dst.addr).to_canonical().is_ipv4();
     let families = if v4 { Families::V4 } else { Families::Both };
-    let addresses = match timeout(limit, resolve::addresses(namespace, held.caller, &host, families)).await {
+    let addresses = match timeout(limit, resolve::addresses(namespace, held.caller, setup.owner, &host, families)).await
+    {
         Ok(found) => found.map_err(|source| Error::Resolve { host: host.clone(), source })?,
         Err(_elapsed) => return Err(Error::ResolveTimeout { host, limit }),
     };
@@ -256,6 +261,7 @@ async fn resume(
     }
     let stop = agent.services.stop(held.caller.service);
     let mut arrival = namespace.expect(&progress.borrow().syn)?;
+    let deadline = tokio::time::Instant::now() + ANSWER_LIMIT;
     loop {
         let now = progress.borrow_and_update().clone();
         if now.left.is_none()
@@ -267,6 +273,7 @@ async fn resume(
             biased;
             leg = arrival.leg() => return Ok(leg.map(|leg| (leg, answers))),
             () = stop.cancelled() => return Err(Error::Stopping),
+            () = sleep_until(deadline) => return Err(Error::Leg { limit: ANSWER_LIMIT }),
             // Held again: resume again. Established: the leg is about to arrive.
             changed = progress.changed() => if changed.is_err() { return Ok(None) },
         }
@@ -284,6 +291,9 @@ async fn resume(
     }
 }
 
+/// How long a connect that was resumed may go without the agent's SYN-ACK. It is resumed again meanwhile, when the kernel
+/// sends the SYN again after 1 and 3 s.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How long after its SYN-ACK an application leg may take to be accepted.
 const LEG_LIMIT: Duration = Duration::from_secs(5);
 

@@ -20,6 +20,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
+    kernel::on_behalf::Owner,
     netns::{Namespace, socket_addr},
     sockopt,
 };
@@ -27,6 +28,8 @@ use crate::{
 /// How the program's socket is set up, below TLS.
 #[derive(Clone, Copy)]
 pub(crate) struct Setup {
+    /// Whose limits hold for the connection.
+    pub(crate) owner: Owner,
     /// The address that it is bound to; unspecified if it is not.
     pub(crate) bound: Endpoint,
     /// The interface that it is bound to; zero for none.
@@ -40,7 +43,8 @@ pub(crate) struct Setup {
 /// Cancellation closes the socket.
 pub(crate) async fn dial(namespace: &Namespace, to: SocketAddr, setup: Setup) -> io::Result<TcpStream> {
     let to = scoped(to, setup.interface);
-    let socket = namespace.make(move || socket(to, &setup)).await?;
+    let socket = namespace.socket(setup.owner, Domain::for_address(to), Type::STREAM).await?;
+    set_up(&socket, to, &setup)?;
     TcpSocket::from_std_stream(socket.into()).connect(to).await
 }
 
@@ -55,15 +59,13 @@ fn scoped(to: SocketAddr, interface: u32) -> SocketAddr {
     }
 }
 
-/// A socket whose connection is reset when it is closed, until the relay says otherwise.
-fn socket(to: SocketAddr, setup: &Setup) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    let own = options(&socket, to);
+/// The connection is reset when it is closed, until the relay says otherwise.
+fn set_up(socket: &Socket, to: SocketAddr, setup: &Setup) -> io::Result<()> {
+    let own = options(socket, to);
     for (slot, value) in setup.options.into_iter().enumerate() {
         // What the program has left alone is left alone here: a buffer's size that is set stops growing.
         if value != ABSENT && value != own[slot] {
-            set(&socket, to, slot, value);
+            set(socket, to, slot, value);
         }
     }
     if own[NODELAY] == setup.options[NODELAY] {
@@ -72,13 +74,13 @@ fn socket(to: SocketAddr, setup: &Setup) -> io::Result<Socket> {
     }
     socket.set_linger(Some(Duration::ZERO))?;
     if setup.interface != 0 {
-        sockopt::bind_to_interface(&socket, setup.interface)?;
+        sockopt::bind_to_interface(socket, setup.interface)?;
     }
     let from = socket_addr(&setup.bound).ip();
     if !from.is_unspecified() && from.is_ipv4() == to.is_ipv4() {
         socket.bind(&scoped(SocketAddr::new(from, 0), setup.interface).into())?;
     }
-    Ok(socket)
+    Ok(())
 }
 
 /// Slot of `TCP_NODELAY`.

@@ -28,7 +28,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{caller, netns::Namespace};
+use crate::{caller, kernel::on_behalf::Owner, netns::Namespace};
 
 /// Why there is no address.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,7 @@ pub(crate) enum Families {
 pub(crate) async fn addresses(
     namespace: &Arc<Namespace>,
     caller: Caller,
+    owner: Owner,
     host: &str,
     families: Families,
 ) -> Result<Vec<IpAddr>, Error> {
@@ -81,7 +82,7 @@ pub(crate) async fn addresses(
     };
     // Those of the host are of no interest here.
     options.use_hosts_file = ResolveHosts::Never;
-    let sockets = Sockets { namespace: Arc::clone(namespace), handle: TokioHandle::default() };
+    let sockets = Sockets { namespace: Arc::clone(namespace), owner, handle: TokioHandle::default() };
     let mut resolver = Resolver::builder_with_config(config, sockets).with_options(options).build()?;
     let mut hosts = Hosts::default();
     if hosts.read_hosts_conf(&hosts_file[..]).is_ok() {
@@ -98,10 +99,11 @@ fn names_server(text: &[u8]) -> bool {
     String::from_utf8_lossy(text).lines().any(|line| line.trim_start().starts_with("nameserver"))
 }
 
-/// Makes the resolver's sockets inside the program's network namespace.
+/// Makes the resolver's sockets on behalf of the program.
 #[derive(Clone)]
 struct Sockets {
     namespace: Arc<Namespace>,
+    owner: Owner,
     handle: TokioHandle,
 }
 
@@ -124,28 +126,26 @@ impl RuntimeProvider for Sockets {
         wait_for: Option<Duration>,
     ) -> Making<Self::Tcp> {
         const LIMIT: Duration = Duration::from_secs(5);
-        let namespace = Arc::clone(&self.namespace);
+        let socket = self.clone().socket(server_addr, Type::STREAM, bind_addr);
         Box::pin(async move {
-            let socket = namespace.make(move || socket(server_addr, Type::STREAM, bind_addr)).await?;
+            let socket = socket.await?;
             let connected = TcpSocket::from_std_stream(socket.into()).connect(server_addr);
             timeout(wait_for.unwrap_or(LIMIT), connected).await?.map(AsyncIoTokioAsStd)
         })
     }
 
     fn bind_udp(&self, local_addr: SocketAddr, server_addr: SocketAddr) -> Making<UdpSocket> {
-        let namespace = Arc::clone(&self.namespace);
-        Box::pin(async move {
-            let socket = namespace.make(move || socket(server_addr, Type::DGRAM, Some(local_addr))).await?;
-            UdpSocket::from_std(socket.into())
-        })
+        let socket = self.clone().socket(server_addr, Type::DGRAM, Some(local_addr));
+        Box::pin(async move { UdpSocket::from_std(socket.await?.into()) })
     }
 }
 
-fn socket(to: SocketAddr, kind: Type, bound: Option<SocketAddr>) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(to), kind, None)?;
-    socket.set_nonblocking(true)?;
-    if let Some(bound) = bound {
-        socket.bind(&bound.into())?;
+impl Sockets {
+    async fn socket(self, to: SocketAddr, kind: Type, bound: Option<SocketAddr>) -> io::Result<Socket> {
+        let socket = self.namespace.socket(self.owner, Domain::for_address(to), kind).await?;
+        if let Some(bound) = bound {
+            socket.bind(&bound.into())?;
+        }
+        Ok(socket)
     }
-    Ok(socket)
 }

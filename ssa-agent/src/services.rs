@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use crate::{
     agent::Agent,
     cgroup,
-    kernel::{loader::Hooks, maps::Maps, sys},
+    kernel::{loader::Hooks, maps::Maps, on_behalf, sys},
 };
 
 /// All of them, by the inode of the cgroup.
@@ -81,7 +81,7 @@ impl Services {
         }
         let wanted = services.paths();
         for id in hooks.left_attached().into_iter().filter(|id| !wanted.contains_key(id)) {
-            match cgroup::by_inode(id) {
+            match on_behalf::cgroup_path(id).ok() {
                 Some(path) => {
                     services.add(&mut hooks, &path, By::Name, stop)?;
                     info!(cgroup = %path.display(), "serving a cgroup that was left attached");

@@ -63,6 +63,8 @@ pub struct Held {
     pub id: u64,
     pub context: u64,
     pub caller: Caller,
+    /// The cgroup in which the socket was made (`bpf_skb_cgroup_id`): its inode. The caller may have been moved since.
+    pub cgroup: u64,
     pub orig_dst: Endpoint,
     pub bound: Endpoint,
     /// Bytes used of `syn`.
@@ -150,7 +152,7 @@ crate::pod!(Listening);
 const _: () = assert!(size_of::<Listening>() == 104);
 const _: () = assert!(size_of::<Opened>() == 56);
 const _: () = assert!(size_of::<BlobSet>() == 72);
-const _: () = assert!(size_of::<Held>() == 600);
+const _: () = assert!(size_of::<Held>() == 608);
 const _: () = assert!(size_of::<Left>() == 24);
 const _: () = assert!(size_of::<Closed>() == 24);
 const _: () = assert!(size_of::<Changed>() == 24);

@@ -31,12 +31,11 @@ pub struct ListenKey {
     pub reserved: u16,
 }
 
-/// What becomes of a new connection to where somebody listens.
+/// What becomes of a new connection to where somebody listens: the agent answers, by the target with this number (IPv4)
+/// or the one after it (IPv6), unless it is
 pub mod action {
-    /// The agent answers.
-    pub const STEER: u32 = 1;
     /// A socket that is no TLS socket listens there.
-    pub const PASS: u32 = 2;
+    pub const PASS: u32 = u32::MAX;
 }
 
 /// A leg from the agent to a program's listener, with the namespace that it is in.
@@ -51,15 +50,17 @@ pub struct LegKey {
     pub reserved: u32,
 }
 
-/// Sockets of the agent in the map of targets: listeners for application legs, and for clients of
-/// programs' listeners.
+/// Sockets of the agent in the map of targets: listeners for application legs, and then, in pairs for IPv4 and IPv6,
+/// those for clients of programs' listeners.
 pub mod target {
     pub const LEG_V4: u32 = 0;
     pub const LEG_V6: u32 = 1;
-    pub const CLIENT_V4: u32 = 2;
-    pub const CLIENT_V6: u32 = 3;
-    /// How many there are.
-    pub const COUNT: usize = 4;
+    /// The first pair.
+    pub const ENTRANCE: u32 = 2;
+    /// How many pairs there may be: one for each cgroup and user that listens in the namespace.
+    pub const ENTRANCES: u32 = 4096;
+    /// How many there are in all.
+    pub const COUNT: usize = (ENTRANCE + 2 * ENTRANCES) as usize;
 }
 
 /// Connections of one namespace that can be between their resumption and their acceptance at once.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
-    helpers::generated::{bpf_sk_fullsock, bpf_sk_lookup_tcp, bpf_sk_release, bpf_skb_load_bytes},
+    helpers::generated::{bpf_sk_fullsock, bpf_sk_lookup_tcp, bpf_sk_release, bpf_skb_cgroup_id, bpf_skb_load_bytes},
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
@@ -88,6 +88,7 @@ fn report(ctx: &SkBuffContext, socket: &Socket) -> Option<()> {
         (*held).id = socket.id;
         (*held).context = socket.context;
         (*held).caller = socket.caller;
+        (*held).cgroup = bpf_skb_cgroup_id(ctx.skb.skb);
         (*held).orig_dst = socket.orig_dst;
         (*held).bound = socket.bound;
         (*held).syn_len = len;

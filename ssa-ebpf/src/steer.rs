@@ -69,8 +69,8 @@ fn ssa_steer(ctx: SkLookupContext) -> u32 {
     let (resumed, passing) = unsafe { (RESUMED.get(key).is_some(), PASSING.get(key).is_some()) };
     let to = if resumed {
         if ipv4 { target::LEG_V4 } else { target::LEG_V6 }
-    } else if !passing && listens(key.target, key.target_port, ipv4) {
-        if ipv4 { target::CLIENT_V4 } else { target::CLIENT_V6 }
+    } else if !passing && let Some(entrance) = entrance(key.target, key.target_port, ipv4) {
+        if ipv4 { entrance } else { entrance + 1 }
     } else {
         return SK_PASS;
     };
@@ -80,15 +80,15 @@ fn ssa_steer(ctx: SkLookupContext) -> u32 {
     }
 }
 
-/// Whether the agent answers here: at this very address, or else at every address.
+/// The target that answers here: at this very address, or else at every address.
 #[inline(always)]
-fn listens(addr: [u8; 16], port: u16, ipv4: bool) -> bool {
+fn entrance(addr: [u8; 16], port: u16, ipv4: bool) -> Option<u32> {
     let every = if ipv4 { mapped(0) } else { [0; 16] };
     let at = |addr| {
         // SAFETY: the value is read within this hook.
         unsafe { LISTEN.get(ListenKey { addr, port, reserved: 0 }) }.copied()
     };
-    at(addr).or_else(|| at(every)) == Some(action::STEER)
+    at(addr).or_else(|| at(every)).filter(|target| *target != action::PASS)
 }
 
 const AF_INET: u32 = 2;

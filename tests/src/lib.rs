@@ -3,6 +3,7 @@
 //!
 //! - [`agent`]: an agent of the test's own, on a cgroup of its own;
 //! - [`app`]: programs in that cgroup, in Python and C;
+//! - [`firewall`]: one on a cgroup, as systemd makes them;
 //! - [`pki`]: certificates of every kind, good and bad;
 //! - [`server`]: peers, from well-behaved to hostile; [`nginx`] and `s_server` are real ones;
 //! - [`sniffer`]: every packet on an interface;
@@ -10,6 +11,7 @@
 
 pub mod agent;
 pub mod app;
+pub mod firewall;
 pub mod nginx;
 pub mod pki;
 pub mod report;

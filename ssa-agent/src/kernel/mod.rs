@@ -4,6 +4,7 @@ pub(crate) mod events;
 pub(crate) mod fmod_ret;
 pub(crate) mod loader;
 pub(crate) mod maps;
+pub(crate) mod on_behalf;
 pub(crate) mod packet;
 pub(crate) mod sock_diag;
 pub(crate) mod sys;

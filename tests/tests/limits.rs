@@ -1,0 +1,181 @@
+//! What others forbid a program, by its cgroup or its user, it can't do through the agent.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    process::Command,
+    time::Duration,
+};
+
+use openssl::ssl::{SslConnector, SslMethod};
+use serde_json::json;
+use socket2::{Domain, Socket, Type};
+use ssa_tests::{
+    agent::Agent,
+    app::{App, python},
+    firewall::allow_only,
+    pki::{Leaf, Pki},
+    server::Server,
+};
+
+const NAME: &str = "peer.ssa.test";
+/// What a service must be allowed, for its programs to meet the agent.
+const AGENT: (Ipv4Addr, u32) = (Ipv4Addr::new(127, 204, 0, 0), 0xfffe_0000);
+const ALLOWED: (Ipv4Addr, u32) = (Ipv4Addr::new(127, 0, 0, 2), u32::MAX);
+
+#[test]
+fn firewall_of_the_cgroup_holds_for_what_tls_sockets_reach() {
+    let pki = Pki::new();
+    let leaf = pki.leaf(Leaf::of(&[NAME]));
+    let agent = Agent::start();
+    allow_only(agent.cgroup(), &[AGENT, ALLOWED]);
+    let (allowed, denied) = (Server::echo("127.0.0.2", &leaf), Server::echo("127.0.0.3", &leaf));
+    let script = r#"
+name_, ca, allowed, denied = args
+sock = tls(name_, ca)
+came = [connect(sock, "127.0.0.2", int(allowed))["result"]]
+sock.send(b"abc"); came.append(sock.recv(10).decode())
+came.append(connect(tls(name_, ca), "127.0.0.3", int(denied))["result"])
+plain = socket.socket(); plain.settimeout(1)
+try: plain.connect(("127.0.0.3", int(denied))); came.append("connected")
+except TimeoutError: came.append("nothing")
+out(came)
+"#;
+    let came = python(&agent, script, &[NAME, &pki.ca(), &allowed.port(), &denied.port()]);
+    assert_eq!(came, json!(["ok", "abc", "EHOSTUNREACH", "nothing"]));
+    assert_eq!((allowed.accepted(), denied.accepted()), (1, 0));
+}
+
+#[test]
+fn firewall_that_keeps_the_agent_out_is_named() {
+    let pki = Pki::new();
+    let leaf = pki.leaf(Leaf::of(&[NAME]));
+    let agent = Agent::start();
+    allow_only(agent.cgroup(), &[ALLOWED]);
+    let server = Server::echo("127.0.0.2", &leaf);
+    let script = r#"
+name_, ca, port = args
+out(connect(tls(name_, ca), "127.0.0.2", int(port)))
+"#;
+    let came = python(&agent, script, &[NAME, &pki.ca(), &server.port()]);
+    assert_eq!(came["result"], "EHOSTUNREACH", "{came}");
+    assert!(came["error"].as_str().unwrap().contains("must let it reach 127.204.0.0/15"), "{came}");
+}
+
+#[test]
+fn firewall_of_the_cgroup_holds_for_who_reaches_tls_listeners() {
+    let pki = Pki::new();
+    let (chain, key) = pki.write("server", &pki.leaf(Leaf::of(&[NAME])));
+    let agent = Agent::start();
+    allow_only(agent.cgroup(), &[AGENT, ALLOWED]);
+    let script = r#"
+chain, key = args
+sock = socket.socket()
+sock.setsockopt(IPPROTO_TLS, 88, text(chain)); sock.setsockopt(IPPROTO_TLS, 89, text(key))
+sock.bind(("127.0.0.1", 0)); sock.listen()
+out(sock.getsockname()[1])
+conn, peer = sock.accept()
+conn.send(b"abc"); conn.close()
+out(peer[0])
+"#;
+    let mut app = App::start(&agent, script, &[&chain, &key]);
+    let port = u16::try_from(app.said().as_u64().unwrap()).unwrap();
+    let to = SocketAddr::from(([127, 0, 0, 1], port));
+    let from = |host: [u8; 4]| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((host, 0)).into()).unwrap();
+        socket.connect_timeout(&to.into(), Duration::from_secs(3)).map(|()| TcpStream::from(socket))
+    };
+    assert!(from([127, 0, 0, 3]).is_err(), "a client that is kept from the service has reached the agent");
+    let mut connector = SslConnector::builder(SslMethod::tls_client()).unwrap();
+    connector.set_ca_file(pki.ca()).unwrap();
+    let mut stream = connector.build().connect(NAME, from([127, 0, 0, 2]).unwrap()).unwrap();
+    let mut got = String::new();
+    stream.read_to_string(&mut got).unwrap();
+    let _gone = stream.shutdown();
+    let _gone = stream.flush();
+    assert_eq!(got, "abc");
+    assert_eq!(app.finish(), "127.0.0.2");
+}
+
+#[test]
+fn firewall_by_user_and_cgroup_sees_the_program() {
+    let pki = Pki::new();
+    let (chain, key) = pki.write("server", &pki.leaf(Leaf::of(&[NAME])));
+    fs::set_permissions(pki.ca(), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let agent = Agent::start();
+    let inner = agent.cgroup().join("inner");
+    fs::create_dir(&inner).unwrap();
+    // In a network namespace of its own; nft looks for cgroups below /sys/fs/cgroup.
+    let script = r#"
+import subprocess
+name_, ca, chain, key, outer, inner = args
+assert libc.unshare(0x40000000) == 0
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+rules = f"""
+table inet t {{ chain o {{ type filter hook output priority 0;
+  meta skuid 65534 tcp dport 4433 reject with tcp reset
+  socket cgroupv2 level {outer.count("/") + 2} "{outer}/inner" tcp dport 4433 reject with icmpx host-unreachable
+  meta skuid 0 meta skgid 4242 tcp dport 4433 reject with icmpx no-route
+}}
+}}"""
+subprocess.run(["unshare", "-m", "sh", "-c", "mount -t cgroup2 none /sys/fs/cgroup && nft -f -"], input=rules, text=True, check=True)
+server = subprocess.Popen(["openssl", "s_server", "-quiet", "-rev", "-accept", "127.0.0.1:4433", "-cert", chain, "-key", key],
+                          stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+while ":1151 " not in open("/proc/self/net/tcp").read(): time.sleep(0.05)
+def child(change):
+    read, write = os.pipe()
+    if os.fork() == 0:
+        change()
+        os.write(write, connect(tls(name_, ca), "127.0.0.1", 4433)["result"].encode())
+        os._exit(0)
+    os.close(write); os.wait()
+    return os.read(read, 100).decode()
+def nobody(): os.setgroups([]); os.setgid(65534); os.setuid(65534)
+def group(): os.setgid(4242)
+def moved(): open(mount + "/cgroup.procs", "w").write("0")
+mount = next(line.split()[1] for line in open("/proc/mounts") if line.split()[2] == "cgroup2") + f"/{outer}/inner"
+try: out([child(lambda: None), child(nobody), child(moved), child(group)])
+finally: server.kill()
+"#;
+    let outer = agent.cgroup().file_name().unwrap().to_str().unwrap();
+    let came = python(&agent, script, &[NAME, &pki.ca(), &chain, &key, outer, "inner"]);
+    assert_eq!(came, json!(["ok", "ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH"]));
+    fs::remove_dir(&inner).unwrap();
+}
+
+#[test]
+fn programs_killed_while_they_connect_leave_no_sockets_and_no_processes_behind() {
+    let pki = Pki::new();
+    let leaf = pki.leaf(Leaf::of(&[NAME]));
+    let agent = Agent::start();
+    let server = Server::echo("127.0.0.1", &leaf);
+    let before = agent.descriptors();
+    let script = r#"
+name_, ca, port = args
+out(0)
+while True: connect(tls(name_, ca), "127.0.0.1", int(port))
+"#;
+    for _time in 0..ssa_tests::few(60).max(10) {
+        let mut app = App::start(&agent, script, &[NAME, &pki.ca(), &server.port()]);
+        app.said();
+        std::thread::sleep(Duration::from_millis(20));
+        // Whoever is in the cgroup at this moment: the sockets' makers too.
+        fs::write(agent.cgroup().join("cgroup.kill"), "1").unwrap();
+        app.kill();
+    }
+    ssa_tests::eventually("the agent has closed what it had", Duration::from_secs(20), || {
+        agent.descriptors() <= before + 2
+    });
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", agent.pid())).unwrap_or_default();
+    assert_eq!(children.trim(), "");
+    let came = python(
+        &agent,
+        "name_, ca, port = args\nout(connect(tls(name_, ca), '127.0.0.1', int(port)))",
+        &[NAME, &pki.ca(), &server.port()],
+    );
+    assert_eq!(came["result"], "ok", "{came}");
+    let zombies = Command::new("ps").args(["-o", "stat=", "--ppid", &agent.pid().to_string()]).output().unwrap();
+    assert!(!String::from_utf8_lossy(&zombies.stdout).contains('Z'));
+}
