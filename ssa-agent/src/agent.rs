@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use sd_notify::NotifyState;
 use ssa_common::limits::Counter;
 use tokio::{io::unix::AsyncFd, sync::mpsc};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,10 @@ use crate::{
         sys,
     },
     listeners::Listeners,
+    metrics::Metrics,
+    monitor::{self, Health},
     netns::Namespaces,
+    pods::{self, Pods},
     policy::{Policies, file::Config},
     registry::Registry,
     services::{self, Services},
@@ -39,6 +43,8 @@ pub(crate) struct Options {
     pub(crate) cgroups: Vec<PathBuf>,
     pub(crate) bpffs: PathBuf,
     pub(crate) config: Config,
+    /// At the end, leave the guards attached.
+    pub(crate) leave_guards: bool,
 }
 
 /// What all connections share.
@@ -47,8 +53,11 @@ pub(crate) struct Agent {
     pub(crate) chains: Chains,
     pub(crate) connections: Connections,
     pub(crate) contexts: Contexts,
+    pub(crate) health: Health,
     pub(crate) listeners: Listeners,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) namespaces: Namespaces,
+    pub(crate) pods: Arc<Pods>,
     pub(crate) policies: Policies,
     pub(crate) services: Arc<Services>,
     pub(crate) began: Instant,
@@ -75,38 +84,61 @@ pub(crate) async fn run(options: Options, attended: impl AsyncFnOnce() -> Result
     let (clients, come) = mpsc::channel(CLIENTS_WAITING);
     let stop = CancellationToken::new();
     let services = Arc::new(Services::attach_all(hooks, &maps, &options.cgroups, &stop)?);
+    let (metrics, pods) = (Arc::new(Metrics::new()?), Arc::<Pods>::default());
+    let file = options.config.read()?;
+    let (monitor, group) = (file.monitor(), file.control_group());
     let agent = Arc::new(Agent {
         chains: Chains::new(Arc::clone(&maps)),
-        connections: Connections::default(),
+        connections: Connections::new(Arc::clone(&metrics)),
+        metrics,
         contexts: Contexts::new(Arc::clone(&maps))?,
+        health: Health::default(),
         listeners: Listeners::default(),
         namespaces: Namespaces::new(Arc::clone(&maps), clients),
-        policies: Policies::new(Arc::clone(&maps), Arc::clone(&services), options.config.read()?)?,
+        policies: Policies::new(Arc::clone(&maps), Arc::clone(&services), Arc::clone(&pods), file)?,
         maps: Arc::clone(&maps),
+        pods,
         services,
         began: Instant::now(),
         stop,
     });
     offer_ids(&maps)?;
-    let (control, _socket_file) = control::listen(&options.name)?;
+    let (control, _socket_file) = control::listen(&options.name, group.as_ref())?;
     tokio::spawn(control::reload_at_hangup(Arc::clone(&agent), options.config.clone()));
     tokio::spawn(inbound::serve(Arc::clone(&agent), come));
     for listening in maps.all_listening() {
         agent.listeners.heard(&agent, &listening);
     }
-    tokio::spawn(control.serve(Arc::clone(&agent), options.config));
+    tokio::spawn(control.serve(Arc::clone(&agent), options.config.clone()));
+    if let Some(at) = monitor {
+        monitor::serve(Arc::clone(&agent), at).await?;
+    }
     agent.services.open().await?;
+    agent.health.set_ready(true);
+    monitor::tell(&[NotifyState::Ready]);
+    tokio::spawn(monitor::watchdog(Arc::clone(&agent)));
     tokio::spawn(follow(Arc::clone(&agent)));
+    tokio::spawn(pods::follow(Arc::clone(&agent)));
     let mut serving = tokio::spawn(serve(Arc::clone(&agent), Events::new(ring)?));
     let attended = tokio::select! {
         attended = attended() => attended,
         // Without it every connect would wait for nothing: close, and say so.
         failed = &mut serving => return failed?.and(Err(anyhow!("the agent has stopped serving"))),
     };
+    monitor::tell(&[NotifyState::Stopping]);
+    agent.health.set_ready(false);
     let Some(mut hooks) = agent.services.take_hooks().await else { bail!("the hooks were taken before") };
     hooks.close();
     agent.stop.cancel();
     serving.await??;
+    if options.leave_guards {
+        if agent.services.paths().is_empty() {
+            hooks.unload()?;
+        } else {
+            info!("the guards stay attached, and refuse every TLS socket until the next run");
+        }
+        return attended;
+    }
     end_sockets(&maps).await;
     // From here on no plain socket can become a TLS socket; one may have, since they were counted.
     let attached = agent.services.paths();
@@ -126,6 +158,7 @@ async fn serve(agent: Arc<Agent>, mut events: Events) -> Result<()> {
     while !(agent.stop.is_cancelled() && registry.tasks.is_empty()) {
         let batch = events.batch(TICK, |event| handle(&agent, &mut registry, event)).await;
         batch.context("reading the hooks' events")?;
+        agent.health.beat();
         offer_ids(&agent.maps)?;
         agent.maps.forget_old();
         if looked.elapsed() >= LOOK {

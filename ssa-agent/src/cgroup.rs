@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::sched::{CloneFlags, setns};
 
 /// Where the cgroup2 hierarchy is mounted, from /proc/mounts: `/sys/fs/cgroup`, or below it on
 /// machines that still have version 1 as well.
@@ -56,6 +57,28 @@ pub(crate) fn all_below(path: &Path, mut each: impl FnMut(&Path)) -> Vec<(u64, P
         found.push((metadata.ino(), path));
     }
     found
+}
+
+/// The processes in a cgroup and below it.
+pub(crate) fn processes(path: &Path) -> Vec<u32> {
+    let mut all = Vec::new();
+    for (_id, path) in all_below(path, |_path| ()) {
+        let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+        all.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+    }
+    all
+}
+
+/// Joins the cgroup namespace of the machine (cgroup_namespaces(7)), if this process is in another, as in a container: paths
+/// are those of the machine then, and cgroups outside can be entered. In the machine's own PID namespace, process 1 is
+/// there.
+pub(crate) fn join_machine() -> Result<()> {
+    let (own, machine) = (fs::read_link("/proc/self/ns/cgroup"), fs::read_link("/proc/1/ns/cgroup"));
+    if own.is_ok() && machine.is_ok() && own.ok() != machine.ok() {
+        let namespace = fs::File::open("/proc/1/ns/cgroup").context("the cgroup namespace of process 1")?;
+        setns(&namespace, CloneFlags::CLONE_NEWCGROUP).context("joining the cgroup namespace of process 1")?;
+    }
+    Ok(())
 }
 
 /// Whether this process is in a cgroup, or below it.

@@ -1,7 +1,7 @@
-//! The connections that are open, for whoever asks.
+//! The connections: those that are open, and one line in the log for each when it is over, with target `access`.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -9,25 +9,50 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use ssa_common::socket::Caller;
+use tracing::{info, warn};
 
-use crate::{relay::Copied, tls::Secured};
+use crate::{error::Error, metrics::Metrics, relay::Copied, tls::Secured};
 
 /// All of them.
-#[derive(Clone, Default)]
-pub(crate) struct Connections(Arc<Mutex<Inner>>);
+#[derive(Clone)]
+pub(crate) struct Connections {
+    inner: Arc<Mutex<Inner>>,
+    metrics: Arc<Metrics>,
+}
 
 #[derive(Default)]
 struct Inner {
     /// By a number of their own: a socket may have connected again before its last connection is over.
     open: HashMap<u64, Open>,
     next: u64,
+    /// The last that were not made, or were reset; the newest last.
+    failures: VecDeque<Failure>,
 }
+
+/// So many failures are kept.
+const FAILURES: usize = 256;
 
 struct Open {
     /// Without its age and bytes.
     shown: Shown,
     since: Instant,
     copied: Arc<Copied>,
+    /// Up and down, as far as they are in the metrics.
+    counted: (u64, u64),
+}
+
+/// Bytes that were relayed since they were counted last.
+pub(crate) struct Delta {
+    pub(crate) up: u64,
+    pub(crate) down: u64,
+}
+
+impl Open {
+    fn delta(&mut self) -> Delta {
+        let (up, down) = self.copied.both();
+        let before = std::mem::replace(&mut self.counted, (up, down));
+        Delta { up: up - before.0, down: down - before.1 }
+    }
 }
 
 /// Who began it.
@@ -38,6 +63,16 @@ pub(crate) enum Direction {
     Out,
     /// The program has accepted.
     In,
+}
+
+impl Direction {
+    /// For labels and logs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::In => "in",
+            Self::Out => "out",
+        }
+    }
 }
 
 /// One connection, as it is shown.
@@ -66,6 +101,23 @@ pub(crate) struct Shown {
     pub(crate) bytes_down: u64,
 }
 
+/// A connection that was not made, or did not end in order.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Failure {
+    /// Seconds since 1970.
+    pub(crate) at: u64,
+    /// `TLS_ID` of the program's socket; zero for a client that got none.
+    pub(crate) id: u64,
+    pub(crate) direction: Direction,
+    pub(crate) service: String,
+    pub(crate) pid: u32,
+    pub(crate) uid: u32,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) name: String,
+    /// What `TLS_ERROR` says.
+    pub(crate) error: String,
+}
+
 /// Which connection this is.
 pub(crate) struct Which<'a> {
     pub(crate) id: u64,
@@ -76,16 +128,78 @@ pub(crate) struct Which<'a> {
     pub(crate) peer: Option<SocketAddr>,
 }
 
-/// An open connection. Dropping it ends it here.
+/// An open connection. Dropping it ends it here: if nothing else was said, because the agent has reset it.
 pub(crate) struct Entry {
     connections: Connections,
     number: u64,
     pub(crate) copied: Arc<Copied>,
+    /// Why it was reset; none if it was closed in order.
+    error: Option<String>,
+}
+
+impl Entry {
+    /// It was closed in order.
+    pub(crate) fn closed(mut self) {
+        self.error = None;
+    }
+
+    /// It was reset.
+    pub(crate) fn reset(mut self, why: String) {
+        self.error = Some(why);
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut inner = self.connections.lock();
+        let Some(mut open) = inner.open.remove(&self.number) else { return };
+        let (delta, shown, error) = (open.delta(), open.shown, self.error.take());
+        if let Some(error) = &error {
+            inner.fail(Failure {
+                at: now(),
+                id: shown.id,
+                direction: shown.direction,
+                service: shown.service.clone(),
+                pid: shown.pid,
+                uid: shown.uid,
+                peer: shown.peer,
+                name: shown.name.clone(),
+                error: error.clone(),
+            });
+        }
+        drop(inner);
+        let end = if error.is_none() { "closed" } else { "reset" };
+        self.connections.metrics.relayed(&shown, delta);
+        self.connections.metrics.closed(&shown, end);
+        info!(
+            target: "access",
+            id = shown.id,
+            direction = shown.direction.name(),
+            service = shown.service,
+            pid = shown.pid,
+            uid = shown.uid,
+            peer = shown.peer.map(tracing::field::display),
+            local = shown.local.map(tracing::field::display),
+            name = shown.name,
+            version = shown.version,
+            cipher = shown.cipher,
+            resumed = shown.resumed,
+            seconds = open.since.elapsed().as_secs_f64(),
+            bytes_up = open.counted.0,
+            bytes_down = open.counted.1,
+            error,
+            "{end}"
+        );
+    }
 }
 
 impl Connections {
-    /// A handshake is done.
-    pub(crate) fn open(&self, which: &Which<'_>, secured: &Secured) -> Entry {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { inner: Arc::default(), metrics }
+    }
+
+    /// A handshake is done, for which the connection has waited since `began`.
+    pub(crate) fn open(&self, which: &Which<'_>, secured: &Secured, began: Instant) -> Entry {
         let tcp = secured.stream.get_ref().tcp();
         let shown = Shown {
             id: which.id,
@@ -99,18 +213,47 @@ impl Connections {
             version: if secured.version() == 0x0304 { "TLS 1.3" } else { "TLS 1.2" }.to_owned(),
             cipher: secured.cipher().to_owned(),
             resumed: secured.resumed(),
-            since: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            since: now(),
             age_seconds: 0.0,
             bytes_up: 0,
             bytes_down: 0,
         };
+        self.metrics.opened(&shown, began.elapsed().as_secs_f64());
         let copied = Arc::<Copied>::default();
-        let open = Open { shown, since: Instant::now(), copied: Arc::clone(&copied) };
+        let open = Open { shown, since: Instant::now(), copied: Arc::clone(&copied), counted: (0, 0) };
         let mut inner = self.lock();
         inner.next += 1;
         let number = inner.next;
         inner.open.insert(number, open);
-        Entry { connections: self.clone(), number, copied }
+        Entry { connections: self.clone(), number, copied, error: Some("the TLS agent has ended it".to_owned()) }
+    }
+
+    /// A connection was not made; `text` is what the program is told.
+    pub(crate) fn refused(&self, which: &Which<'_>, error: &Error, text: &str) {
+        let (direction, service) = (which.direction, which.service.as_str());
+        self.metrics.refused(service, direction.name(), error);
+        let failure = Failure {
+            at: now(),
+            id: which.id,
+            direction,
+            service: which.service.clone(),
+            pid: which.caller.tgid,
+            uid: which.caller.uid,
+            peer: which.peer,
+            name: which.name.to_owned(),
+            error: text.to_owned(),
+        };
+        self.lock().fail(failure);
+        let peer = which.peer.map(tracing::field::display);
+        let (pid, uid, name) = (which.caller.tgid, which.caller.uid, which.name);
+        let (id, reason, direction) = (which.id, error.reason(), direction.name());
+        if which.direction == Direction::Out {
+            let errno = error.errno().name();
+            warn!(target: "access", id, direction, service, pid, uid, peer, name, reason, errno, error = text, "refused");
+        } else {
+            // Anybody can cause these.
+            info!(target: "access", id, direction, service, pid, uid, peer, name, reason, error = text, "refused a client");
+        }
     }
 
     /// What is open now, the oldest first.
@@ -130,13 +273,39 @@ impl Connections {
         shown
     }
 
+    /// How many are open.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().open.len()
+    }
+
+    /// The last that failed, the newest last.
+    pub(crate) fn failures(&self) -> Vec<Failure> {
+        self.lock().failures.iter().cloned().collect()
+    }
+
+    /// Adds to the metrics what open connections have relayed since.
+    pub(crate) fn count_bytes(&self) {
+        for open in self.lock().open.values_mut() {
+            let delta = open.delta();
+            self.metrics.relayed(&open.shown, delta);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.connections.lock().open.remove(&self.number);
+impl Inner {
+    fn fail(&mut self, failure: Failure) {
+        if self.failures.len() == FAILURES {
+            self.failures.pop_front();
+        }
+        self.failures.push_back(failure);
     }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -2,7 +2,8 @@
 //!
 //! A stream socket of the Unix domain, `/run/ssa-agent/<name of the agent>.sock`, mode 0600. One
 //! request a line, one answer a line, both JSON; a connection may ask again. Only root is answered
-//! (`SO_PEERCRED`, unix(7)).
+//! (`SO_PEERCRED`, unix(7)), and the group that the configuration may name: then the mode is 0660. docs/control.md has
+//! the protocol.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +23,12 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use crate::{agent::Agent, connections, policy::file::Config, services::Shown};
+use crate::{
+    agent::Agent,
+    connections,
+    policy::{file::Config, value::UserGroup},
+    services::Shown,
+};
 
 /// Version of the protocol, which every request names.
 const VERSION: u32 = 1;
@@ -50,6 +56,8 @@ pub(crate) enum Command {
     List,
     /// Tell of the open connections.
     Connections,
+    /// Tell of the last connections that failed.
+    Failures,
     /// Tell how the agent does.
     Status,
 }
@@ -68,6 +76,8 @@ pub(crate) enum Answer {
     Services(Vec<Shown>),
     /// The open connections, the oldest first.
     Connections(Vec<connections::Shown>),
+    /// Connections that were not made or did not end in order, the newest last.
+    Failures(Vec<connections::Failure>),
     Status(Box<Status>),
     /// Nothing has changed.
     Error(String),
@@ -88,6 +98,8 @@ pub(crate) struct Status {
 /// The socket, bound.
 pub(crate) struct Control {
     listener: UnixListener,
+    /// Whoever may open the socket is answered: the kernel has seen to it that they are of the group.
+    has_group: bool,
 }
 
 /// The socket's file. Dropping it removes it.
@@ -106,7 +118,7 @@ fn path(name: &str) -> PathBuf {
 }
 
 /// Binds the socket of an agent. One of an agent that is gone is replaced.
-pub(crate) fn listen(name: &str) -> Result<(Control, SocketFile)> {
+pub(crate) fn listen(name: &str, group: Option<&UserGroup>) -> Result<(Control, SocketFile)> {
     let path = path(name);
     let failed = || format!("the control socket {}", path.display());
     fs::DirBuilder::new().recursive(true).mode(0o755).create(FOLDER).with_context(failed)?;
@@ -115,8 +127,13 @@ pub(crate) fn listen(name: &str) -> Result<(Control, SocketFile)> {
         Ok(()) | Err(_) => {}
     }
     let listener = UnixListener::bind(&path).with_context(failed)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).with_context(failed)?;
-    Ok((Control { listener }, SocketFile(path)))
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).with_context(failed)?;
+    if let Some(group) = group {
+        let given = std::os::unix::fs::chown(&path, None, Some(group.0));
+        given.context("the agent must be in the group that [control] names, or root").with_context(failed)?;
+    }
+    Ok((Control { listener, has_group: group.is_some() }, SocketFile(path)))
 }
 
 impl Control {
@@ -128,7 +145,7 @@ impl Control {
                 Ok((stream, _from)) => {
                     let (agent, config) = (Arc::clone(&agent), Arc::clone(&config));
                     tokio::spawn(async move {
-                        if let Err(error) = answer(stream, &agent, &config).await {
+                        if let Err(error) = answer(stream, &agent, &config, self.has_group).await {
                             warn!(%error, "a request on the control socket failed");
                         }
                     });
@@ -142,8 +159,8 @@ impl Control {
     }
 }
 
-async fn answer(mut stream: UnixStream, agent: &Arc<Agent>, config: &Config) -> Result<()> {
-    ensure!(stream.peer_cred()?.uid() == 0, "it is for root only");
+async fn answer(mut stream: UnixStream, agent: &Arc<Agent>, config: &Config, has_group: bool) -> Result<()> {
+    ensure!(has_group || stream.peer_cred()?.uid() == 0, "it is for root only");
     let (read, mut write) = stream.split();
     let mut lines = BufReader::new(read.take(REQUEST_BYTES)).lines();
     while let Some(line) = lines.next_line().await? {
@@ -153,6 +170,7 @@ async fn answer(mut stream: UnixStream, agent: &Arc<Agent>, config: &Config) -> 
                 Command::Attach { cgroup } => done(attach(agent, &cgroup).await),
                 Command::Detach { cgroup } => done(agent.services.detach(&cgroup, &agent.maps).await),
                 Command::Connections => Answer::Connections(agent.connections.shown()),
+                Command::Failures => Answer::Failures(agent.connections.failures()),
                 Command::Status => Answer::Status(Box::new(status(agent))),
                 Command::List => Answer::Services(agent.services.shown(&agent.maps)),
             },
@@ -179,7 +197,7 @@ fn status(agent: &Agent) -> Status {
         pid: std::process::id(),
         seconds: agent.began.elapsed().as_secs(),
         services: agent.services.paths().len(),
-        connections: agent.connections.shown().len(),
+        connections: agent.connections.count(),
         counters: counters.collect(),
     }
 }
@@ -193,7 +211,7 @@ fn done(result: Result<()>) -> Answer {
 
 /// Reads the configuration again. If it is bad, the policy in force stays.
 async fn reload(agent: &Arc<Agent>, config: &Config) -> Answer {
-    let (agent, config) = (Arc::clone(agent), config.clone());
+    let (failed, agent, config) = (Arc::clone(agent), Arc::clone(agent), config.clone());
     // Files may be anywhere, and users in a directory service.
     let replaced = tokio::task::spawn_blocking(move || -> Result<u64> {
         let file = if agent.policies.is_from_file() { config.read_again()? } else { config.read()? };
@@ -203,6 +221,7 @@ async fn reload(agent: &Arc<Agent>, config: &Config) -> Answer {
         Ok(generation) => Answer::Reloaded { generation },
         Err(error) => {
             error!(error = format!("{error:#}"), "the configuration is bad: the policy in force stays");
+            failed.metrics.reload_failed();
             Answer::Error(format!("{error:#}"))
         }
     }
@@ -245,6 +264,7 @@ pub(crate) fn ask(name: &str, command: Command) -> Result<Answer> {
         | Answer::Done
         | Answer::Services(_)
         | Answer::Connections(_)
+        | Answer::Failures(_)
         | Answer::Status(_)) => Ok(answer),
     }
 }

@@ -80,8 +80,16 @@ pub(crate) const CAPABILITIES: [Capability; 11] = [
         name: "CAP_DAC_READ_SEARCH",
         reason: "open a cgroup by its inode, the administrator's certificates and keys, files for programs of root",
     },
-    Capability { number: 6, name: "CAP_SETGID", reason: "files that a program names are opened with its groups, sockets made with its group" },
-    Capability { number: 7, name: "CAP_SETUID", reason: "files that a program names are opened, and sockets made, as its user" },
+    Capability {
+        number: 6,
+        name: "CAP_SETGID",
+        reason: "files that a program names are opened with its groups, sockets made with its group",
+    },
+    Capability {
+        number: 7,
+        name: "CAP_SETUID",
+        reason: "files that a program names are opened, and sockets made, as its user",
+    },
     Capability {
         number: 12,
         name: "CAP_NET_ADMIN",

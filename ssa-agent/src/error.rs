@@ -67,6 +67,20 @@ impl Error {
         }
     }
 
+    /// What failed, in a word: for metrics and logs.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Dial { .. } | Self::DialAll { .. } => "dial",
+            Self::DialTimeout { .. } => "dial_timeout",
+            Self::Resolve { .. } | Self::ResolveTimeout { .. } => "resolve",
+            Self::HandshakeTimeout { .. } => "handshake_timeout",
+            Self::Leg { .. } => "leg",
+            Self::Entrance(_) | Self::Kernel(_) => "kernel",
+            Self::Stopping => "stopping",
+            Self::Tls(_) => "tls",
+        }
+    }
+
     /// The whole story in one line, at most `limit` bytes, for `TLS_ERROR`.
     pub(crate) fn text(&self, limit: usize) -> String {
         let mut text = chain(self);

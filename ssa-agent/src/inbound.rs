@@ -4,17 +4,20 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use socket2::{Domain, Socket, Type};
-use ssa_common::connection::{Connection, Scalar, Text, state};
+use ssa_common::{
+    connection::{Connection, Scalar, Text, state},
+    limits::ERROR_BYTES,
+};
 use tokio::{
     net::{TcpSocket, TcpStream},
     sync::mpsc,
     time::timeout,
 };
-use tracing::{Instrument as _, debug, info, info_span};
+use tracing::{Instrument as _, debug, info_span};
 
 use crate::{
     agent::Agent,
@@ -55,7 +58,7 @@ pub(crate) async fn serve(agent: Arc<Agent>, mut clients: mpsc::Receiver<Client>
             async move {
                 // Dropping the stream resets it.
                 if let Err(error) = client_of(&agent, &listener, stream, from, local, permit).await {
-                    info!(error = error.text(200), "refused a client");
+                    agent.connections.refused(&which(&agent, &listener, 0, "", from), &error, &error.text(ERROR_BYTES));
                 }
             }
             .instrument(span),
@@ -71,6 +74,7 @@ async fn client_of(
     local: SocketAddr,
     permit: tokio::sync::OwnedSemaphorePermit,
 ) -> Result<(), Error> {
+    let began = Instant::now();
     let policy = agent.policies.of_program(&listener.program).map_err(tls::Error::Brought)?;
     let limit = policy.policy.time.handshake_seconds.get();
     let stop = agent.services.stop(listener.caller.service);
@@ -98,30 +102,19 @@ async fn client_of(
         answers.push(Text::Error, &relay_text(error)).expect("the text was cut to fit");
         agent.maps.publish(id, &answers);
     };
-    let entry = agent.connections.open(
-        &Which {
-            id,
-            direction: Direction::In,
-            caller: &listener.caller,
-            service: agent.services.name(listener.caller.service),
-            name: secured.sni().unwrap_or_default(),
-            peer: Some(from),
-        },
-        &secured,
-    );
+    let entry =
+        agent.connections.open(&which(agent, listener, id, secured.sni().unwrap_or_default(), from), &secured, began);
     let news = peer_leg::news(wishes, [ssa_common::peer_option::ABSENT; ssa_common::peer_option::SLOTS]);
     let relayed = tokio::select! {
         biased;
-        () = stop.cancelled() => return Err(Error::Stopping),
+        () = stop.cancelled() => return Ok(()),
         relayed = relay::run(leg, secured.stream, news, before_reset, &entry.copied) => relayed,
     };
     let established = passage.withdraw();
     drop(passage);
-    let (up, down) = entry.copied.both();
-    drop(entry);
     match &relayed {
-        Ok(()) => info!(bytes.up = up, bytes.down = down, "closed"),
-        Err(error) => info!(bytes.up = up, bytes.down = down, %error, "reset"),
+        Ok(()) => entry.closed(),
+        Err(error) => entry.reset(relay_text(error)),
     }
     if !established {
         agent.listeners.give_up(agent, id);
@@ -130,6 +123,17 @@ async fn client_of(
     let reset_by_program = matches!(relayed, Err(relay::Error::Application(_)));
     agent.listeners.ended(agent, &listener.namespace, id, reset_by_program).await;
     Ok(())
+}
+
+fn which<'a>(agent: &Agent, listener: &'a Listener, id: u64, name: &'a str, from: SocketAddr) -> Which<'a> {
+    Which {
+        id,
+        direction: Direction::In,
+        caller: &listener.caller,
+        service: agent.services.name(listener.caller.service),
+        name,
+        peer: Some(from),
+    }
 }
 
 /// Publishes the answers, then connects to the program's listener.

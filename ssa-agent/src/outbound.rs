@@ -19,7 +19,7 @@ use tokio::{
     sync::watch,
     time::{sleep, sleep_until, timeout},
 };
-use tracing::{Instrument as _, debug, info, info_span, warn};
+use tracing::{Instrument as _, debug, info_span, warn};
 
 use crate::{
     agent::Agent,
@@ -98,17 +98,7 @@ async fn attempt(
     match leg {
         Ok((None, _secured)) => debug!("given up by the application"),
         Ok((Some((app, mut answers)), secured)) => {
-            let entry = agent.connections.open(
-                &Which {
-                    id: held.id,
-                    direction: Direction::Out,
-                    caller: &held.caller,
-                    service: agent.services.name(held.caller.service),
-                    name: held.hostname.as_str().unwrap_or_default(),
-                    peer: None,
-                },
-                &secured,
-            );
+            let entry = agent.connections.open(&which(agent, held, None), &secured, began);
             let news = peer_leg::news(wishes, held.peer_options);
             // `TLS_ERROR` says why before the reset arrives.
             let before_reset = |error: &relay::Error| {
@@ -117,20 +107,26 @@ async fn attempt(
             };
             let relayed = tokio::select! {
                 biased;
-                () = stop.cancelled() => return info!("reset: the agent ends"),
+                () = stop.cancelled() => return,
                 relayed = relay::run(app, secured.stream, news, before_reset, &entry.copied) => relayed,
             };
-            let (up, down) = entry.copied.both();
-            drop(entry);
             match relayed {
-                Ok(()) => info!(bytes.up = up, bytes.down = down, "closed"),
-                Err(error) => {
-                    let cause = error.source().map(ToString::to_string);
-                    info!(bytes.up = up, bytes.down = down, %error, cause, "reset");
-                }
+                Ok(()) => entry.closed(),
+                Err(error) => entry.reset(relay_text(&error)),
             }
         }
         Err(error) => refuse(agent, held, &namespace, &error, progress).await,
+    }
+}
+
+fn which<'a>(agent: &Agent, held: &'a Held, peer: Option<SocketAddr>) -> Which<'a> {
+    Which {
+        id: held.id,
+        direction: Direction::Out,
+        caller: &held.caller,
+        service: agent.services.name(held.caller.service),
+        name: held.hostname.as_str().unwrap_or_default(),
+        peer,
     }
 }
 
@@ -324,7 +320,7 @@ async fn refuse(
     if !agent.maps.publish(held.id, &answers) {
         return;
     }
-    warn!(?errno, error = text, "refused");
+    agent.connections.refused(&which(agent, held, Some(socket_addr(&held.orig_dst))), error, &text);
     let mut pause = Duration::from_millis(1);
     loop {
         let now = progress.borrow_and_update().clone();

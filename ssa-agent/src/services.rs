@@ -162,6 +162,11 @@ impl Services {
         self.lock().iter().map(|(id, service)| (*id, service.path.clone())).collect()
     }
 
+    /// Where each is, and how it came to be attached.
+    pub(crate) fn attached(&self) -> Vec<(PathBuf, By)> {
+        self.lock().values().map(|service| (service.path.clone(), service.by)).collect()
+    }
+
     /// What `ssa-agent list` shows.
     pub(crate) fn shown(&self, maps: &Maps) -> Vec<Shown> {
         let shown = |(id, service): (&u64, &Service)| Shown {
@@ -214,6 +219,10 @@ impl Services {
                 Ok(()) => {
                     added = true;
                     info!(cgroup = %path.display(), "attached");
+                    let before = cgroup::processes(path);
+                    if !before.is_empty() {
+                        warn!(cgroup = %path.display(), processes = before.len(), "{LATE}");
+                    }
                 }
                 Err(error) => {
                     warn!(error = format!("{error:#}"), cgroup = %path.display(), "a service can't be attached");
@@ -252,6 +261,9 @@ impl Service {
     }
 }
 
+/// What is said of a service that had begun before it was attached.
+const LATE: &str = "programs have begun before they were attached: sockets that they have are not served, new ones are";
+
 /// What the runtime can wait for.
 struct Watch(Inotify);
 
@@ -280,10 +292,9 @@ pub(crate) async fn follow(agent: Arc<Agent>) -> Result<()> {
             // Gone, or no watches are left: the next look finds what it can.
             let _gone = inotify.get_ref().0.add_watch(path, flags);
         });
-        let (own, mount) = (Arc::clone(&agent), mount.clone());
+        let own = Arc::clone(&agent);
         let looked = tokio::task::spawn_blocking(move || {
-            let below = |path: &Path| Path::new("/").join(path.strip_prefix(&mount).unwrap_or(path));
-            if own.services.look(&found, |path| own.policies.wants(&below(path)), &own.maps, &own.stop) {
+            if own.services.look(&found, |path| own.policies.wants(path), &own.maps, &own.stop) {
                 own.policies.attached();
             }
         });
@@ -295,6 +306,7 @@ pub(crate) async fn follow(agent: Arc<Agent>) -> Result<()> {
                 ready?.clear_ready();
             }
             () = sleep(LOOK) => {}
+            () = agent.pods.changed.notified() => {}
             () = agent.stop.cancelled() => return Ok(()),
         }
     }

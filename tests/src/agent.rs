@@ -42,6 +42,8 @@ pub struct Agent {
     child: Option<Child>,
     log: Arc<Mutex<Vec<String>>>,
     filter: &'static str,
+    /// Starts agents with `--leave-guards`.
+    pub leave_guards: bool,
 }
 
 impl Agent {
@@ -79,7 +81,7 @@ impl Agent {
     /// Logs what is wrong only: a log costs more than a connect.
     pub fn start_quiet() -> Self {
         let mut agent = Self::absent();
-        agent.filter = "warn,ssa_agent::outbound=error";
+        agent.filter = "warn,access=error";
         agent.restart();
         agent
     }
@@ -91,7 +93,7 @@ impl Agent {
         let cgroup = cgroup_mount().join(format!("ssa-test-{}-{count}", std::process::id()));
         fs::create_dir(&cgroup).expect("root can make cgroups");
         let folder = tempfile::Builder::new().prefix("ssa-agent").tempdir().expect("a folder can be made");
-        let mut agent = Self { cgroup, folder, child: None, log: Arc::default(), filter: LOG };
+        let mut agent = Self { cgroup, folder, child: None, log: Arc::default(), filter: LOG, leave_guards: false };
         agent.configure("");
         agent
     }
@@ -105,7 +107,9 @@ impl Agent {
     pub fn restart_by(&mut self, mut command: Command) {
         assert!(self.child.is_none(), "the last agent still runs");
         let mut child = command
-            .args(["run", "--log", self.filter, "--cgroup"])
+            .args(["run", "--log", self.filter])
+            .args(self.leave_guards.then_some("--leave-guards"))
+            .arg("--cgroup")
             .arg(&self.cgroup)
             .arg("--config")
             .arg(self.config())

@@ -119,7 +119,7 @@ fn what_is_missing_is_named_with_what_to_do() {
 #[test]
 fn agent_runs_as_nobody_with_the_capabilities_that_it_names() {
     let capabilities = capabilities();
-    assert_eq!(capabilities.len(), 10, "{capabilities:?}");
+    assert_eq!(capabilities.len(), 11, "{capabilities:?}");
     let pki = Pki::new();
     let identity = pki.leaf(Leaf::of(&[NAME]));
     let (chain, key) = pki.write("own", &identity);

@@ -97,7 +97,7 @@ pub(crate) fn cache(name: &str) -> Result<PathBuf> {
 }
 
 /// The Debian mirror that this machine's apt uses.
-fn mirror() -> Result<String> {
+pub(crate) fn mirror() -> Result<String> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     if let Ok(parts) = fs::read_dir("/etc/apt/sources.list.d") {
         files.extend(parts.filter_map(|entry| Some(entry.ok()?.path())));

@@ -9,6 +9,7 @@ mod build;
 mod ci;
 mod codegen;
 mod man;
+mod package;
 mod process;
 mod run;
 mod setup;
@@ -37,6 +38,8 @@ enum Verb {
     Test(test::Args),
     /// Measure: this agent, OpenSSL in the program, nginx, haproxy and stunnel, in one run
     Bench(bench::Args),
+    /// Make the Debian package; with --try, also install, use, upgrade and purge it in a clean Debian
+    Package(package::Args),
     /// Run the system tests on other kernels, each in a virtual machine
     Vm(vm::Args),
     /// What CI runs: formatting, lints on both targets, generated files, documentation, tests
@@ -52,6 +55,7 @@ fn main() -> Result<()> {
         Verb::Run(args) => run::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Package(args) => package::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::Ci => ci::run(),
         Verb::Codegen(args) => codegen::run(&args),

@@ -116,13 +116,16 @@ impl Page {
     fn table(&mut self, block: &str) -> Result<()> {
         let (prose, example) = block.split_once("\n#\n#[[").context("deploy/agent.toml: a block without an example")?;
         for part in prose.split("\n#\n") {
-            let lines = part.lines().map(|line| line.trim_start_matches('#').trim());
             if part.starts_with("#  ") {
-                for line in lines {
+                // A line that begins further to the right goes on with the one before.
+                let whole = part.replace("\n#        ", " ");
+                for line in whole.lines().map(|line| line.trim_start_matches('#').trim()) {
                     let (key, text) = line.split_once("  ").context("a line of a table of keys")?;
-                    self.item(&format!("`{key}`"), &sentence(text.trim()));
+                    let words: Vec<_> = text.split_whitespace().collect();
+                    self.item(&format!("`{key}`"), &sentence(&words.join(" ")));
                 }
             } else {
+                let lines = part.lines().map(|line| line.trim_start_matches('#').trim());
                 self.paragraphs(&lines.collect::<Vec<_>>().join(" "));
             }
         }

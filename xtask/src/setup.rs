@@ -45,6 +45,7 @@ const TESTS: &[Package] = &[
     Package { name: "nginx-light", reason: "a real TLS server" },
     Package { name: "openssl", reason: "s_server, another real TLS server" },
     Package { name: "python3", reason: "the programs under test" },
+    Package { name: "systemd", reason: "a journal, and a judge of the unit files" },
     Package { name: "libpython3.11-testsuite", reason: "CPython's own socket tests" },
 ];
 
@@ -52,6 +53,11 @@ const BENCH: &[Package] = &[
     Package { name: "haproxy", reason: "a peer of the bench" },
     Package { name: "hitch", reason: "a peer of the bench" },
     Package { name: "stunnel4", reason: "a peer of the bench" },
+];
+
+const PACKAGE: &[Package] = &[
+    Package { name: "dpkg-dev", reason: "finds the libraries that the package depends on" },
+    Package { name: "mmdebstrap", reason: "makes a clean Debian for its trial" },
 ];
 
 const VM: &[Package] = &[
@@ -64,6 +70,8 @@ const VM: &[Package] = &[
 
 /// The linker's version that uses rustc 1.95's own LLVM.
 const BPF_LINKER: &str = "0.10.3";
+
+const CARGO_DEB: &str = "3.8.0";
 
 /// Debian's package of the library sources of rustc 1.95.0, for where rustup can't download.
 const RUST_SRC_DEB: &str = "rust-src=1.95.0+dfsg1-2~bpo13+1";
@@ -81,6 +89,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// The peers that only the bench needs.
 pub(crate) fn bench() -> Result<()> {
     packages(BENCH)
+}
+
+/// What only the Debian package needs.
+pub(crate) fn package() -> Result<()> {
+    packages(PACKAGE)?;
+    if output(crate::process::cargo().args(["deb", "--version"])).is_ok_and(|found| found == CARGO_DEB) {
+        return Ok(());
+    }
+    eprintln!("setup: installing cargo-deb {CARGO_DEB}: makes the Debian package (a minute)");
+    check(crate::process::cargo().args(["install", &format!("cargo-deb@{CARGO_DEB}"), "--locked"]))
 }
 
 /// What only virtual machines need.

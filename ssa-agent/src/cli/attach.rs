@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     cgroup,
     control::{self, Answer, Command},
+    services::Shown,
 };
 
 /// Let a running agent serve one more cgroup
@@ -29,7 +30,11 @@ pub(crate) struct AttachArgs {
 #[derive(clap::Args)]
 pub(crate) struct DetachArgs {
     /// The cgroup, as a path of the file system or below the cgroup2 mount
-    cgroup: PathBuf,
+    #[arg(required_unless_present = "all")]
+    cgroup: Option<PathBuf>,
+    /// All that are attached, one after the other
+    #[arg(long, conflicts_with = "cgroup")]
+    all: bool,
     #[command(flatten)]
     agent: super::AgentArgs,
 }
@@ -51,15 +56,19 @@ pub(crate) fn attach(args: &AttachArgs) -> Result<ExitCode> {
 }
 
 pub(crate) fn detach(args: &DetachArgs) -> Result<ExitCode> {
-    let cgroup = cgroup::resolve(&args.cgroup)?;
-    control::ask(&args.agent.name()?, Command::Detach { cgroup })?;
+    let name = args.agent.name()?;
+    let cgroups = match &args.cgroup {
+        Some(cgroup) => vec![cgroup::resolve(cgroup)?],
+        None => listed(&name)?.into_iter().map(|service| service.cgroup).collect(),
+    };
+    for cgroup in cgroups {
+        control::ask(&name, Command::Detach { cgroup })?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) fn list(args: &ListArgs) -> Result<ExitCode> {
-    let Answer::Services(services) = control::ask(&args.agent.name()?, Command::List)? else {
-        bail!("the agent speaks of something else");
-    };
+    let services = listed(&args.agent.name()?)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&services)?);
         return Ok(ExitCode::SUCCESS);
@@ -70,6 +79,13 @@ pub(crate) fn list(args: &ListArgs) -> Result<ExitCode> {
         println!("{:>8}  {}{removed}", service.sockets, service.cgroup.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn listed(agent: &str) -> Result<Vec<Shown>> {
+    let Answer::Services(services) = control::ask(agent, Command::List)? else {
+        bail!("the agent speaks of something else");
+    };
+    Ok(services)
 }
 
 fn existing(path: &std::path::Path) -> Result<PathBuf> {

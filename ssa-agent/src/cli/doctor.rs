@@ -77,8 +77,8 @@ fn trial(args: &Args) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     if made.is_ok() {
         let name = super::agent_name(&path)?;
-        let options =
-            agent::Options { name, cgroups: vec![path.clone()], bpffs: args.bpffs.clone(), config: Config::None };
+        let (bpffs, cgroups) = (args.bpffs.clone(), vec![path.clone()]);
+        let options = agent::Options { name, cgroups, bpffs, config: Config::None, leave_guards: false };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let (mut fetched, mut refused) = (None, None);
         let served = runtime.block_on(agent::run(options, async || {

@@ -4,6 +4,7 @@ mod attach;
 mod check;
 mod doctor;
 mod exec;
+mod generate;
 mod probe;
 mod reload;
 mod run;
@@ -14,7 +15,7 @@ use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use tracing::Level;
-use tracing_subscriber::{EnvFilter, filter::Directive};
+use tracing_subscriber::{EnvFilter, filter::Directive, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::policy::file::Config;
 
@@ -39,6 +40,9 @@ enum Command {
     Connections(status::ConnectionsArgs),
     Reload(reload::Args),
     Doctor(doctor::Args),
+    Completions(generate::CompletionsArgs),
+    #[command(hide = true)]
+    Manual(generate::ManualArgs),
     #[command(hide = true)]
     Probe(probe::Args),
 }
@@ -105,6 +109,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Connections(args) => status::connections(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Completions(args) => Ok(generate::completions(&args)),
+        Command::Manual(args) => generate::manual(&args),
         Command::Probe(args) => probe::run(&args),
     };
     done.unwrap_or_else(|error| {
@@ -120,10 +126,22 @@ fn start_logging(filter: &str) -> anyhow::Result<()> {
     for target in ["hickory_resolver=error", "hickory_net=error", "hickory_proto=error", "resolv_conf=error"] {
         filter = filter.add_directive(target.parse()?);
     }
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    let registry = tracing_subscriber::registry().with(filter);
+    if is_journal()
+        && let Ok(journal) = tracing_journald::layer()
+    {
+        registry.with(journal.with_field_prefix(Some("SSA".to_owned()))).init();
+    } else {
+        let ansi = std::io::stderr().is_terminal();
+        registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi)).init();
+    }
     Ok(())
+}
+
+/// Whether standard error goes to the journal (`JOURNAL_STREAM`, systemd.exec(5)): it takes fields as fields.
+fn is_journal() -> bool {
+    use std::os::fd::AsFd as _;
+    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let own = nix::sys::stat::fstat(std::io::stderr().as_fd());
+    own.is_ok_and(|own| stream == format!("{}:{}", own.st_dev, own.st_ino))
 }

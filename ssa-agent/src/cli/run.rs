@@ -42,6 +42,10 @@ pub(crate) struct Args {
     /// debug the eBPF programs' own messages come as target `ssa_hooks`
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
+    /// At the end, reset the open connections and leave the guards attached: they refuse every TLS socket until the next
+    /// run, which takes up what was attached. Without it the end waits until the programs have closed their TLS sockets
+    #[arg(long)]
+    leave_guards: bool,
     /// Prove first that it works: a plain socket in the cgroup fetches from a TLS server of our own
     #[arg(long)]
     prove: bool,
@@ -56,6 +60,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     // Before anything is attached: a bad file is the most likely mistake.
     args.config.config().read()?.load_all()?;
     check_machine()?;
+    cgroup::join_machine()?;
     raise_file_limit();
     ensure!(
         !args.cgroup.is_empty() || (args.command.is_empty() && !args.prove),
@@ -118,7 +123,13 @@ fn raise_file_limit() {
 async fn serve(args: &Args, cgroups: Vec<PathBuf>) -> Result<ExitCode> {
     let name = cgroups.first().map_or_else(|| Ok(super::MACHINE.to_owned()), |path| super::agent_name(path))?;
     let config = args.config.config();
-    let options = agent::Options { name, cgroups: cgroups.clone(), bpffs: args.bpffs.clone(), config };
+    let options = agent::Options {
+        name,
+        cgroups: cgroups.clone(),
+        bpffs: args.bpffs.clone(),
+        config,
+        leave_guards: args.leave_guards,
+    };
     let asked = CancellationToken::new();
     let mut code = ExitCode::SUCCESS;
     let attended = async || attended(args, &cgroups, &asked, &mut code).await;

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
-    connections::{Direction, Shown},
+    connections::{Failure, Shown},
     control::{self, Answer, Command},
 };
 
@@ -32,6 +32,9 @@ pub(crate) struct ConnectionsArgs {
     /// Print JSON instead: one array
     #[arg(long)]
     json: bool,
+    /// List the last connections that failed instead: those that were refused, with the reason, and those that were reset
+    #[arg(long)]
+    failed: bool,
     /// Print them again every second, until Ctrl-C
     #[arg(long)]
     watch: bool,
@@ -59,22 +62,52 @@ pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode> {
 pub(crate) fn connections(args: &ConnectionsArgs) -> Result<ExitCode> {
     let name = args.agent.name()?;
     loop {
-        let Answer::Connections(connections) = control::ask(&name, Command::Connections)? else {
-            bail!("the agent speaks of something else");
-        };
+        let (open, failed) = if args.failed { (Vec::new(), failures(&name)?) } else { (open(&name)?, Vec::new()) };
         if args.watch && std::io::stdout().is_terminal() {
             print!("\x1b[H\x1b[2J");
         }
-        if args.json {
-            println!("{}", serde_json::to_string(&connections)?);
-        } else {
-            print(&connections);
+        match (args.failed, args.json) {
+            (false, false) => print(&open),
+            (false, true) => println!("{}", serde_json::to_string(&open)?),
+            (true, false) => print_failures(&failed),
+            (true, true) => println!("{}", serde_json::to_string(&failed)?),
         }
         std::io::stdout().flush()?;
         if !args.watch {
             return Ok(ExitCode::SUCCESS);
         }
         thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn open(agent: &str) -> Result<Vec<Shown>> {
+    let Answer::Connections(all) = control::ask(agent, Command::Connections)? else {
+        bail!("the agent speaks of something else");
+    };
+    Ok(all)
+}
+
+fn failures(agent: &str) -> Result<Vec<Failure>> {
+    let Answer::Failures(all) = control::ask(agent, Command::Failures)? else {
+        bail!("the agent speaks of something else");
+    };
+    Ok(all)
+}
+
+fn print_failures(failures: &[Failure]) {
+    println!("{:<9} {:<3} {:>7} {:>6} {:<40} {:<24} ERROR", "AGO", "DIR", "PID", "UID", "PEER", "NAME");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    for one in failures {
+        println!(
+            "{:>8}s {:<3} {:>7} {:>6} {:<40} {:<24} {}",
+            now.saturating_sub(one.at),
+            one.direction.name(),
+            one.pid,
+            one.uid,
+            one.peer.map(|peer| peer.to_string()).unwrap_or_default(),
+            one.name,
+            one.error,
+        );
     }
 }
 
@@ -86,7 +119,7 @@ fn print(connections: &[Shown]) {
     for one in connections {
         println!(
             "{:<3} {:>7} {:>6} {:<40} {:<24} {:<7} {:<28} {:<3} {:>7.0}s {:>12} {:>12}  {}",
-            if one.direction == Direction::Out { "out" } else { "in" },
+            one.direction.name(),
             one.pid,
             one.uid,
             one.peer.map(|peer| peer.to_string()).unwrap_or_default(),

@@ -20,6 +20,18 @@ pub(crate) enum Errno {
     Protocol,
 }
 
+impl Errno {
+    /// As in errno(3).
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::ConnectionRefused => "ECONNREFUSED",
+            Self::HostUnreachable => "EHOSTUNREACH",
+            Self::NetworkUnreachable => "ENETUNREACH",
+            Self::Protocol => "EPROTO",
+        }
+    }
+}
+
 /// The headers of a held SYN, without data: a connect by TCP Fast Open may have put some in.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Syn {

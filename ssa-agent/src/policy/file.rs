@@ -4,15 +4,19 @@
 
 use std::{
     fmt, fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::pods::Pods;
+
 use super::{
     Policy, Version,
-    value::{Alpn, Count, Group, Seconds, SignatureAlgorithm, Suite12, Suite13, User},
+    service::Service,
+    value::{Alpn, Count, Group, Seconds, SignatureAlgorithm, Suite12, Suite13, User, UserGroup},
 };
 
 /// A file as it was written: keys that are absent are none.
@@ -25,6 +29,8 @@ pub(crate) struct File {
     time: Time,
     credentials: Credentials,
     limits: Limits,
+    monitor: Monitor,
+    control: Control,
     #[serde(rename = "profile")]
     pub(super) profiles: Vec<Profile>,
     #[serde(rename = "service")]
@@ -76,73 +82,6 @@ impl Config {
             Self::File(path) => path.display().to_string(),
             Self::None => "the defaults".to_owned(),
         }
-    }
-}
-
-/// Cgroups that the agent attaches by itself, now and when they are made.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Service {
-    /// Paths below the mount, with a slash before them; `*` is for a part of one name.
-    cgroup: Option<Glob>,
-    /// Systemd units and slices, which name the last part of a path.
-    unit: Option<Glob>,
-    /// The id of a container, or the beginning of it, as docker, podman and containerd put it into the last part of a path.
-    container: Option<String>,
-}
-
-/// A pattern with `*`, `?` and `[...]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(try_from = "String")]
-struct Glob(glob::Pattern);
-
-impl TryFrom<String> for Glob {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        glob::Pattern::new(&text).map(Self).map_err(|error| format!("{text:?} is no pattern: {error}"))
-    }
-}
-
-impl Service {
-    fn check(&self) -> Result<(), String> {
-        /// As short as the engines themselves take it.
-        const ID_LEAST: usize = 12;
-        let keys = [self.cgroup.is_some(), self.unit.is_some(), self.container.is_some()];
-        if keys.into_iter().filter(|there| *there).count() != 1 {
-            return Err("a service is named by one of `unit`, `cgroup` and `container`".to_owned());
-        }
-        if self.cgroup.as_ref().is_some_and(|glob| !glob.0.as_str().starts_with('/')) {
-            return Err("`cgroup` must be a path below the mount, with a slash before it".to_owned());
-        }
-        if self.unit.as_ref().is_some_and(|glob| !glob.0.as_str().contains('.') || glob.0.as_str().contains('/')) {
-            return Err("`unit` must be a unit's whole name, such as \"nginx.service\" or \"app@*.service\"".to_owned());
-        }
-        let hex = |id: &String| id.len() >= ID_LEAST && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if self.container.as_ref().is_some_and(|id| !hex(id)) {
-            return Err(format!("`container` must be an id, or its first {ID_LEAST} or more hexadecimal digits"));
-        }
-        Ok(())
-    }
-
-    fn takes(&self, cgroup: &Path) -> bool {
-        /// A `*` is for a part of one name.
-        const OPTIONS: glob::MatchOptions = glob::MatchOptions {
-            case_sensitive: true,
-            require_literal_separator: true,
-            require_literal_leading_dot: false,
-        };
-        let name = cgroup.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-        if let Some(glob) = &self.cgroup {
-            return glob.0.matches_path_with(cgroup, OPTIONS);
-        }
-        if let Some(glob) = &self.unit {
-            return glob.0.matches_with(&name, OPTIONS);
-        }
-        // docker-ID.scope, libpod-ID.scope, cri-containerd-ID.scope, or ID alone.
-        let id = name.strip_suffix(".scope").unwrap_or(&name);
-        let id = id.rsplit('-').next().unwrap_or(id);
-        self.container.as_ref().is_some_and(|container| id.starts_with(container.as_str()))
     }
 }
 
@@ -227,6 +166,18 @@ struct Limits {
     sockets_per_user: Option<Count>,
 }
 
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Control {
+    group: Option<UserGroup>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Monitor {
+    listen: Option<SocketAddr>,
+}
+
 /// The limit for the whole machine is nobody's own.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -295,8 +246,23 @@ impl File {
     }
 
     /// Whether the agent is to attach a cgroup by itself; by its path below the mount, with a slash before it.
-    pub(crate) fn wants(&self, cgroup: &Path) -> bool {
-        self.services.iter().any(|service| service.get_ref().takes(cgroup))
+    pub(crate) fn wants(&self, cgroup: &Path, pods: &Pods) -> bool {
+        self.services.iter().any(|service| service.get_ref().takes(cgroup, pods))
+    }
+
+    /// Whether pods are to be looked for.
+    pub(crate) fn asks_for_pods(&self) -> bool {
+        self.services.iter().any(|service| service.get_ref().asks_for_pods())
+    }
+
+    /// Where metrics and health are asked for.
+    pub(crate) fn monitor(&self) -> Option<SocketAddr> {
+        self.monitor.listen
+    }
+
+    /// Who may use the control socket, besides root.
+    pub(crate) fn control_group(&self) -> Option<UserGroup> {
+        self.control.group
     }
 
     /// Reads all certificates and keys that it names, to see that they are good.
@@ -420,40 +386,4 @@ fn position(text: &str, at: usize) -> (usize, usize) {
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
     (line, column)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn services_are_named_by_unit_cgroup_or_container() {
-        let takes =
-            |text: &str, cgroup: &str| File::parse(text).map(|file| file.wants(Path::new(cgroup))).ok().unwrap();
-        let unit = "[[service]]\nunit = \"app@*.service\"";
-        assert!(takes(unit, "/system.slice/app@1.service") && !takes(unit, "/system.slice/app.service"));
-        assert!(!takes(unit, "/system.slice/app@1.service/below"));
-        let cgroup = "[[service]]\ncgroup = \"/a/*/c\"";
-        assert!(takes(cgroup, "/a/b/c") && !takes(cgroup, "/a/b/b/c") && !takes(cgroup, "/a/b"));
-        let container = "[[service]]\ncontainer = \"0123456789ab\"";
-        for name in [
-            "docker-0123456789abcd.scope",
-            "libpod-0123456789ab.scope",
-            "cri-containerd-0123456789abff.scope",
-            "0123456789abcd",
-        ] {
-            assert!(takes(container, &format!("/x/{name}")), "{name}");
-        }
-        assert!(!takes(container, "/x/docker-1123456789abcd.scope"));
-        for bad in [
-            "unit = \"app\"",
-            "cgroup = \"a\"",
-            "container = \"12\"",
-            "",
-            "unit = \"a.b\"\ncgroup = \"/a\"",
-            "name = \"x\"",
-        ] {
-            assert!(File::parse(&format!("[[service]]\n{bad}")).is_err(), "{bad}");
-        }
-    }
 }

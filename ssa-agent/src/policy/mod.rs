@@ -6,7 +6,8 @@
 pub(crate) mod file;
 pub(crate) mod profile;
 mod rows;
-mod value;
+mod service;
+pub(crate) mod value;
 
 use std::{
     path::PathBuf,

@@ -21,12 +21,13 @@ use super::{
     file::{File, Profile},
     profile::Program,
 };
-use crate::{caller, cgroup, kernel::maps::Maps, services::Services, tls::cipher};
+use crate::{caller, cgroup, kernel::maps::Maps, pods::Pods, services::Services, tls::cipher};
 
 /// The policy of one agent.
 pub(crate) struct Policies {
     maps: Arc<Maps>,
     services: Arc<Services>,
+    pods: Arc<Pods>,
     /// Where the cgroup file system is mounted.
     mount: PathBuf,
     now: Mutex<Now>,
@@ -49,7 +50,12 @@ struct Now {
 
 impl Policies {
     /// Puts a policy in force for the first time.
-    pub(crate) fn new(maps: Arc<Maps>, services: Arc<Services>, file: File) -> Result<Self, LoadError> {
+    pub(crate) fn new(
+        maps: Arc<Maps>,
+        services: Arc<Services>,
+        pods: Arc<Pods>,
+        file: File,
+    ) -> Result<Self, LoadError> {
         let mount = cgroup::mount().map_err(|error| LoadError::Files(error.to_string()))?;
         let base = Effective::load(file.policy(&[]))?;
         let now = Now {
@@ -61,7 +67,7 @@ impl Policies {
             numbers: HashMap::new(),
             next_class: 1,
         };
-        let policies = Self { maps, services, mount, now: Mutex::new(now) };
+        let policies = Self { maps, services, pods, mount, now: Mutex::new(now) };
         // Classes of an agent before this one mean nothing.
         policies.maps.forget_policies();
         policies.write_rows(&mut policies.lock())?;
@@ -89,6 +95,11 @@ impl Policies {
         now.effective = effective;
         info!(generation, "a new policy is in force");
         Ok(generation)
+    }
+
+    /// How many policies were in force, this one among them.
+    pub(crate) fn generation(&self) -> u64 {
+        self.lock().generation
     }
 
     /// Whether the policy that is in force comes from a file.
@@ -150,7 +161,13 @@ impl Policies {
     /// Whether the agent is to attach a cgroup by itself ([`File::wants`]).
     pub(crate) fn wants(&self, cgroup: &Path) -> bool {
         let file = Arc::clone(&self.lock().file);
-        file.wants(cgroup)
+        let below = Path::new("/").join(cgroup.strip_prefix(&self.mount).unwrap_or(cgroup));
+        file.wants(&below, &self.pods)
+    }
+
+    /// Whether pods of Kubernetes are to be looked for.
+    pub(crate) fn asks_for_pods(&self) -> bool {
+        self.lock().file.asks_for_pods()
     }
 
     /// Another cgroup is attached: the hooks learn the classes of what is below.

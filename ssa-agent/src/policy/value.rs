@@ -158,6 +158,29 @@ impl From<Count> for u64 {
     }
 }
 
+/// A group of this machine, by number or name.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(try_from = "Value")]
+pub(crate) struct UserGroup(pub(crate) u32);
+
+impl TryFrom<Value> for UserGroup {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        match value {
+            Value::Integer(number) => u32::try_from(number).map(Self).map_err(|_range| format!("{number} is no gid")),
+            Value::String(name) => match nix::unistd::Group::from_name(&name) {
+                Ok(Some(group)) => Ok(Self(group.gid.as_raw())),
+                Ok(None) => Err(format!("this machine has no group {name:?}")),
+                Err(error) => Err(format!("looking for group {name:?}: {error}")),
+            },
+            Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => {
+                Err("a group is a number or a name".to_owned())
+            }
+        }
+    }
+}
+
 /// A user of this machine, by number or name.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "Value")]

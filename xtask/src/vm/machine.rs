@@ -25,7 +25,7 @@ const MODULES: [&str; 4] = ["virtio_pci", "virtiofs", "overlay", "virtio_rng"];
 /// Memory, in MiB; half of it holds what is written.
 const MEMORY: u32 = 4096;
 /// How long the machine may take to begin.
-const BOOT_LIMIT: Duration = Duration::from_secs(60);
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// What the machine says when it has begun.
 const BEGUN: &str = "ssa-vm: begun";
 
@@ -36,21 +36,33 @@ pub(crate) enum Accel {
     Tcg,
 }
 
+/// Whose files the machine has, and what begins there.
+pub(crate) enum System<'a> {
+    /// This machine's; the script is the first process.
+    Own,
+    /// Those below a folder, with systemd as the first process and the script as its service.
+    Systemd(&'a Path),
+}
+
 /// Boots `kernel`, runs `script` in it as root with `bash`, and passes on the lines that come from there. An
 /// error if it does not come to its end within `limit`.
 pub(crate) fn run(
     kernel: &Kernel,
     accel: Accel,
+    system: &System<'_>,
     script: &str,
     limit: Duration,
     mut line: impl FnMut(&str),
 ) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("ssa-vm").tempdir()?;
-    let guest = folder.path().join("guest.sh");
-    fs::write(&guest, format!("{}\n{script}\necho ssa-vm: ended\n{POWER_OFF}\n", prepare(kernel)))?;
+    let (files, guest) = match system {
+        System::Own => (Path::new("/"), prepare(kernel)),
+        System::Systemd(files) => (*files, SYSTEMD.replace("{begun}", BEGUN)),
+    };
+    let guest = guest.replace("{script}", &format!("{script}\necho ssa-vm: ended\n{POWER_OFF}\n"));
     let initrd = initramfs(kernel, &folder, &guest)?;
     let socket = folder.path().join("root.sock");
-    let _files = Running(share(&socket)?);
+    let _files = Running(share(files, &socket)?);
     let mut machine = Running(qemu(kernel, accel, &initrd, &socket)?);
     let pipe = machine.0.stdout.take().context("its output is ours")?;
     let (sender, lines) = std::sync::mpsc::channel();
@@ -99,14 +111,35 @@ mount --bind '{modules}' /lib/modules/{release}
 hostname vm
 ip link set lo up
 ulimit -n 20000
-echo; echo '{BEGUN}'"#,
+echo; echo '{BEGUN}'
+{{script}}"#,
         modules = modules.display(),
         release = kernel.release,
     )
 }
 
-/// Loads what the root needs, mounts this machine's files below a layer that takes the writes, and goes there.
-fn initramfs(kernel: &Kernel, folder: &TempDir, guest: &Path) -> Result<PathBuf> {
+/// systemd with what it needs for services, and the script as the one that it begins for.
+const SYSTEMD: &str = r#"
+export LANG=C.UTF-8
+cat > /ssa-guest.sh <<'END OF THE SCRIPT'
+echo; echo '{begun}'
+{script}
+END OF THE SCRIPT
+cat > /etc/systemd/system/ssa-guest.service <<'END'
+[Unit]
+After=basic.target
+[Service]
+Type=oneshot
+ExecStart=/bin/bash /ssa-guest.sh
+StandardOutput=file:/dev/ttyS0
+StandardError=inherit
+TimeoutStartSec=infinity
+END
+exec /lib/systemd/systemd --unit=ssa-guest.service --show-status=false --log-level=warning
+"#;
+
+/// Loads what the root needs, mounts the files below a layer that takes the writes, and goes there.
+fn initramfs(kernel: &Kernel, folder: &TempDir, guest: &str) -> Result<PathBuf> {
     let root = folder.path().join("initramfs");
     let modules = root.join("modules");
     fs::create_dir_all(&modules)?;
@@ -134,7 +167,8 @@ fn initramfs(kernel: &Kernel, folder: &TempDir, guest: &Path) -> Result<PathBuf>
         }
     }
     let init = root.join("init");
-    fs::write(&init, INIT.replace("{guest}", &guest.display().to_string()))?;
+    fs::write(root.join("guest.sh"), guest)?;
+    fs::write(&init, INIT)?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
     let archive = folder.path().join("initrd");
     let mut cpio = Command::new("cpio")
@@ -144,7 +178,7 @@ fn initramfs(kernel: &Kernel, folder: &TempDir, guest: &Path) -> Result<PathBuf>
         .stdout(fs::File::create(&archive)?)
         .spawn()
         .context("cpio is installed")?;
-    let mut names: Vec<String> = vec!["busybox".to_owned(), "init".to_owned(), "modules".to_owned()];
+    let mut names: Vec<String> = ["busybox", "guest.sh", "init", "modules"].map(str::to_owned).to_vec();
     names.extend((0..files.len()).map(|index| format!("modules/{index:02}.ko")));
     cpio.stdin.take().context("piped")?.write_all(names.join("\0").as_bytes())?;
     ensure!(cpio.wait()?.success(), "making the initramfs failed");
@@ -162,23 +196,25 @@ for module in /modules/*; do /busybox insmod $module; done
 /busybox mkdir /layer/upper /layer/work
 /busybox mount -t overlay -o lowerdir=/low,upperdir=/layer/upper,workdir=/layer/work root /new
 for there in dev sys proc; do /busybox mkdir -p /new/$there; /busybox mount --move /$there /new/$there; done
-exec /busybox switch_root /new /bin/bash {guest}
+/busybox cp /guest.sh /new/ssa-begin.sh
+exec /busybox switch_root /new /bin/bash /ssa-begin.sh
 "#;
 
-/// Shares this machine's root file system, by the program that came with QEMU until version 7, or its successor.
-fn share(socket: &Path) -> Result<Child> {
+/// Shares the files below a folder, by the program that came with QEMU until version 7, or its successor.
+fn share(files: &Path, socket: &Path) -> Result<Child> {
     let (successor, original) = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd");
     let mut daemon;
     if Path::new(successor).is_file() {
         daemon = as_root(successor);
-        daemon.args(["--shared-dir", "/", "--sandbox", "chroot", "--cache", "always"]);
+        daemon.arg("--shared-dir").arg(files).args(["--sandbox", "chroot", "--cache", "always"]);
     } else {
         ensure!(
             Path::new(original).is_file(),
             "there is no virtiofsd (Debian 12: qemu-system-common; later: virtiofsd)"
         );
         daemon = as_root(original);
-        daemon.args(["-o", "source=/", "-o", "cache=always", "-o", "sandbox=chroot", "--thread-pool-size=2"]);
+        daemon.arg("-o").arg(format!("source={}", files.display()));
+        daemon.args(["-o", "cache=always", "-o", "sandbox=chroot", "--thread-pool-size=2"]);
     }
     daemon.arg(format!("--socket-path={}", socket.display()));
     let child = daemon.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use machine::Accel;
+use machine::{Accel, System};
 
 use crate::{
     process::{cargo, check, output, root, target_dir},
@@ -72,9 +72,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let kernel = kernel::fetch(wanted)?;
         eprintln!("=== Linux {} ===", kernel.release);
         let script = format!("cd {}; {}", quoted(&root().to_string_lossy()), script.join(" "));
-        machine::run(&kernel, accel(&kernel)?, &script, SUITE_LIMIT, |line| println!("{line}"))?;
+        machine::run(&kernel, accel(&kernel)?, &System::Own, &script, SUITE_LIMIT, |line| println!("{line}"))?;
     }
     Ok(())
+}
+
+/// Runs a script below systemd, in a machine that has the files below a folder.
+pub(crate) fn systemd(wanted: &str, files: &Path, script: &str, limit: Duration, line: impl FnMut(&str)) -> Result<()> {
+    let kernel = kernel::fetch(wanted)?;
+    machine::run(&kernel, accel(&kernel)?, &System::Systemd(files), script, limit, line)
 }
 
 /// Runs the tests on the oldest and the newest kernel, and fails if any does: all but those that only repeat a lot.
@@ -150,7 +156,7 @@ fn one(kernel: &kernel::Kernel, accel: Accel, programs: &[PathBuf], filter: Opti
         broken: Vec::new(),
         took: Duration::ZERO,
     };
-    machine::run(kernel, accel, &script(programs, filter), SUITE_LIMIT, |line| {
+    machine::run(kernel, accel, &System::Own, &script(programs, filter), SUITE_LIMIT, |line| {
         let Some(news) = line.strip_prefix("ssa-vm: ") else {
             println!("{line}");
             return;
@@ -209,7 +215,7 @@ fn accel(kernel: &kernel::Kernel) -> Result<Accel> {
     if !Path::new("/dev/kvm").exists() {
         return Ok(Accel::Tcg);
     }
-    let works = machine::run(kernel, Accel::Kvm, "true", PROBE_LIMIT, |_line| ()).is_ok();
+    let works = machine::run(kernel, Accel::Kvm, &System::Own, "true", PROBE_LIMIT, |_line| ()).is_ok();
     Ok(if works { Accel::Kvm } else { Accel::Tcg })
 }
 

@@ -1,0 +1,49 @@
+//! `ssa-agent completions` and `ssa-agent manual`: what a package installs beside the program.
+
+use std::{fs, io, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+
+/// Print what makes a shell complete this command's words
+///
+/// For bash: ssa-agent completions bash > /usr/share/bash-completion/completions/ssa-agent
+#[derive(clap::Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    shell: Shell,
+}
+
+/// Write the manual pages of this command and its subcommands
+#[derive(clap::Args)]
+pub(crate) struct ManualArgs {
+    /// The folder that they are written to
+    folder: PathBuf,
+}
+
+pub(crate) fn completions(args: &CompletionsArgs) -> ExitCode {
+    clap_complete::generate(args.shell, &mut super::Args::command(), "ssa-agent", &mut io::stdout());
+    ExitCode::SUCCESS
+}
+
+pub(crate) fn manual(args: &ManualArgs) -> Result<ExitCode> {
+    let failed = || format!("writing to {}", args.folder.display());
+    fs::create_dir_all(&args.folder).with_context(failed)?;
+    let mut command = super::Args::command();
+    // Gives each its whole name.
+    command.build();
+    let commands = std::iter::once(&command).chain(command.get_subcommands().filter(|one| !one.is_hide_set()));
+    for command in commands.filter(|one| one.get_name() != "help") {
+        let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
+        let mut page = Vec::new();
+        clap_mangen::Man::new(command.clone().name(leak(&name))).section("8").render(&mut page)?;
+        fs::write(args.folder.join(format!("{name}.8")), page).with_context(failed)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// clap keeps names for as long as the program runs, which is over in a moment.
+fn leak(name: &str) -> &'static str {
+    Box::leak(name.to_owned().into_boxed_str())
+}
