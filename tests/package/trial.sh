@@ -33,13 +33,12 @@ bash -c '. /usr/share/bash-completion/completions/ssa-agent && complete -p ssa-a
 grep -h "^CapEff" "/proc/$(systemctl show -p MainPID --value ssa-agent)/status"
 
 say "services of systemd"
+sed -i 's/^#listen = /listen = /' /etc/ssa/agent.toml
 cat >> /etc/ssa/agent.toml <<'TOML'
-[monitor]
-listen = "127.0.0.1:15020"
 [[service]]
 unit = "app*.service"
 TOML
-ssa-agent check >/dev/null || fail "the configuration"
+ssa-agent check >/dev/null 2>/tmp/check || fail "the configuration: $(cat /tmp/check)"
 systemctl reload ssa-agent || fail "reload"
 # It takes the monitor at its start only.
 systemctl restart ssa-agent

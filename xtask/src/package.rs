@@ -24,7 +24,7 @@ pub(crate) struct Args {
 
 /// What the clean Debian has besides its minimum: what the trial itself needs.
 const INCLUDE: &str =
-    "systemd,ca-certificates,openssl,python3-minimal,libpython3-stdlib,iproute2,procps,bpftool,bash-completion";
+    "systemd,ca-certificates,openssl,python3-minimal,libpython3-stdlib,iproute2,procps,bpftool,bash-completion,dbus";
 /// The kernel of the trial.
 const KERNEL: &str = "6.12";
 /// How long the trial may take.

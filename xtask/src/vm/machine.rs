@@ -127,6 +127,7 @@ echo; echo '{begun}'
 END OF THE SCRIPT
 cat > /etc/systemd/system/ssa-guest.service <<'END'
 [Unit]
+Requires=basic.target
 After=basic.target
 [Service]
 Type=oneshot
