@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::{
-    codegen,
+    codegen, manifests,
     process::{cargo, check},
     setup, test, vm,
 };
@@ -27,6 +27,7 @@ pub(crate) fn run() -> Result<()> {
         "--no-deps",
         "--document-private-items",
     ]))?;
+    manifests::run()?;
     test::run(&test::Args::default())?;
     vm::ends()
 }

@@ -8,7 +8,9 @@ mod bench;
 mod build;
 mod ci;
 mod codegen;
+mod image;
 mod man;
+mod manifests;
 mod package;
 mod process;
 mod run;
@@ -40,6 +42,10 @@ enum Verb {
     Bench(bench::Args),
     /// Make the Debian package; with --try, also install, use, upgrade and purge it in a clean Debian
     Package(package::Args),
+    /// Make a container image of the agent and its libraries, with buildah
+    Image,
+    /// Check what is deployed and not compiled: Kubernetes manifests, Helm chart, dashboard, systemd unit
+    Manifests,
     /// Run the system tests on other kernels, each in a virtual machine
     Vm(vm::Args),
     /// What CI runs: formatting, lints on both targets, generated files, documentation, tests
@@ -55,6 +61,8 @@ fn main() -> Result<()> {
         Verb::Run(args) => run::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Image => image::run(),
+        Verb::Manifests => manifests::run(),
         Verb::Package(args) => package::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::Ci => ci::run(),

@@ -55,6 +55,13 @@ const BENCH: &[Package] = &[
     Package { name: "stunnel4", reason: "a peer of the bench" },
 ];
 
+const IMAGE: &[Package] = &[Package { name: "buildah", reason: "makes container images, without a daemon" }];
+
+const MANIFESTS: &[Package] = &[
+    Package { name: "python3-venv", reason: "has Helm and the schemas of Kubernetes" },
+    Package { name: "systemd", reason: "judges the unit" },
+];
+
 const PACKAGE: &[Package] = &[
     Package { name: "dpkg-dev", reason: "finds the libraries that the package depends on" },
     Package { name: "mmdebstrap", reason: "makes a clean Debian for its trial" },
@@ -89,6 +96,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// The peers that only the bench needs.
 pub(crate) fn bench() -> Result<()> {
     packages(BENCH)
+}
+
+/// What only container images need.
+pub(crate) fn image() -> Result<()> {
+    packages(IMAGE)
+}
+
+/// What only checking manifests needs.
+pub(crate) fn manifests() -> Result<()> {
+    packages(MANIFESTS)
 }
 
 /// What only the Debian package needs.
