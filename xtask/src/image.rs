@@ -1,6 +1,6 @@
 //! `cargo xtask image`: a container image with the agent, the libraries that it is linked with, and nothing else.
 //!
-//! The same program gives the same image, byte for byte: times are those of 1970, and owners are root's.
+//! The same program gives the same image, by its digest: times are those of 1970, and owners are root's.
 
 use std::{
     fs,
@@ -25,7 +25,9 @@ pub(crate) fn run() -> Result<()> {
     let tree = folder.join("tree");
     // Of an earlier run.
     let _absent = fs::remove_dir_all(&tree);
-    put(&agent, &tree.join("usr/bin/ssa-agent"))?;
+    let inside = tree.join("usr/bin/ssa-agent");
+    put(&agent, &inside)?;
+    check(Command::new("strip").arg(&inside))?;
     for library in libraries(&agent)? {
         put(&library, &tree.join(library.strip_prefix("/")?))?;
     }
@@ -42,7 +44,8 @@ pub(crate) fn run() -> Result<()> {
     let made = fill(&container, &tree, &archive, version);
     check(as_root("buildah").args(["rm", &container]))?;
     made?;
-    println!("{}", archive.display());
+    let digest = output(as_root("skopeo").args(["inspect", "--format", "{{.Digest}}"]).arg(named(&archive, version)))?;
+    println!("{} {digest}", archive.display());
     Ok(())
 }
 
@@ -56,8 +59,12 @@ fn fill(container: &str, tree: &Path, archive: &Path, version: &str) -> Result<(
     )?;
     // An archive that is there is added to.
     let _absent = fs::remove_file(archive);
-    let to = format!("oci-archive:{}:ssa-agent:{version}", archive.display());
-    check(as_root("buildah").args(["commit", "--quiet", "--timestamp", "0", container, &to]))
+    check(as_root("buildah").args(["commit", "--quiet", "--timestamp", "0", container, &named(archive, version)]))
+}
+
+/// An image in an archive, as skopeo and buildah name it.
+fn named(archive: &Path, version: &str) -> String {
+    format!("oci-archive:{}:ssa-agent:{version}", archive.display())
 }
 
 /// The libraries that a program is linked with, and what loads them.

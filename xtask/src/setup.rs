@@ -55,7 +55,11 @@ const BENCH: &[Package] = &[
     Package { name: "stunnel4", reason: "a peer of the bench" },
 ];
 
-const IMAGE: &[Package] = &[Package { name: "buildah", reason: "makes container images, without a daemon" }];
+const IMAGE: &[Package] = &[
+    Package { name: "binutils", reason: "strips the program" },
+    Package { name: "buildah", reason: "makes container images, without a daemon" },
+    Package { name: "skopeo", reason: "tells an image's digest" },
+];
 
 const MANIFESTS: &[Package] = &[
     Package { name: "python3-venv", reason: "has Helm and the schemas of Kubernetes" },
