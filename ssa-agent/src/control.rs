@@ -28,6 +28,7 @@ use crate::{
     connections,
     policy::{file::Config, value::UserGroup},
     services::Shown,
+    uncaptured::Uncaptured,
 };
 
 /// Version of the protocol, which every request names.
@@ -54,6 +55,8 @@ pub(crate) enum Command {
     Detach { cgroup: PathBuf },
     /// Tell which cgroups are attached.
     List,
+    /// Tell of the TCP sockets of services' programs that can't speak TLS.
+    Uncaptured,
     /// Tell of the open connections.
     Connections,
     /// Tell of the last connections that failed.
@@ -74,6 +77,8 @@ pub(crate) enum Answer {
     Done,
     /// The attached cgroups.
     Services(Vec<Shown>),
+    /// TCP sockets that are older than the attachment, or of another cgroup.
+    Uncaptured(Vec<Uncaptured>),
     /// The open connections, the oldest first.
     Connections(Vec<connections::Shown>),
     /// Connections that were not made or did not end in order, the newest last.
@@ -172,6 +177,10 @@ async fn answer(mut stream: UnixStream, agent: &Arc<Agent>, config: &Config, has
                 Command::Connections => Answer::Connections(agent.connections.shown()),
                 Command::Failures => Answer::Failures(agent.connections.failures()),
                 Command::Status => Answer::Status(Box::new(status(agent))),
+                Command::Uncaptured => {
+                    let services = Arc::clone(&agent.services);
+                    Answer::Uncaptured(tokio::task::spawn_blocking(move || services.uncaptured()).await?)
+                }
                 Command::List => Answer::Services(agent.services.shown(&agent.maps)),
             },
             Ok(request) => Answer::Error(format!("version {} is not spoken; {VERSION} is", request.version)),
@@ -265,6 +274,7 @@ pub(crate) fn ask(name: &str, command: Command) -> Result<Answer> {
         | Answer::Services(_)
         | Answer::Connections(_)
         | Answer::Failures(_)
+        | Answer::Uncaptured(_)
         | Answer::Status(_)) => Ok(answer),
     }
 }

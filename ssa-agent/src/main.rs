@@ -39,6 +39,7 @@ mod selftest;
 mod services;
 mod sockopt;
 mod tls;
+mod uncaptured;
 
 use std::process::ExitCode;
 

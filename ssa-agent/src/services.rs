@@ -23,6 +23,7 @@ use crate::{
     agent::Agent,
     cgroup,
     kernel::{loader::Hooks, maps::Maps, on_behalf, sys},
+    uncaptured::{self, Uncaptured},
 };
 
 /// All of them, by the inode of the cgroup.
@@ -42,6 +43,8 @@ struct Service {
     by: By,
     /// Cancelled when it is detached: its held connects are refused, its connections reset.
     stop: CancellationToken,
+    /// TCP sockets that there were when it was attached, by inode.
+    before: HashSet<u32>,
 }
 
 /// How a cgroup came to be attached.
@@ -92,7 +95,9 @@ impl Services {
                 // Until then its guards stay, and refuse.
                 None => {
                     let path = PathBuf::from(format!("removed, {id}"));
-                    services.lock().insert(id, Service { path, by: By::Rule, stop: stop.child_token() });
+                    services
+                        .lock()
+                        .insert(id, Service { path, by: By::Rule, stop: stop.child_token(), before: HashSet::new() });
                 }
             }
         }
@@ -121,8 +126,10 @@ impl Services {
             "the agent itself is in {}: its own connections would come back to it",
             path.display()
         );
-        let id = hooks.attach(path)?;
-        self.lock().insert(id, Service { path: path.to_owned(), by, stop: stop.child_token() });
+        let (id, fresh) = hooks.attach(path)?;
+        // After it: what was made in between is counted as older, though it is served.
+        let before = if fresh { uncaptured::inodes(path) } else { HashSet::new() };
+        self.lock().insert(id, Service { path: path.to_owned(), by, stop: stop.child_token(), before });
         Ok(())
     }
 
@@ -176,6 +183,15 @@ impl Services {
             by: service.by,
         };
         self.lock().iter().map(shown).collect()
+    }
+
+    /// Sockets of services' programs that can't speak TLS. Reads much of /proc.
+    pub(crate) fn uncaptured(&self) -> Vec<Uncaptured> {
+        let services: Vec<_> = {
+            let by_id = self.lock();
+            by_id.values().map(|service| (service.path.clone(), service.before.clone())).collect()
+        };
+        services.iter().flat_map(|(path, before)| uncaptured::find(path, before)).collect()
     }
 
     /// Attaches what rules and names want and is not attached, and lets go of cgroups that are gone with all of their TLS

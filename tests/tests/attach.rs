@@ -280,3 +280,48 @@ fn cgroup_that_is_made_again_is_attached_again() {
     let _again = Cgroup::new("again");
     eventually("it is attached", Duration::from_secs(5), || list(&agent).iter().any(|(cgroup, _)| *cgroup == path));
 }
+
+#[test]
+fn sockets_made_before_or_elsewhere_are_listed() {
+    let agent = Agent::start();
+    let service = Cgroup::new("uncaptured");
+    let own = r#"
+import subprocess
+a = socket.socket(); a.bind(("127.0.0.1", 0)); a.listen()
+b = socket.socket(); b.connect(a.getsockname()); c, _ = a.accept()
+out([a.getsockname()[1], os.getpid()]); wait()
+later = socket.socket(); later.bind(("127.0.0.1", 0)); later.listen()
+out("later"); wait()
+"#;
+    let mut app = App::start_by(within(&service.0), own, &[]);
+    let before = app.said();
+    // Comes into the service with a socket that was made outside of it.
+    let outside = r#"
+passed = socket.socket(); passed.bind(("127.0.0.1", 0)); passed.listen()
+open(args[0] + "/cgroup.procs", "w").write(str(os.getpid()))
+out([passed.getsockname()[1], os.getpid()]); wait()
+"#;
+    let mut other = App::start_by(Command::new("python3"), outside, &[service.0.to_str().unwrap()]);
+    let elsewhere = other.said();
+    good(ask(&agent, &["attach", service.0.to_str().unwrap()]));
+    app.go();
+    app.said();
+    let listed: Value = serde_json::from_str(&good(ask(&agent, &["list", "--uncaptured", "--json"]))).unwrap();
+    let listed = listed.as_array().unwrap();
+    let found = |port: &Value, why: &str, listens: bool| {
+        let local = format!("127.0.0.1:{port}");
+        listed.iter().filter(|one| one["local"] == local && one["why"] == why && one["listens"] == listens).count()
+    };
+    assert_eq!(listed.len(), 4, "{listed:?}");
+    assert_eq!(found(&before[0], "before", true), 1, "{listed:?}");
+    // The accepted one has the listener's address.
+    assert_eq!(found(&before[0], "before", false), 1, "{listed:?}");
+    assert_eq!(found(&elsewhere[0], "elsewhere", true), 1, "{listed:?}");
+    assert!(listed.iter().all(|one| one["pid"] == before[1] || one["pid"] == elsewhere[1]), "{listed:?}");
+    assert_eq!(good(ask(&agent, &["list", "--uncaptured"])).lines().count(), 5);
+    app.go();
+    other.go();
+    app.finish();
+    other.finish();
+    good(ask(&agent, &["detach", service.0.to_str().unwrap()]));
+}

@@ -8,6 +8,7 @@ use crate::{
     cgroup,
     control::{self, Answer, Command},
     services::Shown,
+    uncaptured::Why,
 };
 
 /// Let a running agent serve one more cgroup
@@ -45,6 +46,10 @@ pub(crate) struct ListArgs {
     /// Print JSON instead
     #[arg(long)]
     json: bool,
+    /// List the TCP sockets of their programs that can't speak TLS instead: those that were made before the service was
+    /// attached, or in another cgroup
+    #[arg(long)]
+    uncaptured: bool,
     #[command(flatten)]
     agent: super::AgentArgs,
 }
@@ -68,7 +73,11 @@ pub(crate) fn detach(args: &DetachArgs) -> Result<ExitCode> {
 }
 
 pub(crate) fn list(args: &ListArgs) -> Result<ExitCode> {
-    let services = listed(&args.agent.name()?)?;
+    let name = args.agent.name()?;
+    if args.uncaptured {
+        return uncaptured(&name, args.json);
+    }
+    let services = listed(&name)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&services)?);
         return Ok(ExitCode::SUCCESS);
@@ -77,6 +86,27 @@ pub(crate) fn list(args: &ListArgs) -> Result<ExitCode> {
     for service in services {
         let removed = if service.removed { " (removed)" } else { "" };
         println!("{:>8}  {}{removed}", service.sockets, service.cgroup.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn uncaptured(agent: &str, json: bool) -> Result<ExitCode> {
+    let Answer::Uncaptured(sockets) = control::ask(agent, Command::Uncaptured)? else {
+        bail!("the agent speaks of something else");
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&sockets)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{:>7}  {:<9}  {:<40} {:<40} SERVICE", "PID", "MADE", "LOCAL", "PEER");
+    for one in sockets {
+        let made = match one.why {
+            Why::Before => "before",
+            Why::Elsewhere => "elsewhere",
+        };
+        let peer =
+            one.peer.map_or_else(|| if one.listens { "listens" } else { "" }.to_owned(), |peer| peer.to_string());
+        println!("{:>7}  {made:<9}  {:<40} {peer:<40} {}", one.pid, one.local.to_string(), one.service);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -140,8 +140,9 @@ impl Hooks {
         Ok(Self { maps, logger, live, ebpf, socket_call, services, attached, pins, _lock: lock })
     }
 
-    /// Attaches to a cgroup, or puts the programs into the links that are there. Returns the cgroup's inode.
-    pub(crate) fn attach(&mut self, cgroup: &Path) -> Result<u64, Error> {
+    /// Attaches to a cgroup, or puts the programs into the links that are there. Returns the cgroup's inode, and whether
+    /// nothing was there.
+    pub(crate) fn attach(&mut self, cgroup: &Path) -> Result<(u64, bool), Error> {
         let broken = |source| Error::Cgroup { path: cgroup.to_owned(), source };
         let directory = File::open(cgroup).map_err(broken)?;
         let id = directory.metadata().map_err(broken)?.ino();
@@ -153,7 +154,7 @@ impl Hooks {
             // Half attached, and no TLS socket can have been made: the hook that makes them comes last.
             let _as_far_as_it_went = self.forget(id);
         }
-        attached.map(|()| id)
+        attached.map(|()| (id, fresh))
     }
 
     fn attach_guards(&self, id: u64, directory: &File, pins: &Path) -> Result<(), Error> {

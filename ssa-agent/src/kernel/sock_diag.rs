@@ -6,7 +6,9 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _,
+};
 use netlink_packet_sock_diag::{
     SockDiagMessage,
     constants::{AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DESTROY},
@@ -32,6 +34,47 @@ pub(crate) fn listening(port: u16) -> io::Result<Vec<Listed>> {
                 let only_v6 = response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true)));
                 found.push(Listed { at: SocketAddr::new(id.source_address, port), only_v6 });
             }
+        }
+    }
+    Ok(found)
+}
+
+/// A TCP socket of a program.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tcp {
+    /// As in the link `/proc/PID/fd/N`; zero if no program has it.
+    pub(crate) inode: u32,
+    /// Inode of the cgroup in which it was made; zero before 5.8.
+    pub(crate) cgroup: u64,
+    pub(crate) local: SocketAddr,
+    /// Of port zero if it is not connected.
+    pub(crate) remote: SocketAddr,
+    pub(crate) listens: bool,
+}
+
+/// All TCP sockets of the namespace that are open. Those that were never bound or connected are not listed.
+pub(crate) fn tcp() -> io::Result<Vec<Tcp>> {
+    /// `INET_DIAG_CGROUP_ID` (include/uapi/linux/inet_diag.h).
+    const CGROUP_ID: u16 = 21;
+    const LISTEN: u8 = 10;
+    let mut found = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        for response in dump(family, StateFlags::all())? {
+            let id = &response.header.socket_id;
+            let cgroup = response.nlas.iter().find_map(|nla| {
+                let Nla::Other(other) = nla else { return None };
+                let mut bytes = [0; 8];
+                let is_it = other.kind() == CGROUP_ID && other.value_len() == bytes.len();
+                is_it.then(|| other.emit_value(&mut bytes))?;
+                Some(u64::from_ne_bytes(bytes))
+            });
+            found.push(Tcp {
+                inode: response.header.inode,
+                cgroup: cgroup.unwrap_or(0),
+                local: SocketAddr::new(id.source_address.to_canonical(), id.source_port),
+                remote: SocketAddr::new(id.destination_address.to_canonical(), id.destination_port),
+                listens: response.header.state == LISTEN,
+            });
         }
     }
     Ok(found)

@@ -150,7 +150,12 @@ impl Service {
             return glob.0.matches_path_with(cgroup, OPTIONS);
         }
         if let Some(glob) = &self.unit {
-            return glob.0.matches_with(&name, OPTIONS);
+            // The sockets that systemd makes for a service are made in the cgroup of its socket unit.
+            let activated = name.strip_suffix(".socket").map(|unit| format!("{unit}.service"));
+            return [Some(name.as_ref()), activated.as_deref()]
+                .into_iter()
+                .flatten()
+                .any(|name| glob.0.matches_with(name, OPTIONS));
         }
         if let Some(rule) = &self.pod {
             return pods.of(cgroup).is_some_and(|pod| rule.takes(&pod));
