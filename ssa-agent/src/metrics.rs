@@ -1,6 +1,6 @@
 //! What is counted, for Prometheus. Names are after those of ztunnel and Envoy where they count the same.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use prometheus::{
     CounterVec, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
@@ -116,6 +116,21 @@ impl Metrics {
         let labels = [shown.service.as_str(), shown.direction.name()];
         self.sent.with_label_values(&labels).inc_by(up);
         self.received.with_label_values(&labels).inc_by(down);
+    }
+
+    /// A service is gone: pods come and go, and what is counted for each would be kept for ever.
+    pub(crate) fn forget(&self, service: &str) {
+        for all in [&self.opened, &self.closed, &self.refused, &self.sent, &self.received] {
+            let samples = all.collect().into_iter().flat_map(|mut family| family.take_metric());
+            for sample in samples {
+                let labels: HashMap<&str, &str> =
+                    sample.get_label().iter().map(|label| (label.name(), label.value())).collect();
+                if labels.get("service") == Some(&service) {
+                    // It was there a moment ago.
+                    let _gone = all.remove(&labels);
+                }
+            }
+        }
     }
 
     /// A configuration was refused.

@@ -140,6 +140,7 @@ impl Services {
             let by_id = self.lock();
             let found = by_id.iter().find(|(_id, service)| service.path == path);
             let (id, service) = found.with_context(|| format!("{} is not attached", path.display()))?;
+            ensure!(!service.stop.is_cancelled(), "{} is being detached already", path.display());
             service.stop.cancel();
             *id
         };
@@ -169,9 +170,11 @@ impl Services {
         self.lock().iter().map(|(id, service)| (*id, service.path.clone())).collect()
     }
 
-    /// Where each is, and how it came to be attached.
+    /// Where each is that is not being detached, and how it came to be attached.
     pub(crate) fn attached(&self) -> Vec<(PathBuf, By)> {
-        self.lock().values().map(|service| (service.path.clone(), service.by)).collect()
+        let by_id = self.lock();
+        let staying = by_id.values().filter(|service| !service.stop.is_cancelled());
+        staying.map(|service| (service.path.clone(), service.by)).collect()
     }
 
     /// What `ssa-agent list` shows.
@@ -195,16 +198,17 @@ impl Services {
     }
 
     /// Attaches what rules and names want and is not attached, and lets go of cgroups that are gone with all of their TLS
-    /// sockets. True if something was attached.
+    /// sockets.
     fn look(
         &self,
         found: &[(u64, PathBuf)],
         wants: impl Fn(&Path) -> bool,
         maps: &Maps,
         stop: &CancellationToken,
-    ) -> bool {
+    ) -> Looked {
+        let mut looked = Looked::default();
         let mut hooks = self.hooks.blocking_lock();
-        let Some(hooks) = hooks.as_mut() else { return false };
+        let Some(hooks) = hooks.as_mut() else { return looked };
         let gone: Vec<u64> = {
             let by_id = self.lock();
             by_id
@@ -219,11 +223,11 @@ impl Services {
             }
             if let Some(service) = self.lock().remove(&id) {
                 info!(cgroup = %service.path.display(), "an attached cgroup was removed");
+                looked.gone.push(service.path);
             }
         }
         let attached = self.paths();
         let names = lock(&self.names).clone();
-        let mut added = false;
         for (id, path) in found.iter().filter(|(id, _path)| !attached.contains_key(id)) {
             let by = if names.contains(path) { By::Name } else { By::Rule };
             // What is below an attached cgroup is served with it.
@@ -233,7 +237,7 @@ impl Services {
             }
             match self.add(hooks, path, by, stop) {
                 Ok(()) => {
-                    added = true;
+                    looked.attached = true;
                     info!(cgroup = %path.display(), "attached");
                     let before = cgroup::processes(path);
                     if !before.is_empty() {
@@ -246,7 +250,7 @@ impl Services {
                 }
             }
         }
-        added
+        looked
     }
 
     /// For people: its path, or nothing if it is gone.
@@ -268,6 +272,15 @@ impl Services {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Service>> {
         lock(&self.by_id)
     }
+}
+
+/// What came of a look at the cgroups.
+#[derive(Default)]
+struct Looked {
+    /// Something was attached.
+    attached: bool,
+    /// What was let go.
+    gone: Vec<PathBuf>,
 }
 
 impl Service {
@@ -310,9 +323,11 @@ pub(crate) async fn follow(agent: Arc<Agent>) -> Result<()> {
         });
         let own = Arc::clone(&agent);
         let looked = tokio::task::spawn_blocking(move || {
-            if own.services.look(&found, |path| own.policies.wants(path), &own.maps, &own.stop) {
+            let looked = own.services.look(&found, |path| own.policies.wants(path), &own.maps, &own.stop);
+            if looked.attached {
                 own.policies.attached();
             }
+            looked.gone.iter().for_each(|path| own.metrics.forget(&path.display().to_string()));
         });
         looked.await?;
         tokio::select! {

@@ -325,3 +325,68 @@ out([passed.getsockname()[1], os.getpid()]); wait()
     other.finish();
     good(ask(&agent, &["detach", service.0.to_str().unwrap()]));
 }
+
+#[test]
+fn services_speak_from_their_own_namespaces_and_others_stay_untouched() {
+    let pki = Pki::new();
+    let agent = Agent::start();
+    let services: Vec<Cgroup> = ["one", "two", "three"].into_iter().map(Cgroup::new).collect();
+    let fourth = Cgroup::new("fourth");
+    let programs = |path: &Path| {
+        let shown = Command::new("bpftool").args(["cgroup", "show"]).arg(path).arg("effective").output().unwrap();
+        String::from_utf8(shown.stdout).unwrap()
+    };
+    let before = programs(&fourth.0);
+    for service in &services {
+        good(ask(&agent, &["attach", service.0.to_str().unwrap()]));
+    }
+    // Two are in network namespaces of their own, where the same address is another server.
+    let script = r#"
+import subprocess
+name_, ca, chain, key, alone = args
+port = 4433
+if alone == "alone":
+    assert libc.unshare(0x40000000) == 0
+    for words in ("link set lo up", "addr add 10.9.0.1/32 dev lo"): subprocess.run(["ip", *words.split()], check=True)
+    host = "10.9.0.1"
+else:
+    host, port = "127.0.0.1", 0
+    probe = socket.socket(); probe.bind((host, 0)); port = probe.getsockname()[1]; probe.close()
+server = subprocess.Popen(["openssl", "s_server", "-quiet", "-rev", "-accept", f"{host}:{port}", "-cert", chain, "-key", key],
+                          stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+while f":{port:04X} 00000000:0000 0A" not in open("/proc/self/net/tcp").read(): time.sleep(0.05)
+try:
+    out("up"); wait()
+    sock = tls(name_, ca); came = connect(sock, host, port)
+    sock.sendall(b"abc\n"); out([came["result"], sock.recv(10).decode(), sock.getpeername()[0]]); wait()
+finally: server.kill()
+"#;
+    let mut running: Vec<App> = services
+        .iter()
+        .zip(["alone", "alone", "shared"])
+        .enumerate()
+        .map(|(number, (service, alone))| {
+            let name = format!("peer{number}.ssa.test");
+            let (chain, key) = pki.write(&format!("server{number}"), &pki.leaf(Leaf::of(&[&name])));
+            App::start_by(within(&service.0), script, &[&name, &pki.ca(), &chain, &key, alone])
+        })
+        .collect();
+    // All servers are there before anybody connects: whoever leaves its namespace meets another's.
+    running.iter_mut().for_each(|app| drop(app.said()));
+    for (app, host) in running.iter_mut().zip(["10.9.0.1", "10.9.0.1", "127.0.0.1"]) {
+        app.go();
+        assert_eq!(app.said(), json!(["ok", "cba\n", host]));
+    }
+    assert_eq!(programs(&fourth.0), before);
+    assert_ne!(programs(&services[0].0), before);
+    let mut plain = App::start_by(within(&fourth.0), "out(attempt(socket.socket().setsockopt, 205, 85, b'x\\0'))", &[]);
+    assert_eq!(plain.said(), "ENOPROTOOPT");
+    for app in &mut running {
+        app.go();
+    }
+    running.into_iter().for_each(|app| drop(app.finish()));
+    for service in &services {
+        good(ask(&agent, &["detach", service.0.to_str().unwrap()]));
+        assert_eq!(programs(&service.0), before);
+    }
+}

@@ -265,3 +265,31 @@ out([connect(two, "127.0.0.1", port)["result"], connect(tls(name_, ca), "127.0.0
     assert_eq!(app.said(), json!(["ok", "ok"]));
     agent.leave_guards = false;
 }
+
+#[test]
+fn series_of_a_service_go_with_it() {
+    let pki = Pki::new();
+    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let agent =
+        Agent::start_with("[monitor]\nlisten = \"127.0.0.1:0\"\n[[service]]\ncgroup = \"/ssa-test-*-passing-*\"\n");
+    let log = agent.log();
+    let line = log.lines().find(|line| line.contains("metrics are at")).unwrap();
+    let at = line.split("at=").nth(1).unwrap().split_whitespace().next().unwrap();
+    for number in 0..3 {
+        let path = agent.cgroup().with_file_name(format!("ssa-test-{}-passing-{number}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        let attached = || ask(&agent, &["list", "--json"]).contains(path.to_str().unwrap());
+        eventually("it is attached", Duration::from_secs(10), attached);
+        let mut command = Command::new(program());
+        command.arg("exec").arg("--cgroup").arg(&path).args(["--", "python3"]);
+        let script = "port, name_, ca = args\nout(connect(tls(name_, ca), '127.0.0.1', port)['result'])";
+        let came = App::start_by(command, script, &[&server.port(), NAME, &pki.ca()]).finish();
+        assert_eq!(came, "ok");
+        let of = [("service", path.to_str().unwrap())];
+        assert_eq!(sample(&get(at, "/metrics").1, "ssa_connections_opened_total", &of), 1.0);
+        std::fs::remove_dir(&path).unwrap();
+        eventually("its series are gone", Duration::from_secs(10), || {
+            !get(at, "/metrics").1.contains(path.to_str().unwrap())
+        });
+    }
+}
