@@ -262,3 +262,41 @@ fn path(cgroup: &File) -> io::Result<PathBuf> {
 fn above(cgroup: &File) -> io::Result<PathBuf> {
     path(cgroup)?.parent().map(Path::to_owned).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::{fd::AsFd as _, unix::fs::MetadataExt as _};
+
+    use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+
+    use super::*;
+
+    #[test]
+    fn sockets_are_of_the_user_that_was_asked_for() {
+        let text = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        let own = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
+        let cgroup = std::fs::metadata(cgroup::mount().unwrap().join(own)).unwrap().ino();
+        let netns = File::open("/proc/self/ns/net").unwrap();
+        let began = std::time::Instant::now();
+        const TIMES: u32 = 200;
+        for number in 0..TIMES {
+            let owner = Owner { cgroups: [cgroup; 2], uid: 10_000 + number, gid: 20_000 + number };
+            let made = socket(&owner, netns.as_fd(), Domain::IPV6, Type::DGRAM).unwrap();
+            let of = fstat(&made).unwrap();
+            assert_eq!((of.st_uid, of.st_gid), (owner.uid, owner.gid));
+            assert_eq!((made.domain().unwrap(), made.r#type().unwrap()), (Domain::IPV6, Type::DGRAM));
+            assert!(OFlag::from_bits_retain(fcntl(&made, FcntlArg::F_GETFL).unwrap()).contains(OFlag::O_NONBLOCK));
+            assert!(FdFlag::from_bits_retain(fcntl(&made, FcntlArg::F_GETFD).unwrap()).contains(FdFlag::FD_CLOEXEC));
+        }
+        println!("{:?} for one", began.elapsed() / TIMES);
+        assert_eq!(nix::unistd::geteuid().as_raw(), 0, "the test itself is still root");
+    }
+
+    #[test]
+    fn cgroup_that_is_gone_is_an_error() {
+        let netns = File::open("/proc/self/ns/net").unwrap();
+        let owner = Owner { cgroups: [u64::MAX - 1; 2], uid: 0, gid: 0 };
+        let error = socket(&owner, netns.as_fd(), Domain::IPV4, Type::STREAM).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+    }
+}
