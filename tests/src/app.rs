@@ -87,7 +87,7 @@ impl App {
     pub fn finish(mut self) -> Value {
         drop(self.stdin.take());
         let mut last = Value::Null;
-        while let Ok(line) = self.lines.recv_timeout(LIMIT) {
+        while let Ok(line) = self.lines.recv_timeout(crate::long(LIMIT)) {
             last = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
         }
         let status = self.child.wait().expect("it is our child");
