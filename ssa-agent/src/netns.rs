@@ -150,7 +150,8 @@ pub(crate) struct Entrance {
     /// Place of the first among the targets.
     target: u32,
     taken: Arc<Mutex<HashSet<u32>>>,
-    _accepting: JoinSet<()>,
+    /// They accept, for as long as somebody listens.
+    accepting: JoinSet<()>,
 }
 
 impl Drop for Entrance {
@@ -253,7 +254,7 @@ impl Namespace {
             free
         };
         // Its place is free again if anything fails from here on.
-        let mut entrance = Entrance { target, taken: Arc::clone(&self.taken), _accepting: JoinSet::new() };
+        let mut entrance = Entrance { target, taken: Arc::clone(&self.taken), accepting: JoinSet::new() };
         let v4 = self.socket(owner, Domain::IPV4, Type::STREAM).await?;
         set_up_listener(&v4, Ipv4Addr::LOCALHOST.into())?;
         let v6 = self.socket(owner, Domain::IPV6, Type::STREAM).await;
@@ -265,7 +266,7 @@ impl Namespace {
             let set = lock(&self.targets).set(index, &listener, 0);
             set.map_err(|source| kernel::Error::Map { name: "TARGETS", source })?;
             let listener = TcpListener::from_std(listener.into())?;
-            entrance._accepting.spawn(accept(Arc::downgrade(self), listener, Some(self.clients.clone())));
+            entrance.accepting.spawn(accept(Arc::downgrade(self), listener, Some(self.clients.clone())));
         }
         Ok(entrance)
     }

@@ -390,3 +390,38 @@ finally: server.kill()
         assert_eq!(programs(&service.0), before);
     }
 }
+
+#[test]
+fn services_are_named_by_unit_container_and_wildcards() {
+    let agent = Agent::start();
+    let parent = Cgroup::new("named");
+    let id = "4c5e0d3f1d5a93a5b0a83b1f8d1c6a554c5e0d3f1d5a93a5b0a83b1f8d1c6a55";
+    let names = ["ssa-named@1.service", "ssa-named@2.service", "other.service", &format!("docker-{id}.scope")];
+    let paths: Vec<PathBuf> = names.iter().map(|name| parent.0.join(name)).collect();
+    paths.iter().for_each(|path| fs::create_dir(path).unwrap());
+    let attached = |agent: &Agent| {
+        let all = list(agent).into_iter().map(|(path, _sockets)| path);
+        all.filter(|path| path != agent.cgroup()).collect::<Vec<_>>()
+    };
+    good(ask(&agent, &["attach", "--unit", "ssa-named@*.service"]));
+    assert_eq!(attached(&agent).len(), 2);
+    good(ask(&agent, &["attach", "--container", &id[..12]]));
+    assert!(attached(&agent).contains(&paths[3]));
+    let pattern = format!("{}/oth*", parent.0.display());
+    good(ask(&agent, &["attach", &pattern]));
+    assert!(attached(&agent).contains(&paths[2]));
+    assert!(complaint(ask(&agent, &["attach", "--unit", "nobody.service"])).contains("there is no such cgroup"));
+    assert!(complaint(ask(&agent, &["attach"])).contains("say which"));
+    assert!(complaint(ask(&agent, &["detach"])).contains("say which"));
+    assert!(
+        complaint(ask(&agent, &["attach", "--unit", "a.service", "--container", id])).contains("cannot be used with")
+    );
+    good(ask(&agent, &["detach", "--container", id]));
+    good(ask(&agent, &["detach", &pattern]));
+    assert_eq!(attached(&agent).len(), 2);
+    good(ask(&agent, &["detach", "--all"]));
+    assert_eq!(list(&agent), []);
+    for path in &paths {
+        fs::remove_dir(path).unwrap();
+    }
+}

@@ -120,7 +120,8 @@ table inet t {{ chain o {{ type filter hook output priority 0;
   meta skuid 0 meta skgid 4242 tcp dport 4433 reject with icmpx no-route
 }}
 }}"""
-subprocess.run(["unshare", "-m", "sh", "-c", "mount -t cgroup2 none /sys/fs/cgroup && nft -f -"], input=rules, text=True, check=True)
+find = "grep -q ' /sys/fs/cgroup cgroup2 ' /proc/mounts || mount -t cgroup2 none /sys/fs/cgroup"
+subprocess.run(["unshare", "-m", "sh", "-c", f"({find}) && nft -f -"], input=rules, text=True, check=True)
 server = subprocess.Popen(["openssl", "s_server", "-quiet", "-rev", "-accept", "127.0.0.1:4433", "-cert", chain, "-key", key],
                           stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 while ":1151 " not in open("/proc/self/net/tcp").read(): time.sleep(0.05)

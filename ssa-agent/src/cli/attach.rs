@@ -1,27 +1,70 @@
 //! `ssa-agent attach`, `detach` and `list`: the cgroups that a running agent serves.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     cgroup,
     control::{self, Answer, Command},
+    pods::Pods,
+    policy::service::Service,
     services::Shown,
     uncaptured::Why,
 };
 
 /// Let a running agent serve one more cgroup
 ///
-/// Programs in it, and below it, have TLS sockets from now on; sockets that they have made before do not. It stays
-/// attached until `ssa-agent detach`, or until the agent ends in order; an agent of the same name that is started after a
-/// crash takes it up again.
+/// Programs in it, and below it, have TLS sockets from now on; sockets that they have made before do not (`ssa-agent list
+/// --uncaptured`). It stays attached until `ssa-agent detach`, or until the agent ends in order; an agent of the same name
+/// that is started after a crash takes it up again. For services that begin later, name them in the configuration.
 #[derive(clap::Args)]
 pub(crate) struct AttachArgs {
-    /// The cgroup, as a path of the file system or below the cgroup2 mount
-    cgroup: PathBuf,
+    #[command(flatten)]
+    which: Which,
     #[command(flatten)]
     agent: super::AgentArgs,
+}
+
+/// Which cgroups.
+#[derive(clap::Args)]
+#[group(multiple = false)]
+struct Which {
+    /// The cgroup, as a path of the file system or below the cgroup2 mount; with wildcards (`*` is for a part of one name),
+    /// all that are there
+    cgroup: Option<PathBuf>,
+    /// A systemd unit or slice that runs, such as nginx.service or app@*.service
+    #[arg(long)]
+    unit: Option<String>,
+    /// A container that runs: its id, the first 12 or more digits of it, or its name (docker, podman of root)
+    #[arg(long, value_name = "ID|NAME")]
+    container: Option<String>,
+}
+
+impl Which {
+    fn is_given(&self) -> bool {
+        self.cgroup.is_some() || self.unit.is_some() || self.container.is_some()
+    }
+
+    /// Their paths, among those that are there.
+    fn among(&self, there: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
+        let mount = cgroup::mount()?;
+        let below = |path: &Path| Path::new("/").join(path.strip_prefix(&mount).unwrap_or(path));
+        let pattern = self.cgroup.as_ref().map(|path| below(path).to_string_lossy().into_owned());
+        let service = Service::named(pattern, self.unit.clone(), self.container.clone()).map_err(anyhow::Error::msg)?;
+        let none = Pods::default();
+        let taken: Vec<_> = there.into_iter().filter(|path| service.takes(&below(path), &none)).collect();
+        ensure!(!taken.is_empty(), "there is no such cgroup");
+        Ok(taken)
+    }
+
+    /// The path, if it is one without wildcards.
+    fn path(&self) -> Option<&Path> {
+        self.cgroup.as_deref().filter(|path| !path.to_string_lossy().contains(['*', '?', '[']))
+    }
 }
 
 /// Let a running agent serve a cgroup no longer
@@ -30,11 +73,10 @@ pub(crate) struct AttachArgs {
 /// not become a plain socket.
 #[derive(clap::Args)]
 pub(crate) struct DetachArgs {
-    /// The cgroup, as a path of the file system or below the cgroup2 mount
-    #[arg(required_unless_present = "all")]
-    cgroup: Option<PathBuf>,
+    #[command(flatten)]
+    which: Which,
     /// All that are attached, one after the other
-    #[arg(long, conflicts_with = "cgroup")]
+    #[arg(long, conflicts_with = "Which")]
     all: bool,
     #[command(flatten)]
     agent: super::AgentArgs,
@@ -55,16 +97,29 @@ pub(crate) struct ListArgs {
 }
 
 pub(crate) fn attach(args: &AttachArgs) -> Result<ExitCode> {
-    let cgroup = existing(&args.cgroup)?;
-    control::ask(&args.agent.name()?, Command::Attach { cgroup })?;
+    ensure!(args.which.is_given(), "say which: a cgroup, --unit or --container");
+    let cgroups = match args.which.path() {
+        Some(path) => vec![existing(path)?],
+        None => {
+            let all = cgroup::all_below(&cgroup::mount()?, |_path| ());
+            args.which.among(all.into_iter().map(|(_id, path)| path).collect())?
+        }
+    };
+    let name = args.agent.name()?;
+    for cgroup in cgroups {
+        control::ask(&name, Command::Attach { cgroup })?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) fn detach(args: &DetachArgs) -> Result<ExitCode> {
     let name = args.agent.name()?;
-    let cgroups = match &args.cgroup {
-        Some(cgroup) => vec![cgroup::resolve(cgroup)?],
-        None => listed(&name)?.into_iter().map(|service| service.cgroup).collect(),
+    let attached = || Ok::<_, anyhow::Error>(listed(&name)?.into_iter().map(|service| service.cgroup).collect());
+    ensure!(args.all || args.which.is_given(), "say which: a cgroup, --unit, --container or --all");
+    let cgroups = match args.which.path() {
+        _ if args.all => attached()?,
+        Some(path) => vec![cgroup::resolve(path)?],
+        None => args.which.among(attached()?)?,
     };
     for cgroup in cgroups {
         control::ask(&name, Command::Detach { cgroup })?;
@@ -118,7 +173,7 @@ fn listed(agent: &str) -> Result<Vec<Shown>> {
     Ok(services)
 }
 
-fn existing(path: &std::path::Path) -> Result<PathBuf> {
+fn existing(path: &Path) -> Result<PathBuf> {
     let path = cgroup::resolve(path)?;
     path.canonicalize().with_context(|| format!("there is no cgroup {}", path.display()))
 }

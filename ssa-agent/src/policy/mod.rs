@@ -6,7 +6,7 @@
 pub(crate) mod file;
 pub(crate) mod profile;
 mod rows;
-mod service;
+pub(crate) mod service;
 pub(crate) mod value;
 
 use std::{

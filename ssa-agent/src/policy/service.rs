@@ -10,7 +10,7 @@ use crate::pods::{Pod, Pods};
 /// Cgroups that the agent attaches by itself, now and when they are made.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Service {
+pub(crate) struct Service {
     /// Paths below the mount, with a slash before them; `*` is for a part of one name.
     cgroup: Option<Glob>,
     /// Systemd units and slices, which name the last part of a path.
@@ -121,6 +121,17 @@ const OPTIONS: glob::MatchOptions =
 const ID_LEAST: usize = 12;
 
 impl Service {
+    /// As the command line names one.
+    pub(crate) fn named(
+        cgroup: Option<String>,
+        unit: Option<String>,
+        container: Option<String>,
+    ) -> Result<Self, String> {
+        let glob = |text: Option<String>| text.map(Glob::try_from).transpose();
+        let service = Self { cgroup: glob(cgroup)?, unit: glob(unit)?, container, pod: None };
+        service.check().map(|()| service)
+    }
+
     pub(super) fn check(&self) -> Result<(), String> {
         let keys = [self.cgroup.is_some(), self.unit.is_some(), self.container.is_some(), self.pod.is_some()];
         if keys.into_iter().filter(|there| *there).count() != 1 {
@@ -144,7 +155,7 @@ impl Service {
     }
 
     /// Whether it is for this cgroup, by its path below the mount.
-    pub(super) fn takes(&self, cgroup: &Path, pods: &Pods) -> bool {
+    pub(crate) fn takes(&self, cgroup: &Path, pods: &Pods) -> bool {
         let name = cgroup.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
         if let Some(glob) = &self.cgroup {
             return glob.0.matches_path_with(cgroup, OPTIONS);
@@ -215,6 +226,7 @@ mod tests {
         let unit = "[[service]]\nunit = \"app@*.service\"";
         assert!(takes(unit, "/system.slice/app@1.service") && !takes(unit, "/system.slice/app.service"));
         assert!(!takes(unit, "/system.slice/app@1.service/below"));
+        assert!(takes(unit, "/system.slice/app@1.socket") && !takes(unit, "/system.slice/other.socket"));
         let cgroup = "[[service]]\ncgroup = \"/a/*/c\"";
         assert!(takes(cgroup, "/a/b/c") && !takes(cgroup, "/a/b/b/c") && !takes(cgroup, "/a/b"));
         let container = "[[service]]\ncontainer = \"0123456789ab\"";

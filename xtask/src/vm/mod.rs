@@ -40,8 +40,8 @@ pub(crate) struct Args {
     /// Run only tests whose name contains this
     #[arg(long, value_name = "NAME")]
     test: Option<String>,
-    /// Write what came out to docs/kernels.md
-    #[arg(long, conflicts_with_all = ["test", "command"])]
+    /// Write what came out to docs/kernels.md; kernels and tests that were not run stay there as they were
+    #[arg(long, conflicts_with = "command")]
     write: bool,
     /// Run this command there instead of the tests, as root
     #[arg(last = true, value_name = "COMMAND")]
@@ -58,6 +58,18 @@ struct Row {
     /// Files whose tests did not come to their end.
     broken: Vec<String>,
     took: Duration,
+}
+
+impl Row {
+    fn new(release: &str) -> Self {
+        Self {
+            release: release.to_owned(),
+            tests: BTreeMap::new(),
+            programs: BTreeMap::new(),
+            broken: Vec::new(),
+            took: Duration::ZERO,
+        }
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -107,11 +119,15 @@ fn on_each(kernels: &[&str], programs: &[PathBuf], filter: Option<&str>, write: 
         let kernel = kernel::fetch(wanted)?;
         let accel = accel(&kernel)?;
         eprintln!("\n=== system tests on Linux {}, {accel:?} ===", kernel.release);
-        rows.push(one(&kernel, accel, programs, filter)?);
+        let row = one(&kernel, accel, programs, filter)?;
         if write {
-            fs::write(root().join("docs/kernels.md"), matrix::document(&rows)?)?;
-            eprintln!("wrote docs/kernels.md");
+            let path = root().join("docs/kernels.md");
+            let mut all = matrix::read(&fs::read_to_string(&path).unwrap_or_default());
+            matrix::put(&mut all, &row, filter.is_some());
+            fs::write(&path, matrix::document(&all)?)?;
+            eprintln!("wrote {}", path.display());
         }
+        rows.push(row);
     }
     Ok(rows)
 }
@@ -155,13 +171,7 @@ fn file_of(program: &Path) -> String {
 
 fn one(kernel: &kernel::Kernel, accel: Accel, programs: &[PathBuf], filter: Option<&str>) -> Result<Row> {
     let began = Instant::now();
-    let mut row = Row {
-        release: kernel.release.clone(),
-        tests: BTreeMap::new(),
-        programs: BTreeMap::new(),
-        broken: Vec::new(),
-        took: Duration::ZERO,
-    };
+    let mut row = Row::new(&kernel.release);
     machine::run(kernel, accel, &System::Own, &script(programs, filter), SUITE_LIMIT, |line| {
         let Some(news) = line.strip_prefix("ssa-vm: ") else {
             println!("{line}");
