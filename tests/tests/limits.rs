@@ -158,7 +158,7 @@ name_, ca, port = args
 out(0)
 while True: connect(tls(name_, ca), "127.0.0.1", int(port))
 "#;
-    for _time in 0..ssa_tests::few(60).max(10) {
+    for _time in 0..ssa_tests::few(60) {
         let mut app = App::start(&agent, script, &[NAME, &pki.ca(), &server.port()]);
         app.said();
         std::thread::sleep(Duration::from_millis(20));
