@@ -173,7 +173,7 @@ async fn answer(mut stream: UnixStream, agent: &Arc<Agent>, config: &Config, has
             Ok(request) if request.version == VERSION => match request.command {
                 Command::Reload => reload(agent, config).await,
                 Command::Attach { cgroup } => done(attach(agent, &cgroup).await),
-                Command::Detach { cgroup } => done(agent.services.detach(&cgroup, &agent.maps).await),
+                Command::Detach { cgroup } => done(agent.services.detach_for_good(&cgroup, &agent.maps).await),
                 Command::Connections => Answer::Connections(agent.connections.shown()),
                 Command::Failures => Answer::Failures(agent.connections.failures()),
                 Command::Status => Answer::Status(Box::new(status(agent))),

@@ -52,6 +52,11 @@ impl Pods {
     }
 }
 
+/// Whether a cgroup is a whole pod's.
+pub(crate) fn is_pod(cgroup: &Path) -> bool {
+    uid(cgroup).is_some()
+}
+
 /// The uid in the name of a pod's cgroup. The kubelet names it `pod<uid>` (cgroupfs driver) or
 /// `kubepods-<class>-pod<uid>.slice` with underscores (systemd driver).
 fn uid(cgroup: &Path) -> Option<String> {

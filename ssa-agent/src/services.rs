@@ -23,6 +23,7 @@ use crate::{
     agent::Agent,
     cgroup,
     kernel::{loader::Hooks, maps::Maps, on_behalf, sys},
+    pods,
     uncaptured::{self, Uncaptured},
 };
 
@@ -33,6 +34,8 @@ pub(crate) struct Services {
     names: Mutex<HashSet<PathBuf>>,
     /// Cgroups that could not be attached, which was said.
     refused: Mutex<HashSet<u64>>,
+    /// Cgroups that were detached by command: rules don't attach them again.
+    detached: Mutex<HashSet<u64>>,
     /// Held while something is attached or detached.
     hooks: tokio::sync::Mutex<Option<Hooks>>,
 }
@@ -77,8 +80,13 @@ impl Services {
         stop: &CancellationToken,
     ) -> Result<Self> {
         let names = Mutex::new(cgroups.iter().cloned().collect());
-        let services =
-            Self { by_id: Mutex::default(), names, refused: Mutex::default(), hooks: tokio::sync::Mutex::default() };
+        let services = Self {
+            by_id: Mutex::default(),
+            names,
+            refused: Mutex::default(),
+            detached: Mutex::default(),
+            hooks: tokio::sync::Mutex::default(),
+        };
         for path in cgroups {
             services.add(&mut hooks, path, By::Name, stop)?;
         }
@@ -86,9 +94,13 @@ impl Services {
         for id in hooks.left_attached().into_iter().filter(|id| !wanted.contains_key(id)) {
             match on_behalf::cgroup_path(id).ok() {
                 Some(path) => {
-                    services.add(&mut hooks, &path, By::Name, stop)?;
+                    // A pod that no rule is for any more is let go.
+                    let by = if pods::is_pod(&path) { By::Rule } else { By::Name };
+                    services.add(&mut hooks, &path, by, stop)?;
                     info!(cgroup = %path.display(), "serving a cgroup that was left attached");
-                    lock(&services.names).insert(path);
+                    if by == By::Name {
+                        lock(&services.names).insert(path);
+                    }
                 }
                 // The kernel detaches everything with the last socket of a cgroup that is gone.
                 None if maps.sockets_of(id) == 0 => hooks.forget(id)?,
@@ -116,6 +128,7 @@ impl Services {
         ensure!(!self.paths().contains_key(&fs::metadata(path)?.ino()), "{} is attached already", path.display());
         self.add(hooks, path, By::Name, stop)?;
         lock(&self.names).insert(path.to_owned());
+        lock(&self.detached).remove(&fs::metadata(path)?.ino());
         info!(cgroup = %path.display(), "attached");
         Ok(())
     }
@@ -131,6 +144,13 @@ impl Services {
         let before = if fresh { uncaptured::inodes(path) } else { HashSet::new() };
         self.lock().insert(id, Service { path: path.to_owned(), by, stop: stop.child_token(), before });
         Ok(())
+    }
+
+    /// Detaches one by command: no rule attaches this very cgroup again.
+    pub(crate) async fn detach_for_good(&self, path: &Path, maps: &Maps) -> Result<()> {
+        let id = self.paths().into_iter().find(|(_id, attached)| attached == path).map(|(id, _path)| id);
+        lock(&self.detached).extend(id);
+        self.detach(path, maps).await
     }
 
     /// Detaches one: resets its connections, and waits until its programs have closed their TLS sockets, lest one become a
@@ -232,7 +252,8 @@ impl Services {
             let by = if names.contains(path) { By::Name } else { By::Rule };
             // What is below an attached cgroup is served with it.
             let below = self.paths().values().any(|other| path.starts_with(other));
-            if below || (by == By::Rule && !wants(path)) || lock(&self.refused).contains(id) {
+            let by_rule = || wants(path) && !lock(&self.detached).contains(id);
+            if below || (by == By::Rule && !by_rule()) || lock(&self.refused).contains(id) {
                 continue;
             }
             match self.add(hooks, path, by, stop) {

@@ -270,6 +270,26 @@ out(connect(sock, "127.0.0.1", port)["result"]); wait()
 }
 
 #[test]
+fn what_is_detached_by_command_stays_detached_though_a_rule_names_it() {
+    let pattern = format!("ssa-test-{}-ruled", std::process::id());
+    let agent = Agent::start_with(&format!("[[service]]\ncgroup = \"/{pattern}\"\n"));
+    let service = Cgroup::new("ruled");
+    let is_attached = || list(&agent).iter().any(|(path, _sockets)| *path == service.0);
+    eventually("the rule attaches it", Duration::from_secs(10), is_attached);
+    good(ask(&agent, &["detach", service.0.to_str().unwrap()]));
+    // Longer than the agent leaves between two looks at the tree.
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(!is_attached());
+    good(ask(&agent, &["attach", service.0.to_str().unwrap()]));
+    assert!(is_attached());
+    good(ask(&agent, &["detach", service.0.to_str().unwrap()]));
+    // The service begins again, in another cgroup of the same name.
+    fs::remove_dir(&service.0).unwrap();
+    fs::create_dir(&service.0).unwrap();
+    eventually("the rule attaches the new one", Duration::from_secs(10), is_attached);
+}
+
+#[test]
 fn cgroup_that_is_made_again_is_attached_again() {
     let agent = Agent::start();
     let cgroup = Cgroup::new("again");

@@ -152,9 +152,12 @@ fn pods_are_served_by_their_labels_as_the_api_server_tells_of_them() {
     fs::write(&kubeconfig, config.to_string()).unwrap();
     let mut agent = Agent::absent();
     agent.configure("[[service]]\npod = { namespace = \"sh*\", selector = \"ssa.dev/tls=enabled,app in (web,db)\" }\n");
-    let mut command = Command::new(program());
-    command.env("KUBECONFIG", &kubeconfig).env("NODE_NAME", "node-1");
-    agent.restart_by(command);
+    let start = |agent: &mut Agent| {
+        let mut command = Command::new(program());
+        command.env("KUBECONFIG", &kubeconfig).env("NODE_NAME", "node-1");
+        agent.restart_by(command);
+    };
+    start(&mut agent);
     let serves = |agent: &Agent, path: &Path, is: bool| {
         let what = format!("{} is {}served", path.display(), if is { "" } else { "not " });
         eventually(&what, Duration::from_secs(20), || attached(agent).contains(&path.to_owned()) == is);
@@ -199,6 +202,14 @@ fn pods_are_served_by_their_labels_as_the_api_server_tells_of_them() {
     api.was_asked(true);
     api.put(SECOND, json!({}));
     serves(&agent, &second, false);
+
+    // What was attached before a crash is taken up, and let go if no rule is for it any more.
+    agent.kill();
+    api.put(FIRST, json!({}));
+    start(&mut agent);
+    serves(&agent, &first, false);
+    serves(&agent, &third, true);
+    assert_eq!(fetch(&third_container), "ok");
 
     // A deleted pod is let go with its cgroup.
     api.say(json!(["delete", THIRD]));

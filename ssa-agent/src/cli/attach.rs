@@ -70,7 +70,8 @@ impl Which {
 /// Let a running agent serve a cgroup no longer
 ///
 /// Its connections are reset. Then this waits until its programs have closed their TLS sockets: one that stays open must
-/// not become a plain socket.
+/// not become a plain socket. A cgroup that the configuration names is not attached again either, until `ssa-agent attach`
+/// or the agent's next start; but one that takes its place is, when the service begins again.
 #[derive(clap::Args)]
 pub(crate) struct DetachArgs {
     #[command(flatten)]
