@@ -22,7 +22,7 @@ use crate::{
         events::{Event, Events},
         loader::Hooks,
         maps::Maps,
-        sys,
+        on_behalf, sys,
     },
     listeners::Listeners,
     metrics::Metrics,
@@ -75,6 +75,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Attaches, serves for as long as `attended` takes, then ends what is open and detaches.
 pub(crate) async fn run(options: Options, attended: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
+    on_behalf::prepare().context("sockets to hand sockets over")?;
     let mut hooks = Hooks::load(&options.name, &options.bpffs)?;
     let maps = Arc::new(hooks.maps.take().context("the maps were taken before")?);
     if let Some(logger) = hooks.logger.take() {

@@ -4,28 +4,30 @@
 //! others on a cgroup (systemd's `IPAddressDeny=`), nft's `socket cgroupv2` and `meta skuid`. A socket has them from
 //! the moment in which it is made, for good (`cgroup_sk_alloc` in kernel/cgroup/cgroup.c, `sock_alloc` in net/socket.c,
 //! Linux 6.18). So a child is put into the cgroup at its birth (`CLONE_INTO_CGROUP`, clone3(2)), becomes the user, makes
-//! the socket, and ends. It lives for some microseconds, and shares memory and descriptors with the agent:
+//! the socket, sends it to the agent, and ends. It lives for some microseconds, and shares the agent's memory:
 //!
 //! - it consists of system calls only, in one block of assembly: it may be killed at any moment, together with the
 //!   service, and must hold no lock and touch no stack then;
+//! - its descriptors are its own, so that what it has is gone with it. It is born with the agent's, of which it keeps the
+//!   few lowest (`CLOSE_RANGE_UNSHARE`, close_range(2)), as copying all of them would take long. One of these is its
+//!   end of a [`Slot`], into which it puts the socket (`SCM_RIGHTS`, unix(7));
 //! - the calling thread waits for it (`CLONE_VFORK`), so the kernel never picks it when the service is out of memory
 //!   (`in_vfork` in mm/oom_kill.c), which would be the agent's end too;
-//! - in a frozen cgroup it waits for the thaw, and the calling thread with it;
-//! - killed just when socket(2) returns, it leaves a descriptor that nobody knows of: that is a matter of some
-//!   microseconds for each kill of a service, and costs an unused socket.
+//! - in a frozen cgroup it waits for the thaw, and the calling thread with it.
 
 #![expect(unsafe_code, reason = "clone3(2) with a child that shares our memory, open_by_handle_at(2)")]
 
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Condvar, Mutex, OnceLock, PoisonError},
 };
 
 use nix::sys::{
     signal::{SigSet, SigmaskHow, pthread_sigmask},
+    socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair},
     stat::fstat,
 };
 use socket2::{Domain, Socket, Type};
@@ -49,17 +51,11 @@ pub(crate) struct Owner {
 /// with controllers for others below them don't.
 pub(crate) fn socket(owner: &Owner, netns: BorrowedFd<'_>, domain: Domain, kind: Type) -> io::Result<Socket> {
     let mut cgroup = owner.cgroups.into_iter().find_map(|id| open_cgroup(id).ok()).ok_or(nix::errno::Errno::ENOENT)?;
-    let mut job = Job {
-        procs: -1,
-        netns: netns.as_raw_fd().into(),
-        gid: owner.gid.into(),
-        uid: owner.uid.into(),
-        domain: i32::from(domain).into(),
-        kind: i64::from(i32::from(kind) | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK),
-        result: Job::KILLED,
-    };
+    let slot = Slot::take()?;
+    let kind = i32::from(kind) | libc::SOCK_NONBLOCK;
+    let mut job = Job::new(&slot, owner, netns, i32::from(domain), kind);
     let made = loop {
-        match run(&mut job, Some(&cgroup)) {
+        match run(&mut job, &slot, Some(&cgroup)) {
             // A threaded cgroup takes threads only; its programs run below the nearest one that is not.
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => cgroup = File::open(above(&cgroup)?)?,
             // KERNEL: whatever is born into a cgroup that `cgroup.kill` was ever written to is killed at once
@@ -69,7 +65,7 @@ pub(crate) fn socket(owner: &Owner, netns: BorrowedFd<'_>, domain: Domain, kind:
             Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
                 let procs = OpenOptions::new().write(true).open(path(&cgroup)?.join("cgroup.procs"))?;
                 job.procs = procs.as_raw_fd().into();
-                break run(&mut job, None)?;
+                break run(&mut job, &slot, None)?;
             }
             done => break done?,
         }
@@ -84,6 +80,99 @@ pub(crate) fn socket(owner: &Owner, netns: BorrowedFd<'_>, domain: Domain, kind:
     }
 }
 
+/// A pair of connected sockets for one child at a time. The child's end has a low number.
+struct Slot {
+    ours: OwnedFd,
+    child: OwnedFd,
+}
+
+/// Slots that are free, and where callers wait for one.
+struct Slots {
+    free: Mutex<Vec<Slot>>,
+    freed: Condvar,
+    /// The first descriptor that no child keeps.
+    first_closed: RawFd,
+}
+
+/// So many children at once: each lives for microseconds, but in a frozen cgroup.
+const SLOTS: usize = 32;
+static FREE: OnceLock<Option<Slots>> = OnceLock::new();
+
+/// Makes the slots. The earlier, the lower their descriptors, and the less there is to copy for a child.
+pub(crate) fn prepare() -> io::Result<()> {
+    slots().map(drop)
+}
+
+fn slots() -> io::Result<&'static Slots> {
+    let made = FREE.get_or_init(|| {
+        let free: Vec<Slot> = (0..SLOTS).map(|_number| Slot::new()).collect::<io::Result<_>>().ok()?;
+        let last = free.iter().map(|slot| slot.child.as_raw_fd()).max().unwrap_or(0);
+        Some(Slots { free: Mutex::new(free), freed: Condvar::new(), first_closed: last + 1 })
+    });
+    made.as_ref().ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
+
+impl Slot {
+    fn new() -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (ours, child) = socketpair(AddressFamily::Unix, SockType::Datagram, None, flags)?;
+        Ok(Self { ours, child })
+    }
+
+    /// Waits until one is free.
+    fn take() -> io::Result<Taken> {
+        let slots = slots()?;
+        let mut free = slots.free.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match free.pop() {
+                Some(slot) => return Ok(Taken { slot: Some(slot), slots }),
+                None => free = slots.freed.wait(free).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    /// What the child has sent, which has ended since.
+    fn receive(&self) -> io::Result<Option<OwnedFd>> {
+        let mut byte = [0; 1];
+        let mut parts = [io::IoSliceMut::new(&mut byte)];
+        let mut control = nix::cmsg_space!(RawFd);
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+        match recvmsg::<()>(self.ours.as_raw_fd(), &mut parts, Some(&mut control), flags) {
+            Err(nix::errno::Errno::EAGAIN) => Ok(None),
+            Err(errno) => Err(errno.into()),
+            Ok(message) => {
+                let fds = message.cmsgs()?.find_map(|part| {
+                    let ControlMessageOwned::ScmRights(fds) = part else { return None };
+                    fds.first().copied()
+                });
+                // SAFETY: the kernel has just made the descriptor for us.
+                Ok(fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }))
+            }
+        }
+    }
+}
+
+/// A slot that is given back when it is dropped.
+struct Taken {
+    slot: Option<Slot>,
+    slots: &'static Slots,
+}
+
+impl std::ops::Deref for Taken {
+    type Target = Slot;
+
+    fn deref(&self) -> &Slot {
+        self.slot.as_ref().expect("it is given back at the drop")
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.slots.free.lock().unwrap_or_else(PoisonError::into_inner).extend(self.slot.take());
+        self.slots.freed.notify_one();
+    }
+}
+
 /// What the child does, and what came of it. Read and written by the assembly below: eight bytes each.
 #[repr(C)]
 struct Job {
@@ -94,13 +183,42 @@ struct Job {
     uid: i64,
     domain: i64,
     kind: i64,
-    /// A descriptor, or an errno below zero.
+    /// An errno below zero, if no socket was sent.
     result: i64,
+    first_closed: i64,
+    slot: i64,
+    /// `struct msghdr`, which names the two after it.
+    message: libc::msghdr,
+    part: libc::iovec,
+    /// `struct cmsghdr`, and the socket's descriptor at byte 16.
+    control: [u64; 3],
+    byte: u64,
 }
 
 impl Job {
     /// What is left by a child that had no time to say anything.
     const KILLED: i64 = -(libc::EAGAIN as i64);
+
+    fn new(slot: &Taken, owner: &Owner, netns: BorrowedFd<'_>, domain: i32, kind: i32) -> Box<Self> {
+        // SAFETY: plain numbers and pointers, of which zero is one.
+        let mut job: Box<Self> = Box::new(unsafe { std::mem::zeroed() });
+        job.procs = -1;
+        job.netns = netns.as_raw_fd().into();
+        (job.gid, job.uid) = (owner.gid.into(), owner.uid.into());
+        (job.domain, job.kind) = (domain.into(), kind.into());
+        job.first_closed = slot.slots.first_closed.into();
+        job.slot = slot.child.as_raw_fd().into();
+        job.part = libc::iovec { iov_base: (&raw mut job.byte).cast(), iov_len: 1 };
+        job.message.msg_iov = &raw mut job.part;
+        job.message.msg_iovlen = 1;
+        job.message.msg_control = job.control.as_mut_ptr().cast();
+        // CMSG_LEN(4), though what follows is padded to eight bytes.
+        const CONTROL_BYTES: u64 = 20;
+        job.message.msg_controllen = size_of_val(&job.control);
+        job.control[0] = CONTROL_BYTES;
+        job.control[1] = libc::SOL_SOCKET as u64 | (libc::SCM_RIGHTS as u64) << 32;
+        job
+    }
 }
 
 /// `struct clone_args` (include/uapi/linux/sched.h), as of Linux 5.7.
@@ -121,7 +239,7 @@ struct CloneArgs {
 }
 
 /// Runs one child, which is born in a cgroup, or moves to one by itself.
-fn run(job: &mut Job, cgroup: Option<&File>) -> io::Result<OwnedFd> {
+fn run(job: &mut Job, slot: &Slot, cgroup: Option<&File>) -> io::Result<OwnedFd> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     const SHARED: libc::c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES;
     let arguments = CloneArgs {
@@ -141,11 +259,9 @@ fn run(job: &mut Job, cgroup: Option<&File>) -> io::Result<OwnedFd> {
     }
     // SAFETY: the child is ours, and no one else waits for it: it sends no signal when it ends (`__WALL`, wait(2)).
     unsafe { libc::waitpid(i32::try_from(pid).unwrap_or(0), std::ptr::null_mut(), libc::__WALL) };
-    match i32::try_from(job.result) {
-        // SAFETY: the child has just made the descriptor in the table that it shares with us.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        Ok(errno) => Err(io::Error::from_raw_os_error(-errno)),
-        Err(_range) => Err(io::ErrorKind::InvalidData.into()),
+    match slot.receive()? {
+        Some(socket) => Ok(socket),
+        None => Err(io::Error::from_raw_os_error(i32::try_from(-job.result).unwrap_or(libc::EIO))),
     }
 }
 
@@ -182,6 +298,14 @@ unsafe fn spawn(arguments: &CloneArgs, job: &mut Job) -> i64 {
             "syscall",
             "test rax, rax",
             "jnz 2f",
+            // close_range(first_closed, ~0, CLOSE_RANGE_UNSHARE): from here on its descriptors are its own.
+            "mov rdi, [r12 + 56]",
+            "mov esi, -1",
+            "mov edx, {unshare}",
+            "mov eax, {close_range}",
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
             // setfsgid(gid), setfsuid(uid): the other way round the capability would be gone.
             "mov rdi, [r12 + 16]",
             "mov eax, {setfsgid}",
@@ -194,6 +318,15 @@ unsafe fn spawn(arguments: &CloneArgs, job: &mut Job) -> i64 {
             "mov rsi, [r12 + 40]",
             "xor edx, edx",
             "mov eax, {socket}",
+            "syscall",
+            "test rax, rax",
+            "js 2f",
+            // sendmsg(slot, message, 0), with the socket
+            "mov [r12 + {control} + 16], eax",
+            "mov rdi, [r12 + 64]",
+            "lea rsi, [r12 + {message}]",
+            "xor edx, edx",
+            "mov eax, {sendmsg}",
             "syscall",
             "2:",
             "mov [r12 + 48], rax",
@@ -209,6 +342,11 @@ unsafe fn spawn(arguments: &CloneArgs, job: &mut Job) -> i64 {
             setfsgid = const libc::SYS_setfsgid,
             setfsuid = const libc::SYS_setfsuid,
             socket = const libc::SYS_socket,
+            unshare = const 2,
+            close_range = const libc::SYS_close_range,
+            sendmsg = const libc::SYS_sendmsg,
+            message = const std::mem::offset_of!(Job, message),
+            control = const std::mem::offset_of!(Job, control),
             exit = const libc::SYS_exit,
             in("r12") std::ptr::from_mut(job),
             in("rdi") std::ptr::from_ref(arguments),
