@@ -207,13 +207,14 @@ fn script(programs: &[PathBuf], filter: Option<&str>) -> String {
     for program in programs {
         let file = file_of(program);
         let filter = filter.map(quoted).unwrap_or_default();
-        // What fails runs again, alone: an emulated machine is slow, and two tests at once are slower.
+        // What fails runs again, alone, twice at most: an emulated machine is slow, and two tests at once are slower.
         script += &format!(
             "echo '--- {file}'; test={}\n\
              rm -f /tmp/ssa-results; timeout {FILE_LIMIT} $test --color never --logfile /tmp/ssa-results {filter} 2>&1\n\
              echo; echo \"ssa-vm: ended {file} $?\"; sed 's/^/ssa-vm: result {file} /' /tmp/ssa-results\n\
              for name in $(sed -n 's/^failed //p' /tmp/ssa-results); do\n\
-             timeout {FILE_LIMIT} $test --color never --logfile /tmp/ssa-again --exact $name 2>&1\n\
+             for again in 1 2; do rm -f /tmp/ssa-again\n\
+             timeout {FILE_LIMIT} $test --color never --logfile /tmp/ssa-again --exact $name 2>&1 && break; done\n\
              echo; sed 's/^/ssa-vm: result {file} /' /tmp/ssa-again; rm -f /tmp/ssa-again\n\
              done\n",
             quoted(&program.to_string_lossy())
