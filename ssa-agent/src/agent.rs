@@ -31,6 +31,7 @@ use crate::{
     pods::{self, Pods},
     policy::{Policies, file::Config},
     registry::Registry,
+    rules::Rules,
     services::{self, Services},
 };
 
@@ -59,6 +60,7 @@ pub(crate) struct Agent {
     pub(crate) namespaces: Namespaces,
     pub(crate) pods: Arc<Pods>,
     pub(crate) policies: Policies,
+    pub(crate) rules: Rules,
     pub(crate) services: Arc<Services>,
     pub(crate) began: Instant,
     /// Cancelled when the agent is to end: held connects are refused, connections reset.
@@ -84,9 +86,11 @@ pub(crate) async fn run(options: Options, attended: impl AsyncFnOnce() -> Result
     let ring = maps.take_events().context("the events were taken before")?;
     let (clients, come) = mpsc::channel(CLIENTS_WAITING);
     let stop = CancellationToken::new();
-    let services = Arc::new(Services::attach_all(hooks, &maps, &options.cgroups, &stop)?);
+    let file = Arc::new(options.config.read()?);
     let (metrics, pods) = (Arc::new(Metrics::new()?), Arc::<Pods>::default());
-    let file = options.config.read()?;
+    // Before anything is attached: there is no moment in which a rule does not hold.
+    let rules = Rules::new(Arc::clone(&maps), Arc::clone(&pods), Arc::clone(&file))?;
+    let services = Arc::new(Services::attach_all(hooks, &maps, &options.cgroups, &stop)?);
     let (monitor, group) = (file.monitor(), file.control_group());
     let agent = Arc::new(Agent {
         chains: Chains::new(Arc::clone(&maps)),
@@ -99,6 +103,7 @@ pub(crate) async fn run(options: Options, attended: impl AsyncFnOnce() -> Result
         policies: Policies::new(Arc::clone(&maps), Arc::clone(&services), Arc::clone(&pods), file)?,
         maps: Arc::clone(&maps),
         pods,
+        rules,
         services,
         began: Instant::now(),
         stop,

@@ -83,10 +83,15 @@ pub(crate) fn join_machine() -> Result<()> {
 
 /// Whether this process is in a cgroup, or below it.
 pub(crate) fn is_own(path: &Path) -> Result<bool> {
+    Ok(own()?.starts_with(path))
+}
+
+/// The cgroup of this process.
+pub(crate) fn own() -> Result<PathBuf> {
     let text = fs::read_to_string("/proc/self/cgroup").context("reading /proc/self/cgroup")?;
     // cgroups(7): version 2 is hierarchy 0.
     let own = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-    Ok(mount()?.join(own.trim_start_matches('/')).starts_with(path))
+    Ok(mount()?.join(own.trim_start_matches('/')))
 }
 
 /// Moves this process into a cgroup. Sockets that it has made before are not moved.

@@ -90,6 +90,9 @@ pub(crate) struct Shown {
     pub(crate) peer: Option<SocketAddr>,
     /// Whom the peer had to prove to be; the name that a client asked for.
     pub(crate) name: String,
+    /// The rule by which it is TLS; none if the program has asked for it.
+    #[serde(default)]
+    pub(crate) rule: Option<String>,
     pub(crate) version: String,
     pub(crate) cipher: String,
     pub(crate) resumed: bool,
@@ -114,6 +117,8 @@ pub(crate) struct Failure {
     pub(crate) uid: u32,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) rule: Option<String>,
     /// What `TLS_ERROR` says.
     pub(crate) error: String,
 }
@@ -125,6 +130,8 @@ pub(crate) struct Which<'a> {
     pub(crate) caller: &'a Caller,
     pub(crate) service: String,
     pub(crate) name: &'a str,
+    /// The rule by which it is TLS.
+    pub(crate) rule: Option<&'a str>,
     pub(crate) peer: Option<SocketAddr>,
 }
 
@@ -164,6 +171,7 @@ impl Drop for Entry {
                 uid: shown.uid,
                 peer: shown.peer,
                 name: shown.name.clone(),
+                rule: shown.rule.clone(),
                 error: error.clone(),
             });
         }
@@ -181,6 +189,7 @@ impl Drop for Entry {
             peer = shown.peer.map(tracing::field::display),
             local = shown.local.map(tracing::field::display),
             name = shown.name,
+            rule = shown.rule,
             version = shown.version,
             cipher = shown.cipher,
             resumed = shown.resumed,
@@ -210,6 +219,7 @@ impl Connections {
             local: tcp.local_addr().ok(),
             peer: which.peer.or_else(|| tcp.peer_addr().ok()),
             name: which.name.to_owned(),
+            rule: which.rule.map(str::to_owned),
             version: if secured.version() == 0x0304 { "TLS 1.3" } else { "TLS 1.2" }.to_owned(),
             cipher: secured.cipher().to_owned(),
             resumed: secured.resumed(),
@@ -241,18 +251,19 @@ impl Connections {
             uid: which.caller.uid,
             peer: which.peer,
             name: which.name.to_owned(),
+            rule: which.rule.map(str::to_owned),
             error: text.to_owned(),
         };
         self.lock().fail(failure);
         let peer = which.peer.map(tracing::field::display);
-        let (pid, uid, name) = (which.caller.tgid, which.caller.uid, which.name);
+        let (pid, uid, name, rule) = (which.caller.tgid, which.caller.uid, which.name, which.rule);
         let (id, reason, direction) = (which.id, error.reason(), direction.name());
         if which.direction == Direction::Out {
             let errno = error.errno().name();
-            warn!(target: "access", id, direction, service, pid, uid, peer, name, reason, errno, error = text, "refused");
+            warn!(target: "access", id, direction, service, pid, uid, peer, name, rule, reason, errno, error = text, "refused");
         } else {
             // Anybody can cause these.
-            info!(target: "access", id, direction, service, pid, uid, peer, name, reason, error = text, "refused a client");
+            info!(target: "access", id, direction, service, pid, uid, peer, name, rule, reason, error = text, "refused a client");
         }
     }
 

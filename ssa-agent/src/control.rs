@@ -224,7 +224,12 @@ async fn reload(agent: &Arc<Agent>, config: &Config) -> Answer {
     // Files may be anywhere, and users in a directory service.
     let replaced = tokio::task::spawn_blocking(move || -> Result<u64> {
         let file = if agent.policies.is_from_file() { config.read_again()? } else { config.read()? };
-        Ok(agent.policies.replace(file)?)
+        file.load_all()?;
+        let file = Arc::new(file);
+        agent.rules.replace(Arc::clone(&file))?;
+        let generation = agent.policies.replace(file)?;
+        agent.listeners.look_again(&agent);
+        Ok(generation)
     });
     match replaced.await.map_err(anyhow::Error::from).flatten() {
         Ok(generation) => Answer::Reloaded { generation },

@@ -44,6 +44,9 @@ pub(crate) enum Error {
     /// The administrator.
     #[error("the TLS agent ends")]
     Stopping,
+    /// The administrator has changed the rules.
+    #[error("the rule by which this would be TLS is no longer there")]
+    NoRule,
     /// The peer, or the program's settings.
     #[error(transparent)]
     Tls(#[from] tls::Error),
@@ -62,7 +65,9 @@ impl Error {
             Self::DialAll { errno, .. } => *errno,
             Self::DialTimeout { .. } | Self::HandshakeTimeout { .. } => Errno::HostUnreachable,
             Self::Resolve { .. } | Self::ResolveTimeout { .. } => Errno::HostUnreachable,
-            Self::Entrance(_) | Self::Leg { .. } | Self::Kernel(_) | Self::Stopping => Errno::HostUnreachable,
+            Self::Entrance(_) | Self::Leg { .. } | Self::Kernel(_) | Self::Stopping | Self::NoRule => {
+                Errno::HostUnreachable
+            }
             Self::Tls(_) => Errno::Protocol,
         }
     }
@@ -77,6 +82,7 @@ impl Error {
             Self::Leg { .. } => "leg",
             Self::Entrance(_) | Self::Kernel(_) => "kernel",
             Self::Stopping => "stopping",
+            Self::NoRule => "no_rule",
             Self::Tls(_) => "tls",
         }
     }

@@ -27,6 +27,7 @@ use crate::{
     netns::{Client, Passage, endpoint},
     outbound::relay_text,
     peer_leg, relay,
+    rules::Found,
     tls::{self, Secured, server},
 };
 
@@ -58,7 +59,12 @@ pub(crate) async fn serve(agent: Arc<Agent>, mut clients: mpsc::Receiver<Client>
             async move {
                 // Dropping the stream resets it.
                 if let Err(error) = client_of(&agent, &listener, stream, from, local, permit).await {
-                    agent.connections.refused(&which(&agent, &listener, 0, "", from), &error, &error.text(ERROR_BYTES));
+                    let found = listener.rule(&agent);
+                    agent.connections.refused(
+                        &which(&agent, &listener, found.as_ref(), 0, "", from),
+                        &error,
+                        &error.text(ERROR_BYTES),
+                    );
                 }
             }
             .instrument(span),
@@ -75,7 +81,7 @@ async fn client_of(
     permit: tokio::sync::OwnedSemaphorePermit,
 ) -> Result<(), Error> {
     let began = Instant::now();
-    let policy = agent.policies.of_program(&listener.program).map_err(tls::Error::Brought)?;
+    let policy = listener.policy(agent)?;
     let limit = policy.policy.time.handshake_seconds.get();
     let stop = agent.services.stop(listener.caller.service);
     let secured = tokio::select! {
@@ -102,8 +108,8 @@ async fn client_of(
         answers.push(Text::Error, &relay_text(error)).expect("the text was cut to fit");
         agent.maps.publish(id, &answers);
     };
-    let entry =
-        agent.connections.open(&which(agent, listener, id, secured.sni().unwrap_or_default(), from), &secured, began);
+    let (found, name) = (listener.rule(agent), secured.sni().unwrap_or_default());
+    let entry = agent.connections.open(&which(agent, listener, found.as_ref(), id, name, from), &secured, began);
     let news = peer_leg::news(wishes, [ssa_common::peer_option::ABSENT; ssa_common::peer_option::SLOTS]);
     let relayed = tokio::select! {
         biased;
@@ -125,13 +131,21 @@ async fn client_of(
     Ok(())
 }
 
-fn which<'a>(agent: &Agent, listener: &'a Listener, id: u64, name: &'a str, from: SocketAddr) -> Which<'a> {
+fn which<'a>(
+    agent: &Agent,
+    listener: &'a Listener,
+    found: Option<&'a Found>,
+    id: u64,
+    name: &'a str,
+    from: SocketAddr,
+) -> Which<'a> {
     Which {
         id,
         direction: Direction::In,
         caller: &listener.caller,
         service: agent.services.name(listener.caller.service),
         name,
+        rule: found.map(|found| found.rule().name.get_ref().as_str()),
         peer: Some(from),
     }
 }

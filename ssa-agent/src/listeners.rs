@@ -9,8 +9,9 @@ use std::{
 
 use ssa_common::{
     connection::{Connection, Text, state},
-    event::Listening,
+    event::{Listening, on},
     limits::ERROR_BYTES,
+    ruling::kind,
     socket::Caller,
     steer::ListenKey,
 };
@@ -30,7 +31,8 @@ use crate::{
     },
     netns::{Entrance, Namespace, Steered, mapped, socket_addr},
     peer_leg::Wishes,
-    policy::profile::Program,
+    policy::{Effective, profile::Program},
+    rules::Found,
     tls,
 };
 
@@ -60,7 +62,9 @@ pub(crate) struct Listener {
     pub(crate) context: u64,
     /// Who has made it, in which attached cgroup.
     pub(crate) caller: Caller,
-    pub(crate) program: Program,
+    program: Program,
+    /// It is a rule that makes it a TLS socket.
+    by_rule: bool,
     pub(crate) namespace: Arc<Namespace>,
     entrance: Arc<Entrance>,
     /// One permit for each handshake in flight.
@@ -83,6 +87,16 @@ struct Accepted {
 }
 
 impl Listener {
+    /// What is in force for its clients.
+    pub(crate) fn policy(&self, agent: &Agent) -> Result<Arc<Effective>, Error> {
+        policy(agent, self.by_rule, &self.caller, &self.program, self.at)
+    }
+
+    /// The rule by which it is TLS.
+    pub(crate) fn rule(&self, agent: &Agent) -> Option<Found> {
+        self.by_rule.then(|| agent.rules.find(self.caller.cgroup, kind::IN_TCP, self.at)).flatten()
+    }
+
     /// What the steering program finds it under.
     fn keys(&self) -> Vec<ListenKey> {
         let key = |addr| ListenKey { addr: mapped(addr), port: self.at.port(), reserved: 0 };
@@ -107,16 +121,27 @@ impl Listener {
 impl Listeners {
     /// A socket listens, or no longer does.
     pub(crate) fn heard(&self, agent: &Arc<Agent>, listening: &Listening) {
-        if listening.on == 0 {
+        if listening.on == on::NOT {
             self.remove(agent, listening.id);
             return;
         }
         let (agent, listening) = (Arc::clone(agent), *listening);
         tokio::spawn(async move {
-            if let Err(error) = begin(&agent, &listening).await {
-                fail(&agent, &listening, &error).await;
+            match begin(&agent, &listening).await {
+                Ok(()) => {}
+                Err(error) if listening.on == on::BY_RULE => keep_trying(&agent, &listening, error).await,
+                Err(error) => fail(&agent, &listening, &error).await,
             }
         });
+    }
+
+    /// The rules are others: takes up the listeners that there are rules for now.
+    pub(crate) fn look_again(&self, agent: &Arc<Agent>) {
+        let by_rule = agent.maps.all_listening().into_iter().filter(|listening| listening.on == on::BY_RULE);
+        let serving: HashSet<u64> = self.lock().listeners.keys().copied().collect();
+        by_rule
+            .filter(|listening| !serving.contains(&listening.id))
+            .for_each(|listening| self.heard(agent, &listening));
     }
 
     /// The listener that a connection is for. Of several at one address the first: their sessions are one
@@ -274,11 +299,62 @@ impl Listeners {
     }
 }
 
+/// What is in force for the clients of a listener. None is, if the rule is gone by which it was TLS.
+fn policy(
+    agent: &Agent,
+    by_rule: bool,
+    caller: &Caller,
+    program: &Program,
+    at: SocketAddr,
+) -> Result<Arc<Effective>, Error> {
+    let policy = if by_rule {
+        let found = agent.rules.find(caller.cgroup, kind::IN_TCP, at).ok_or(Error::NoRule)?;
+        agent.policies.of_ruled(program, &found)
+    } else {
+        agent.policies.of_program(program)
+    };
+    Ok(policy.map_err(tls::Error::Brought)?)
+}
+
+/// A program that knows nothing of TLS is not to lose its listener: nothing reaches it until it can be served.
+async fn keep_trying(agent: &Arc<Agent>, listening: &Listening, mut error: Error) {
+    let at = socket_addr(&listening.at);
+    let mut told = String::new();
+    loop {
+        if matches!(error, Error::NoRule) {
+            // The rules say that it is plain: it stays so until they change.
+            return;
+        }
+        let text = error.text(ERROR_BYTES);
+        if text != told {
+            warn!(id = listening.id, %at, error = text, "a listener can't be served, and nothing reaches it; trying again");
+            told = text;
+        }
+        tokio::select! {
+            () = sleep(REFRESH) => {}
+            () = agent.stop.cancelled() => return,
+        }
+        if !agent.maps.listening(listening.id) {
+            return;
+        }
+        match begin(agent, listening).await {
+            Ok(()) => return,
+            Err(again) => error = again,
+        }
+    }
+}
+
 /// Serves a listener from here on, if its settings are good. Until then the guard keeps clients out.
 async fn begin(agent: &Arc<Agent>, listening: &Listening) -> Result<(), Error> {
+    if agent.listeners.lock().listeners.contains_key(&listening.id) {
+        return Ok(());
+    }
     let brought = tls::Error::Brought;
     let program = agent.policies.program(&listening.caller).map_err(brought)?;
-    let effective = agent.policies.of_program(&program).map_err(brought)?;
+    let by_rule = listening.on == on::BY_RULE;
+    let at = socket_addr(&listening.at);
+    let at = if listening.at.addr == [0; 16] { SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), at.port()) } else { at };
+    let effective = policy(agent, by_rule, &listening.caller, &program, at)?;
     agent.contexts.front(listening.context, &effective).await?;
     let namespace = loop {
         match agent.namespaces.of(&listening.caller).await {
@@ -290,8 +366,6 @@ async fn begin(agent: &Arc<Agent>, listening: &Listening) -> Result<(), Error> {
         }
         sleep(Duration::from_secs(1)).await;
     };
-    let at = socket_addr(&listening.at);
-    let at = if listening.at.addr == [0; 16] { SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), at.port()) } else { at };
     let port = at.port();
     let caller = &listening.caller;
     let owner = Owner { cgroups: [caller.cgroup; 2], uid: caller.uid, gid: caller.gid };
@@ -303,6 +377,7 @@ async fn begin(agent: &Arc<Agent>, listening: &Listening) -> Result<(), Error> {
         context: listening.context,
         caller: listening.caller,
         program,
+        by_rule,
         namespace: Arc::clone(&namespace),
         entrance: agent.listeners.entrance(&namespace, owner).await?,
         handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
@@ -355,7 +430,14 @@ async fn refresh(agent: Arc<Agent>, listener: Arc<Listener>) {
                 let _full = agent.listeners.pass_others(&listener, &listed);
             }
         }
-        let Ok(effective) = agent.policies.of_program(&listener.program) else { continue };
+        let effective = match listener.policy(&agent) {
+            Ok(effective) => effective,
+            Err(Error::NoRule) => {
+                info!(id = listener.id, at = %listener.at, "no rule is for the listener any more");
+                return agent.listeners.remove(&agent, listener.id);
+            }
+            Err(_later) => continue,
+        };
         match agent.contexts.refresh(listener.context, &effective).await {
             Ok(true) => {
                 told.clear();

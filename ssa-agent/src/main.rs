@@ -35,6 +35,7 @@ mod policy;
 mod registry;
 mod relay;
 mod resolve;
+mod rules;
 mod selftest;
 mod services;
 mod sockopt;

@@ -13,6 +13,7 @@ use ssa_common::{
     event::Held,
     limits::ERROR_BYTES,
     phase::tcp_state,
+    ruling::kind,
 };
 use tokio::{
     net::TcpStream,
@@ -24,6 +25,7 @@ use tracing::{Instrument as _, debug, info_span, warn};
 use crate::{
     agent::Agent,
     connections::{Direction, Which},
+    contexts::Settings,
     error::Error,
     kernel::{
         on_behalf::Owner,
@@ -33,6 +35,7 @@ use crate::{
     peer_leg::{self, Setup, Wishes},
     relay,
     resolve::{self, Families},
+    rules::Found,
     tls::{self, Secured, name::ServerName},
 };
 
@@ -62,16 +65,38 @@ pub(crate) async fn run(
     progress: watch::Receiver<Progress>,
     wishes: watch::Receiver<Wishes>,
 ) {
-    let orig_dst = socket_addr(&held.orig_dst);
-    let server_name = held.hostname.as_str().unwrap_or_default().to_owned();
-    let span = info_span!("connect", id = held.id, attempt = held.attempt, %orig_dst, server_name);
-    attempt(&agent, &held, orig_dst, progress, wishes).instrument(span).await;
+    let to = Target::of(&agent, &held);
+    let rule = to.rule.as_ref().map(|found| found.rule().name.get_ref().as_str());
+    let (orig_dst, server_name) = (to.addr, &to.name);
+    let span = info_span!("connect", id = held.id, attempt = held.attempt, %orig_dst, server_name, rule);
+    attempt(&agent, &held, &to, progress, wishes).instrument(span).await;
+}
+
+/// Where a program connects to, and whom it means.
+struct Target {
+    addr: SocketAddr,
+    /// The name that the peer must prove to have: the program's, or the rule's.
+    name: String,
+    /// If it is a rule that asks for TLS.
+    rule: Option<Found>,
+}
+
+impl Target {
+    fn of(agent: &Agent, held: &Held) -> Self {
+        let addr = socket_addr(&held.orig_dst);
+        let by_rule = (held.by_rule != 0).then(|| agent.rules.find(held.caller.cgroup, kind::OUT_TCP, addr));
+        let name = match &by_rule {
+            Some(found) => found.as_ref().map_or("", |found| found.rule().hostname()),
+            None => held.hostname.as_str().unwrap_or_default(),
+        };
+        Self { addr, name: name.to_owned(), rule: by_rule.flatten() }
+    }
 }
 
 async fn attempt(
     agent: &Agent,
     held: &Held,
-    orig_dst: SocketAddr,
+    to: &Target,
     mut progress: watch::Receiver<Progress>,
     wishes: watch::Receiver<Wishes>,
 ) {
@@ -86,19 +111,19 @@ async fn attempt(
             return;
         }
         () = stop.cancelled() => Err(Error::Stopping),
-        secured = secure(agent, held, orig_dst, &namespace) => secured,
+        secured = secure(agent, held, to, &namespace) => secured,
     };
     let leg = match secured {
         Ok(secured) => {
             debug!(elapsed = ?began.elapsed(), version = secured.version(), resumed = secured.resumed(), "secured");
-            resume(agent, held, orig_dst, &namespace, &secured, progress.clone()).await.map(|done| (done, secured))
+            resume(agent, held, to.addr, &namespace, &secured, progress.clone()).await.map(|done| (done, secured))
         }
         Err(error) => Err(error),
     };
     match leg {
         Ok((None, _secured)) => debug!("given up by the application"),
         Ok((Some((app, mut answers)), secured)) => {
-            let entry = agent.connections.open(&which(agent, held, None), &secured, began);
+            let entry = agent.connections.open(&which(agent, held, to, None), &secured, began);
             let news = peer_leg::news(wishes, held.peer_options);
             // `TLS_ERROR` says why before the reset arrives.
             let before_reset = |error: &relay::Error| {
@@ -115,29 +140,34 @@ async fn attempt(
                 Err(error) => entry.reset(relay_text(&error)),
             }
         }
-        Err(error) => refuse(agent, held, &namespace, &error, progress).await,
+        Err(error) => refuse(agent, held, to, &namespace, &error, progress).await,
     }
 }
 
-fn which<'a>(agent: &Agent, held: &'a Held, peer: Option<SocketAddr>) -> Which<'a> {
+fn which<'a>(agent: &Agent, held: &'a Held, to: &'a Target, peer: Option<SocketAddr>) -> Which<'a> {
     Which {
         id: held.id,
         direction: Direction::Out,
         caller: &held.caller,
         service: agent.services.name(held.caller.service),
-        name: held.hostname.as_str().unwrap_or_default(),
+        name: &to.name,
+        rule: to.rule.as_ref().map(|found| found.rule().name.get_ref().as_str()),
         peer,
     }
 }
 
-async fn secure(
-    agent: &Agent,
-    held: &Held,
-    orig_dst: SocketAddr,
-    namespace: &Arc<Namespace>,
-) -> Result<Secured, Error> {
-    let name = ServerName::parse(held.hostname.as_str().unwrap_or_default()).map_err(tls::Error::from)?;
-    let policy = agent.policies.of(&held.caller).map_err(tls::Error::Brought)?;
+async fn secure(agent: &Agent, held: &Held, target: &Target, namespace: &Arc<Namespace>) -> Result<Secured, Error> {
+    let orig_dst = target.addr;
+    if held.by_rule != 0 && target.rule.is_none() {
+        return Err(Error::NoRule);
+    }
+    let name = ServerName::parse(&target.name).map_err(tls::Error::from)?;
+    let program = agent.policies.program(&held.caller).map_err(tls::Error::Brought)?;
+    let policy = match &target.rule {
+        Some(found) => agent.policies.of_ruled(&program, found),
+        None => agent.policies.of_program(&program),
+    };
+    let policy = policy.map_err(tls::Error::Brought)?;
     let connect_limit = policy.policy.time.connect_seconds.get();
     let handshake_limit = policy.policy.time.handshake_seconds.get();
     let owner = Owner { cgroups: [held.cgroup, held.caller.cgroup], uid: held.caller.uid, gid: held.caller.gid };
@@ -146,7 +176,12 @@ async fn secure(
         Err(_elapsed) => return Err(tls::Error::Brought("reading the certificates takes too long".to_owned()).into()),
     };
     let setup = Setup { owner, bound: held.bound, interface: held.interface, options: held.peer_options };
-    let stream = if orig_dst.ip().is_unspecified() {
+    let settings = match &target.rule {
+        // The socket's context is as new as the socket.
+        Some(_) => Settings { sessions: settings.sessions.map(|_own| Arc::clone(&policy.sessions)), ..settings },
+        None => settings,
+    };
+    let stream = if orig_dst.ip().is_unspecified() && target.rule.is_none() {
         dial_name(namespace, held, orig_dst.port(), setup, connect_limit).await?
     } else {
         dial(namespace, orig_dst, setup, connect_limit).await?
@@ -308,6 +343,7 @@ fn canonical(addr: IpAddr) -> IpAddr {
 async fn refuse(
     agent: &Agent,
     held: &Held,
+    to: &Target,
     namespace: &Namespace,
     error: &Error,
     mut progress: watch::Receiver<Progress>,
@@ -320,7 +356,7 @@ async fn refuse(
     if !agent.maps.publish(held.id, &answers) {
         return;
     }
-    agent.connections.refused(&which(agent, held, Some(socket_addr(&held.orig_dst))), error, &text);
+    agent.connections.refused(&which(agent, held, to, Some(to.addr)), error, &text);
     let mut pause = Duration::from_millis(1);
     loop {
         let now = progress.borrow_and_update().clone();

@@ -344,6 +344,8 @@ pub(crate) async fn follow(agent: Arc<Agent>) -> Result<()> {
         });
         let own = Arc::clone(&agent);
         let looked = tokio::task::spawn_blocking(move || {
+            // First: what is attached has its rules.
+            own.rules.look_again(&found);
             let looked = own.services.look(&found, |path| own.policies.wants(path), &own.maps, &own.stop);
             if looked.attached {
                 own.policies.attached();

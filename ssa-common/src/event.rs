@@ -73,8 +73,8 @@ pub struct Held {
     pub family: u32,
     /// The interface that the program has bound its socket to; zero for none.
     pub interface: u32,
-    /// Reserved; always zero.
-    pub reserved: u32,
+    /// 1 if the socket is a TLS socket by a rule: then the host name is the rule's.
+    pub by_rule: u32,
     /// Options for the peer leg, by slot of [`crate::peer_option::PEER_OPTIONS`].
     pub peer_options: [i32; SLOTS],
     pub hostname: HostName,
@@ -131,7 +131,7 @@ pub struct Changed {
 pub struct Listening {
     /// [`kind::LISTENING`]
     pub kind: u32,
-    /// 1 if it listens.
+    /// See [`on`].
     pub on: u32,
     pub id: u64,
     pub context: u64,
@@ -145,6 +145,16 @@ pub struct Listening {
     pub attempt: u32,
     /// The kernel's own name of the socket (`SO_COOKIE`).
     pub cookie: u64,
+}
+
+/// Whether a socket listens, and why it is a TLS socket.
+pub mod on {
+    /// It does not.
+    pub const NOT: u32 = 0;
+    /// By its own options.
+    pub const BY_OPTIONS: u32 = 1;
+    /// By a rule of the administrator's.
+    pub const BY_RULE: u32 = 2;
 }
 
 crate::pod!(Listening);

@@ -17,6 +17,7 @@ pub mod phase;
 pub mod policy;
 pub mod reason;
 pub mod rule;
+pub mod ruling;
 pub mod socket;
 pub mod steer;
 pub mod uapi;
@@ -25,7 +26,7 @@ pub mod uapi;
 ///
 /// It is part of the path under which maps and links are pinned, so an agent never adopts maps of
 /// another layout.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Lets aya copy a type into and out of maps.
 macro_rules! pod {

@@ -63,6 +63,12 @@ pub const USERS_CAPACITY: usize = 1 << 16;
 /// Rows of policy: classes of cgroups times classes of users.
 pub const POLICIES_CAPACITY: usize = 1 << 12;
 
+/// Prefixes of addresses that rules are for: in all sets, each with those that it is in.
+pub const RULE_ADDRESSES_CAPACITY: usize = 1 << 17;
+
+/// Prefixes of ports that rules are for. A range of ports has 30 at most.
+pub const RULE_PORTS_CAPACITY: usize = 1 << 18;
+
 /// The virtual port: tcpmux's neighbour "echo", below 1024 and bound by nobody on 127.205/16.
 pub const VIRTUAL_PORT: u16 = 7;
 

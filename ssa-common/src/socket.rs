@@ -102,6 +102,10 @@ pub struct Socket {
     pub accepted: u32,
     /// 1 if it, or the listener that it came out of, was made with the protocol `IPPROTO_TLS`.
     pub by_protocol: u32,
+    /// 1 if it is a TLS socket by a rule of the administrator's, not by its own options.
+    pub by_rule: u32,
+    /// Reserved; always zero.
+    pub reserved: u32,
     /// For the length of one hook; zero between them.
     pub scratch: u64,
     /// Name for SNI and for the certificate check.
@@ -115,4 +119,4 @@ pod!(Socket);
 const _: () = assert!(size_of::<Endpoint>() == 24 && align_of::<Endpoint>() == 4);
 const _: () = assert!(size_of::<HostName>() == 264);
 const _: () = assert!(size_of::<Caller>() == 40);
-const _: () = assert!(size_of::<Socket>() == 464 && align_of::<Socket>() == 8);
+const _: () = assert!(size_of::<Socket>() == 472 && align_of::<Socket>() == 8);

@@ -7,17 +7,19 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use ssa_common::{
-    event::{Held, kind},
+    event::{self, Held},
     limits::{Counter, SYN_BYTES},
     peer_option::SLOTS,
     phase::tcp_state,
+    ruling::{action, kind},
     socket::{HostName, Socket},
     steer::{LegKey, ResumedKey},
 };
 
 use crate::{
-    ctx::{ALLOW, DENY, copy_words, mapped, read},
+    ctx::{ALLOW, DENY, bound, copy_words, mapped, read},
     maps::{EVENTS, LEGS, LISTENERS, count, mptcp_socket_of, socket_of, storage},
+    rules,
 };
 
 /// Holds every SYN of a TLS socket, before and after a verdict: only the agent's own copy travels.
@@ -41,9 +43,14 @@ fn ssa_egress(ctx: SkBuffContext) -> i32 {
 fn ssa_ingress(ctx: SkBuffContext) -> i32 {
     let Some((sk, state)) = tls_candidate(&ctx, tcp_state::LISTEN) else { return ALLOW };
     let netns = match socket_of(sk) {
-        Some(socket) => socket.caller.netns,
-        None if mptcp_socket_of(sk).is_none() => return ALLOW,
-        None => 0,
+        Some(socket) if socket.by_rule == 0 || state != tcp_state::LISTEN => socket.caller.netns,
+        Some(socket) if is_ruled(sk, socket.caller.cgroup) => socket.caller.netns,
+        // The rule is no more.
+        Some(_) => return ALLOW,
+        None if mptcp_socket_of(sk).is_some() => 0,
+        // SAFETY: the helper takes the hook's context.
+        None if state == tcp_state::LISTEN && is_ruled(sk, unsafe { bpf_skb_cgroup_id(ctx.skb.skb) }) => 0,
+        None => return ALLOW,
     };
     let may = if state == tcp_state::SYN_SENT { from_agent(&ctx) } else { is_leg(&ctx, netns) };
     if may {
@@ -51,6 +58,12 @@ fn ssa_ingress(ctx: SkBuffContext) -> i32 {
     }
     count(Counter::PacketsDropped, 1);
     DENY
+}
+
+/// Whether a rule keeps plaintext from a listener, or may: it can have begun to listen before there was the rule.
+#[inline(always)]
+fn is_ruled(sk: *mut bpf_sock, cgroup: u64) -> bool {
+    rules::of_cgroup(cgroup, kind::IN_TCP, &bound(sk, read!(sk, family))) != action::PLAIN
 }
 
 /// The socket of a packet, if it is connecting (or in `other`). All others cost these few
@@ -83,7 +96,7 @@ fn report(ctx: &SkBuffContext, socket: &Socket) -> Option<()> {
     let len = if packet > SYN_BYTES as u32 { SYN_BYTES as u32 } else { packet };
     // SAFETY: the entry is this program's until it is submitted; each field is written.
     let loaded = unsafe {
-        (*held).kind = kind::HELD;
+        (*held).kind = event::kind::HELD;
         (*held).attempt = socket.attempt;
         (*held).id = socket.id;
         (*held).context = socket.context;
@@ -94,7 +107,7 @@ fn report(ctx: &SkBuffContext, socket: &Socket) -> Option<()> {
         (*held).syn_len = len;
         (*held).family = socket.family;
         (*held).interface = socket.interface;
-        (*held).reserved = 0;
+        (*held).by_rule = socket.by_rule;
         copy_words::<[i32; SLOTS], { SLOTS / 2 }>(&raw mut (*held).peer_options, &raw const socket.peer_options);
         copy_words::<HostName, 33>(&raw mut (*held).hostname, &raw const socket.hostname);
         copy_words::<[u8; SYN_BYTES], { SYN_BYTES / 8 }>(&raw mut (*held).syn, &raw const NO_BYTES);

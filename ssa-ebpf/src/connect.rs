@@ -20,20 +20,29 @@ use ssa_common::{
     peer_option::Family,
     phase::outcome,
     reason::Reason,
+    ruling::{action, kind},
     socket::{Caller, Endpoint, Socket},
 };
 
 use crate::{
-    ctx::{AF_INET, AF_INET6, ALLOW, IPPROTO_TCP, Refusal, SockAddr, bound, errno, refuse},
-    maps::{CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, count, mptcp_socket_of, socket_of, storage},
-    peer_options,
+    ctx::{AF_INET, AF_INET6, ALLOW, IPPROTO_TCP, Refusal, SockAddr, bound, deny, errno, is_tcp, is_udp, refuse},
+    maps::{
+        CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, count, is_subflow, make_socket, mptcp_socket_of,
+        socket_of, storage, unmake_socket,
+    },
+    peer_options, rules,
+    setsockopt::open,
+    sock_release::leave,
 };
 
-/// `connect(2)` over IPv4. A TLS socket gets `ENOTCONN` unless the agent lives.
+/// `connect(2)` over IPv4. A TLS socket gets `ENOTCONN` unless the agent lives; what a rule denies, `EACCES`.
 #[cgroup_sock_addr(connect4)]
 fn ssa_connect4(ctx: SockAddrContext) -> i32 {
-    let sk = SockAddr::new(&ctx).sk();
-    let Some(socket) = socket_of(sk) else { return not_tls(sk) };
+    let addr = SockAddr::new(&ctx);
+    let socket = match tls_socket(addr.sk(), &addr.endpoint4()) {
+        Ok(socket) => socket,
+        Err(verdict) => return verdict,
+    };
     // SAFETY: the array holds programs of this same type and attach type.
     unsafe { LIVE_CONNECT4.tail_call(&ctx, 0) };
     fail(socket, Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning))
@@ -42,8 +51,11 @@ fn ssa_connect4(ctx: SockAddrContext) -> i32 {
 /// `connect(2)` over IPv6, and to v4-mapped addresses. As [`ssa_connect4`].
 #[cgroup_sock_addr(connect6)]
 fn ssa_connect6(ctx: SockAddrContext) -> i32 {
-    let sk = SockAddr::new(&ctx).sk();
-    let Some(socket) = socket_of(sk) else { return not_tls(sk) };
+    let addr = SockAddr::new(&ctx);
+    let socket = match tls_socket(addr.sk(), &addr.endpoint6()) {
+        Ok(socket) => socket,
+        Err(verdict) => return verdict,
+    };
     // SAFETY: the array holds programs of this same type and attach type.
     unsafe { LIVE_CONNECT6.tail_call(&ctx, 0) };
     fail(socket, Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning))
@@ -86,6 +98,41 @@ fn ssa_live_conn6(ctx: SockAddrContext) -> i32 {
     }
 }
 
+/// The TLS socket that connects, by its own options or by a rule for this destination; else what the hook returns.
+#[inline(always)]
+fn tls_socket(sk: *mut bpf_sock, to: &Endpoint) -> Result<&'static mut Socket, i32> {
+    let found = socket_of(sk);
+    if let Some(socket) = found
+        && socket.by_rule == 0
+    {
+        return Ok(socket);
+    }
+    if is_udp(sk) {
+        return Err(rules::verdict(rules::of_caller(kind::OUT_UDP, to)));
+    }
+    if !is_tcp(sk) {
+        return Err(not_tls(sk));
+    }
+    let ruling = rules::of_caller(kind::OUT_TCP, to);
+    if ruling != action::TLS {
+        if let Some(socket) = socket_of(sk) {
+            // It went elsewhere before.
+            leave(socket);
+            unmake_socket(sk);
+        }
+        return Err(if ruling == action::PLAIN { not_tls(sk) } else { rules::verdict(ruling) });
+    }
+    if is_subflow(sk) {
+        return Err(deny(errno::EPROTO));
+    }
+    let socket = match socket_of(sk) {
+        Some(socket) => socket,
+        None => make_socket(sk).ok_or_else(|| deny(errno::ENOBUFS))?,
+    };
+    socket.by_rule = 1;
+    Ok(socket)
+}
+
 /// A socket that is no TLS socket connects, unless it is the subflow of a Multipath TCP socket on
 /// which an option was tried (and refused): that one must not speak plaintext either.
 #[inline(always)]
@@ -113,11 +160,11 @@ fn begin(
     over: Family,
 ) -> Result<(), Refusal> {
     let sk = SockAddr::new(ctx).sk();
-    if socket.id == 0 {
-        // Every set was refused because the agent was away: nothing is known that could be verified.
-        return Err(Refusal::new(errno::EPROTO, Reason::NoHostName));
+    if socket.id == 0 && socket.by_rule != 0 {
+        open(socket, caller(ctx.as_ptr(), socket.service))?;
     }
-    if socket.hostname.len == 0 {
+    // Without an id every set was refused because the agent was away: nothing is known that could be verified.
+    if socket.id == 0 || (socket.hostname.len == 0 && socket.by_rule == 0) {
         return Err(Refusal::new(errno::EPROTO, Reason::NoHostName));
     }
     if storage(&raw const FAST_OPEN, sk, 0).is_some_and(|on| *on != 0) {

@@ -26,12 +26,14 @@ pub(crate) const AF_INET: u32 = 2;
 pub(crate) const AF_INET6: u32 = 10;
 pub(crate) const SOCK_STREAM: u32 = 1;
 pub(crate) const IPPROTO_TCP: u32 = 6;
+const IPPROTO_UDP: u32 = 17;
 const IPPROTO_MPTCP: u32 = 262;
 
 /// Errnos (`include/uapi/asm-generic/errno.h`).
 pub(crate) mod errno {
     pub(crate) const EPERM: i32 = 1;
     pub(crate) const ENOENT: i32 = 2;
+    pub(crate) const EACCES: i32 = 13;
     pub(crate) const EFAULT: i32 = 14;
     pub(crate) const EINVAL: i32 = 22;
     pub(crate) const EPROTO: i32 = 71;
@@ -104,6 +106,13 @@ pub(crate) fn is_tcp(sk: *mut bpf_sock) -> bool {
 #[inline(always)]
 pub(crate) fn is_mptcp(sk: *mut bpf_sock) -> bool {
     is_stream(sk, IPPROTO_MPTCP)
+}
+
+/// Whether this is a UDP socket.
+#[inline(always)]
+pub(crate) fn is_udp(sk: *mut bpf_sock) -> bool {
+    let family = read!(sk, family);
+    (family == AF_INET || family == AF_INET6) && read!(sk, protocol) == IPPROTO_UDP
 }
 
 #[inline(always)]
@@ -300,16 +309,14 @@ impl SockAddr {
 /// The address that a socket is bound to.
 #[inline(always)]
 pub(crate) fn bound(sk: *mut bpf_sock, family: u32) -> Endpoint {
-    let addr = if family == AF_INET {
-        mapped(read!(sk, src_ip4))
-    } else {
-        let mut words = [0u32; 4];
-        for (index, word) in words.iter_mut().enumerate() {
-            // SAFETY: as `read!`.
-            *word = unsafe { core::ptr::read_volatile(&raw const (*sk).src_ip6[index]) };
-        }
-        bytes(words)
-    };
+    // VERIFIER: both first; reads in the arms of an `if` are merged into one with a variable offset.
+    let v4 = mapped(read!(sk, src_ip4));
+    let mut words = [0u32; 4];
+    for (index, word) in words.iter_mut().enumerate() {
+        // SAFETY: as `read!`.
+        *word = unsafe { core::ptr::read_volatile(&raw const (*sk).src_ip6[index]) };
+    }
+    let addr = if family == AF_INET { v4 } else { bytes(words) };
     Endpoint { addr, port: read!(sk, src_port) as u16, reserved: 0, scope: read!(sk, bound_dev_if) }
 }
 

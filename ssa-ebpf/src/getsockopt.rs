@@ -1,6 +1,6 @@
 //! `getsockopt(2)`: answers out. Works without the agent, which has put the answers into the maps.
 
-use aya_ebpf::{macros::cgroup_sockopt, programs::SockoptContext};
+use aya_ebpf::{EbpfContext as _, macros::cgroup_sockopt, programs::SockoptContext};
 use ssa_common::{
     certificate::{CHAIN_MAX, Chain},
     connection::{Connection, Scalar, Span, Text, state},
@@ -14,6 +14,7 @@ use ssa_common::{
 
 use crate::{
     ciphers,
+    connect::caller,
     ctx::{SOL_SOCKET, Sockopt, deny, errno, is_tcp, phase_of},
     maps::{CERTIFICATES, CHAINS, CONNECTIONS, CONTEXTS, socket_of},
     setsockopt::{open, rule_of},
@@ -82,7 +83,11 @@ fn get(ctx: &SockoptContext, opt: Sockopt) -> Result<i32, i32> {
         }
         place::HOST_NAME => text(opt, &socket.hostname.bytes, socket.hostname.len + 1),
         // It has no context yet. One on which a set was refused because the agent is away gets none here.
-        _ if socket.id == 0 && (socket.by_protocol == 0 || open(ctx, socket).is_err()) => Err(errno::ENOTCONN),
+        _ if socket.id == 0
+            && (socket.by_protocol == 0 || open(socket, caller(ctx.as_ptr(), socket.service)).is_err()) =>
+        {
+            Err(errno::ENOTCONN)
+        }
         place::ID => scalar(opt, rule, socket.id as i64),
         place::CONTEXT => {
             let context = CONTEXTS.get_ptr_mut(socket.context).ok_or(errno::EBADFD)?;

@@ -21,6 +21,7 @@ mod maps;
 mod peer_options;
 mod policy;
 mod repeat;
+mod rules;
 mod setsockopt;
 mod sock_ops;
 mod sock_release;

@@ -6,8 +6,8 @@ use aya_ebpf::{
         bpf_map_type::{BPF_MAP_TYPE_CGROUP_STORAGE, BPF_MAP_TYPE_SK_STORAGE},
         bpf_sock,
     },
-    btf_maps::{Array, HashMap, ProgramArray, Queue, RingBuf, SkStorage},
-    helpers::generated::{bpf_get_local_storage, bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
+    btf_maps::{Array, HashMap, LpmTrie, ProgramArray, Queue, RingBuf, SkStorage},
+    helpers::generated::{bpf_get_local_storage, bpf_sk_storage_delete, bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
     macros::btf_map,
 };
 use ssa_common::{
@@ -18,11 +18,12 @@ use ssa_common::{
     event::Listening,
     limits::{
         BLOBS_CAPACITY, CERTIFICATES_CAPACITY, CGROUPS_CAPACITY, EVENTS_BYTES, IDS_CAPACITY, LEGS_CAPACITY,
-        LISTENERS_CAPACITY, MARKS_CAPACITY, OPTION_BYTES, PATHS_CAPACITY, POLICIES_CAPACITY, SCRATCH_CAPACITY,
-        SOCKETS_CAPACITY, USERS_CAPACITY,
+        LISTENERS_CAPACITY, MARKS_CAPACITY, OPTION_BYTES, PATHS_CAPACITY, POLICIES_CAPACITY, RULE_ADDRESSES_CAPACITY,
+        RULE_PORTS_CAPACITY, SCRATCH_CAPACITY, SOCKETS_CAPACITY, USERS_CAPACITY,
     },
     policy::{Policy, PolicyKey},
-    socket::{Service, Socket},
+    ruling::{AddressKey, Groups, PortKey},
+    socket::{Caller, Service, Socket},
     steer::LegKey,
 };
 
@@ -161,6 +162,24 @@ pub(crate) static USER_CLASSES: HashMap<u32, u32, USERS_CAPACITY, NO_PREALLOC> =
 #[btf_map]
 pub(crate) static USERS: HashMap<u32, u64, USERS_CAPACITY, NO_PREALLOC> = HashMap::new();
 
+/// Who has called `bind` on a TCP socket, where rules are: who calls `listen` is not known there. Written by the hooks.
+#[btf_map]
+pub(crate) static BINDERS: SkStorage<Caller> = SkStorage::new();
+
+/// Sets of rules ([`ssa_common::ruling`]), by the inode of a cgroup; 0 is for none. Every cgroup of the machine is here as
+/// soon as the agent has seen it, if there are rules at all: then so is inode 0. Written by the agent. Full: sockets of
+/// the cgroups that are missing are refused.
+#[btf_map]
+pub(crate) static RULED: HashMap<u64, u32, CGROUPS_CAPACITY, NO_PREALLOC> = HashMap::new();
+
+/// Groups of rules of a set, by address. Written by the agent.
+#[btf_map]
+pub(crate) static RULE_ADDRESSES: LpmTrie<AddressKey, Groups, RULE_ADDRESSES_CAPACITY> = LpmTrie::new();
+
+/// What the rules of a group say ([`ssa_common::ruling::action`]), by port. Written by the agent.
+#[btf_map]
+pub(crate) static RULE_PORTS: LpmTrie<PortKey, u32, RULE_PORTS_CAPACITY> = LpmTrie::new();
+
 /// TLS sockets that listen, by id. Written by the hooks, read by an agent that starts. Full: no agent
 /// serves the listener, and nothing reaches it.
 #[btf_map]
@@ -227,6 +246,13 @@ pub(crate) fn mptcp_socket_of(subflow: *mut bpf_sock) -> Option<&'static mut Soc
     if sk.is_null() { None } else { socket_of(sk.cast()) }
 }
 
+/// Whether this is a subflow of a Multipath TCP socket.
+#[inline(always)]
+pub(crate) fn is_subflow(sk: *mut bpf_sock) -> bool {
+    // SAFETY: the helper checks `sk`.
+    !unsafe { bpf_skc_to_mptcp_sock(sk.cast()) }.is_null()
+}
+
 /// Makes a socket of this hook's cgroup a TLS socket, and counts it. None if there is no room.
 #[inline(always)]
 pub(crate) fn make_socket(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
@@ -236,6 +262,13 @@ pub(crate) fn make_socket(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
     count(Counter::Sockets, 1);
     crate::atomic::add(&raw mut service.sockets, 1);
     Some(socket)
+}
+
+/// Makes a TLS socket a plain one. It was left by [`crate::sock_release::leave`] before, unless it has just been cloned.
+#[inline(always)]
+pub(crate) fn unmake_socket(sk: *mut bpf_sock) {
+    // SAFETY: the helper checks `sk`. Absent is as good.
+    unsafe { bpf_sk_storage_delete((&raw const SOCKETS).cast_mut().cast(), sk.cast()) };
 }
 
 /// A TLS socket that was made by [`make_socket`] is gone.

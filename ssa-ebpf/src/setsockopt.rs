@@ -15,7 +15,7 @@ use ssa_common::{
     policy::Policy,
     reason::Reason,
     rule::{self, Rule, place, values},
-    socket::{HostName, Socket},
+    socket::{Caller, HostName, Socket},
     uapi::{IPPROTO_TLS, TLS_1_2, TLS_1_3, TLS_TRUSTED_PEER_CERTIFICATES},
 };
 
@@ -107,6 +107,10 @@ fn mark(opt: Sockopt) -> Result<&'static mut Socket, i32> {
         return Err(errno::ENOPROTOOPT);
     }
     if let Some(socket) = socket_of(sk) {
+        if socket.by_rule != 0 && read!(sk, state) == tcp_state::CLOSE {
+            // From now on it goes by its own options, whatever rules say.
+            socket.by_rule = 0;
+        }
         if socket.service == 0 {
             socket.service = service().id;
         }
@@ -131,7 +135,7 @@ fn doom(sk: *mut bpf_sock) -> Result<(), i32> {
 #[inline(always)]
 fn begin(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket, rule: Rule) -> Result<&'static mut Context, Refusal> {
     if socket.id == 0 {
-        open(ctx, socket)?;
+        open(socket, caller(ctx.as_ptr(), socket.service))?;
     }
     if !Rule::offers(rule.set) {
         return Err(Refusal::new(errno::ENOPROTOOPT, Reason::NotOffered));
@@ -168,9 +172,9 @@ fn set(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), Re
     }
 }
 
-/// Gives a new TLS socket its id and its context.
+/// Gives a new TLS socket of this caller's its id and its context.
 #[inline(always)]
-pub(crate) fn open(ctx: &SockoptContext, socket: &mut Socket) -> Result<(), Refusal> {
+pub(crate) fn open(socket: &mut Socket, caller: Caller) -> Result<(), Refusal> {
     static NEW: Context = new_context();
     let full = Refusal::new(errno::ENOBUFS, Reason::NoRoom);
     let Ok(Some(id)) = IDS.pop() else {
@@ -181,8 +185,7 @@ pub(crate) fn open(ctx: &SockoptContext, socket: &mut Socket) -> Result<(), Refu
         // It was made while the agent was attaching.
         return Err(AWAY);
     }
-    let caller = caller(ctx.as_ptr(), socket.service);
-    let policy = policy::of_caller().ok_or(AWAY)?;
+    let policy = policy::of_earlier(&caller).ok_or(AWAY)?;
     if !enter_user(caller.uid, policy) {
         count(Counter::NoRoom, 1);
         return Err(full);

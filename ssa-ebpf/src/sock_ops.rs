@@ -7,22 +7,28 @@ use aya_ebpf::{
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
         BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock, bpf_sock_ops,
     },
-    helpers::generated::bpf_get_socket_cookie,
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
     macros::sock_ops,
     programs::SockOpsContext,
 };
 use ssa_common::{
     context::Context,
-    event::{Left, Listening, kind},
+    event::{Left, Listening, kind, on},
     limits::Counter,
     phase::{outcome, tcp_state},
+    ruling::{self, action},
     socket::{Endpoint, Socket},
     steer::{LegKey, ResumedKey},
 };
 
 use crate::{
     ctx::{AF_INET, copy_words, mapped, read},
-    maps::{CONTEXTS, EVENTS, LEGS, LISTENING, count, socket_of},
+    maps::{
+        BINDERS, CONTEXTS, EVENTS, LEGS, LISTENING, count, is_subflow, make_socket, socket_of, storage, unmake_socket,
+    },
+    rules,
+    setsockopt::open,
+    sock_release::leave,
 };
 
 /// Observes only. A lost event of a connect means that the agent repeats its verdict in vain for a while;
@@ -51,11 +57,22 @@ fn ask_for_states(ctx: &SockOpsContext) {
 #[inline(always)]
 fn listens(ctx: &SockOpsContext) {
     let (family, at) = (read!(ctx.ops, family), local(ctx.ops));
-    let Some(socket) = sk_of(ctx).and_then(socket_of) else { return };
+    let Some(sk) = sk_of(ctx) else { return };
+    let socket = match socket_of(sk) {
+        Some(socket) if socket.by_rule == 0 => socket,
+        found => match by_rule(ctx, sk, &at) {
+            Some(socket) => socket,
+            None if found.is_some() => {
+                leave_socket(sk);
+                return;
+            }
+            None => return,
+        },
+    };
     let _full = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
     let record = Listening {
         kind: kind::LISTENING,
-        on: 1,
+        on: if socket.by_rule == 0 { on::BY_OPTIONS } else { on::BY_RULE },
         id: socket.id,
         context: socket.context,
         caller: socket.caller,
@@ -71,13 +88,48 @@ fn listens(ctx: &SockOpsContext) {
     tell(record);
 }
 
+/// Makes a socket that listens a TLS socket, if a rule says so, or may: its cgroup may be too new to be known. If there is
+/// no room, ingress keeps clients out by the rule alone.
+#[inline(always)]
+fn by_rule(ctx: &SockOpsContext, sk: *mut bpf_sock, at: &Endpoint) -> Option<&'static mut Socket> {
+    let binder = storage(&raw const BINDERS, sk, 0)?;
+    let ruling = rules::of_cgroup(binder.cgroup, ruling::kind::IN_TCP, at);
+    if is_subflow(sk) || (ruling != action::TLS && ruling != action::UNKNOWN) {
+        return None;
+    }
+    let socket = match socket_of(sk) {
+        Some(socket) => socket,
+        None => make_socket(sk)?,
+    };
+    socket.by_rule = 1;
+    if socket.id == 0 {
+        let mut caller = *binder;
+        caller.service = socket.service;
+        // SAFETY: the helper takes the hook's context.
+        caller.netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+        if open(socket, caller).is_err() {
+            return None;
+        }
+    }
+    Some(socket)
+}
+
+#[inline(always)]
+fn leave_socket(sk: *mut bpf_sock) {
+    if let Some(socket) = socket_of(sk) {
+        leave(socket);
+        unmake_socket(sk);
+    }
+}
+
 /// A connection to a listener is established: it can only be the agent's. What will come out of `accept`
 /// gets the id and the answers that the agent has prepared, and settings of its own.
 #[inline(always)]
 fn accepted(ctx: &SockOpsContext) {
     // VERIFIER: all of the context first, as in `steer.rs`.
     let (target, source) = (local(ctx.ops), remote(ctx.ops));
-    let Some(socket) = sk_of(ctx).and_then(socket_of) else { return };
+    let Some(sk) = sk_of(ctx) else { return };
+    let Some(socket) = socket_of(sk) else { return };
     let key = LegKey {
         netns: socket.caller.netns,
         tuple: ResumedKey {
@@ -90,6 +142,10 @@ fn accepted(ctx: &SockOpsContext) {
     };
     // SAFETY: the value is read within this hook.
     let id = unsafe { LEGS.get(key) }.copied().unwrap_or(0);
+    if id == 0 && socket.by_rule != 0 {
+        // The rule is no more, and the connection plain.
+        return unmake_socket(sk);
+    }
     let _absent = LEGS.remove(key);
     let _full = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
     let settings = socket.context;
@@ -151,7 +207,7 @@ fn unlistens(socket: &Socket) {
     let _absent = LISTENING.remove(socket.id);
     tell(Listening {
         kind: kind::LISTENING,
-        on: 0,
+        on: on::NOT,
         id: socket.id,
         context: socket.context,
         caller: socket.caller,

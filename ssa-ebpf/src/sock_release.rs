@@ -4,6 +4,7 @@ use aya_ebpf::{macros::cgroup_sock, programs::SockContext};
 use ssa_common::{
     event::{Closed, kind},
     limits::Counter,
+    socket::Socket,
 };
 
 use crate::{
@@ -15,12 +16,20 @@ use crate::{
 /// Never refuses: the kernel ignores what it returns.
 #[cgroup_sock(sock_release)]
 fn ssa_release(ctx: SockContext) -> i32 {
-    let Some(socket) = socket_of(ctx.sock) else { return ALLOW };
+    if let Some(socket) = socket_of(ctx.sock) {
+        leave(socket);
+    }
+    ALLOW
+}
+
+/// Clears what there is of a TLS socket outside of it, and tells the agent.
+#[inline(always)]
+pub(crate) fn leave(socket: &Socket) {
     if socket.accepted == 0 {
         count_out();
     }
     if socket.id == 0 {
-        return ALLOW;
+        return;
     }
     // Absent if it never connected.
     let _absent = CONNECTIONS.remove(socket.id);
@@ -38,7 +47,6 @@ fn ssa_release(ctx: SockContext) -> i32 {
         }
         None => count(Counter::EventsLost, 1),
     }
-    ALLOW
 }
 
 /// Counts one TLS socket less for a user. The agent forgets users that have none.

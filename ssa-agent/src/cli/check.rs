@@ -1,16 +1,27 @@
 //! `ssa-agent check`: what a configuration says, before it is in force.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 
-use crate::policy::{file::Config, profile::Program};
+use ssa_common::ruling::kind;
+
+use crate::{
+    pods::Pods,
+    policy::{
+        Policy,
+        file::{Config, File},
+        profile::Program,
+        rule::Mode,
+    },
+};
 
 /// Check a configuration, and print the policy that it makes
 ///
 /// Reads the file and the certificates and keys that it names, and ends with an error that says where
 /// something is wrong. Otherwise prints the policy of the machine with all its defaults, or with
-/// --explain that of a running program and the profiles that it comes from. Changes nothing.
+/// --explain that of a running program and the profiles that it comes from. With --to or --listen it says what becomes of a
+/// socket of that program that sets no options of TLS, and by which rule. Changes nothing.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -18,6 +29,41 @@ pub(crate) struct Args {
     /// Explain the policy of this running process
     #[arg(long, value_name = "PID")]
     explain: Option<u32>,
+    /// Explain what becomes of a connection of the process to this address
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "explain", conflicts_with = "listen")]
+    to: Option<SocketAddr>,
+    /// Explain what becomes of clients of the process where it listens
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "explain")]
+    listen: Option<SocketAddr>,
+    /// With --to: by UDP, not TCP
+    #[arg(long, requires = "to")]
+    udp: bool,
+}
+
+/// Says what the rules make of a socket; gives the policy that is in force for it then.
+fn explain(args: &Args, file: &File, program: &Program, profiles: &[usize]) -> Option<Policy> {
+    let (at, kind) = match (args.to, args.listen) {
+        (Some(at), _) => (at, if args.udp { kind::OUT_UDP } else { kind::OUT_TCP }),
+        (None, Some(at)) => (at, kind::IN_TCP),
+        (None, None) => return None,
+    };
+    let Some(rules) = file.rules_of(&program.cgroup, &Pods::default()) else {
+        println!("# rules for pods: only the agent on the node knows the labels of this pod");
+        return None;
+    };
+    let Some(index) = file.ruling(&rules, kind, at) else {
+        println!("# {at}: no rule is for it; the socket is left alone");
+        return None;
+    };
+    let rule = &file.rules()[index];
+    let name = rule.name.get_ref();
+    match rule.mode() {
+        Mode::Require if kind == kind::IN_TCP => println!("# {at}: rule {name}: served as TLS"),
+        Mode::Require => println!("# {at}: rule {name}: TLS to {}, or no connection", rule.hostname()),
+        Mode::Plain => println!("# {at}: rule {name}: left alone"),
+        Mode::Deny => println!("# {at}: rule {name}: refused with EACCES"),
+    }
+    (rule.mode() == Mode::Require).then(|| file.policy_by_rule(profiles, rule))
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
@@ -26,6 +72,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     file.load_all()?;
     println!("# {}: good", config.name());
     let mut profiles = Vec::new();
+    let mut by_rule = None;
     if let Some(pid) = args.explain {
         let program = Program::of_process(pid).with_context(|| format!("process {pid}"))?;
         let unknown = PathBuf::from("?");
@@ -47,8 +94,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         if profiles.len() > 1 {
             println!("# (the later, the more specific: its keys win)");
         }
+        by_rule = explain(args, &file, &program, &profiles);
     }
     println!();
-    print!("{}", toml::to_string(&file.policy(&profiles))?);
+    print!("{}", toml::to_string(&by_rule.unwrap_or_else(|| file.policy(&profiles)))?);
     Ok(ExitCode::SUCCESS)
 }

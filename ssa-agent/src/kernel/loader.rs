@@ -32,8 +32,9 @@ use tracing::{debug, info};
 use super::{Error, HOOKS, STEER, fmod_ret, maps::Maps, sys};
 
 /// Maps that outlive the agent. The arrays of live programs do not: that is how the guards know.
-const PINNED_MAPS: [&str; 24] = [
+const PINNED_MAPS: [&str; 28] = [
     "ATTACHED",
+    "BINDERS",
     "BLOBS",
     "CERTIFICATES",
     "CGROUP_CLASSES",
@@ -52,6 +53,9 @@ const PINNED_MAPS: [&str; 24] = [
     "MARKS",
     "PATHS",
     "POLICIES",
+    "RULED",
+    "RULE_ADDRESSES",
+    "RULE_PORTS",
     "SCRATCH",
     "SERVICES",
     "SOCKETS",
@@ -61,11 +65,15 @@ const PINNED_MAPS: [&str; 24] = [
 
 /// The guards, in the order in which they are attached: those that hold and keep out before those
 /// that make TLS sockets. They are detached the other way round.
-const GUARDS: [(&str, bpf_attach_type); 12] = [
+const GUARDS: [(&str, bpf_attach_type); 16] = [
     ("ssa_egress", BPF_CGROUP_INET_EGRESS),
     ("ssa_ingress", BPF_CGROUP_INET_INGRESS),
     ("ssa_release", BPF_CGROUP_INET_SOCK_RELEASE),
     ("ssa_sock_ops", BPF_CGROUP_SOCK_OPS),
+    ("ssa_bind4", BPF_CGROUP_INET4_BIND),
+    ("ssa_bind6", BPF_CGROUP_INET6_BIND),
+    ("ssa_sendmsg4", BPF_CGROUP_UDP4_SENDMSG),
+    ("ssa_sendmsg6", BPF_CGROUP_UDP6_SENDMSG),
     ("ssa_connect4", BPF_CGROUP_INET4_CONNECT),
     ("ssa_connect6", BPF_CGROUP_INET6_CONNECT),
     ("ssa_peername4", BPF_CGROUP_INET4_GETPEERNAME),

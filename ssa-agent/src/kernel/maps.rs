@@ -12,7 +12,10 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData, MapError, Queue, RingBuf, SkStorage},
+    maps::{
+        Array, HashMap, Map, MapData, MapError, Queue, RingBuf, SkStorage,
+        lpm_trie::{Key, LpmTrie},
+    },
 };
 use ssa_common::{
     certificate::{Certificate, Chain, Digest},
@@ -22,11 +25,13 @@ use ssa_common::{
     event::Listening,
     limits::Counter,
     policy::{Policy, PolicyKey},
+    ruling::{AddressKey, Groups, PortKey},
     socket::Service,
     steer::LegKey,
 };
 
 use super::{Error, sys};
+use crate::policy::rule::Tables;
 
 /// Maps that any task may use. Each call is one bpf(2), so the locks are held for about a
 /// microsecond and never across an await.
@@ -47,12 +52,39 @@ pub(crate) struct Maps {
     listeners: Mutex<SkStorage<MapData, u32>>,
     paths: Mutex<HashMap<MapData, BlobKey, KeptPath>>,
     policies: Mutex<HashMap<MapData, PolicyKey, Policy>>,
+    ruled: Mutex<HashMap<MapData, u64, u32>>,
+    rule_addresses: Mutex<LpmTrie<MapData, AddressKey, Groups>>,
+    rule_ports: Mutex<LpmTrie<MapData, PortKey, u32>>,
     user_classes: Mutex<HashMap<MapData, u32, u32>>,
     services: MapData,
     users: Mutex<HashMap<MapData, u32, u64>>,
     /// When to look at them next.
     users_at: Mutex<Instant>,
     events: Mutex<Option<RingBuf<MapData>>>,
+}
+
+/// An entry of the hooks' rules.
+pub(crate) enum RuleKey {
+    Address(Key<AddressKey>),
+    Port(Key<PortKey>),
+}
+
+impl RuleKey {
+    /// The set that it is of; zero if it does not say.
+    pub(crate) fn set(&self) -> u32 {
+        match self {
+            Self::Address(key) => key.data().set,
+            Self::Port(_) => 0,
+        }
+    }
+
+    /// The group that it is of; zero if it does not say.
+    pub(crate) fn group(&self) -> u32 {
+        match self {
+            Self::Address(_) => 0,
+            Self::Port(key) => key.data().group,
+        }
+    }
 }
 
 /// Entries that may stay although nobody needs them.
@@ -77,6 +109,9 @@ impl Maps {
             listeners: Mutex::new(take(ebpf, "LISTENERS")?),
             paths: Mutex::new(take(ebpf, "PATHS")?),
             policies: Mutex::new(take(ebpf, "POLICIES")?),
+            ruled: Mutex::new(take(ebpf, "RULED")?),
+            rule_addresses: Mutex::new(take(ebpf, "RULE_ADDRESSES")?),
+            rule_ports: Mutex::new(take(ebpf, "RULE_PORTS")?),
             user_classes: Mutex::new(take(ebpf, "USER_CLASSES")?),
             services: match ebpf.take_map("SERVICES") {
                 Some(Map::CgroupStorage(map)) => map,
@@ -249,6 +284,68 @@ impl Maps {
         keys(&users).iter().for_each(|uid| drop(users.remove(uid)));
         let mut policies = lock(&self.policies);
         keys(&policies).iter().for_each(|key| drop(policies.remove(key)));
+    }
+
+    /// Writes what the hooks look up for a set of rules, which is not in force yet.
+    pub(crate) fn put_rules(&self, tables: &Tables) -> Result<Vec<RuleKey>, Error> {
+        let mut keys = Vec::new();
+        let done = self.insert_rules(tables, &mut keys);
+        if done.is_err() {
+            self.remove_rules(&keys);
+        }
+        done.map(|()| keys)
+    }
+
+    fn insert_rules(&self, tables: &Tables, keys: &mut Vec<RuleKey>) -> Result<(), Error> {
+        let (mut addresses, mut ports) = (lock(&self.rule_addresses), lock(&self.rule_ports));
+        for (bits, port, action) in &tables.ports {
+            let key = Key::new(*bits, *port);
+            ports.insert(&key, *action, 0).map_err(|source| Error::Map { name: "RULE_PORTS", source })?;
+            keys.push(RuleKey::Port(key));
+        }
+        for (bits, address, groups) in &tables.addresses {
+            let key = Key::new(*bits, *address);
+            addresses.insert(&key, *groups, 0).map_err(|source| Error::Map { name: "RULE_ADDRESSES", source })?;
+            keys.push(RuleKey::Address(key));
+        }
+        Ok(())
+    }
+
+    /// Deletes entries of sets that no cgroup has any more. Absent is as good.
+    pub(crate) fn remove_rules(&self, keys: &[RuleKey]) {
+        let (mut addresses, mut ports) = (lock(&self.rule_addresses), lock(&self.rule_ports));
+        for key in keys {
+            match key {
+                RuleKey::Address(key) => drop(addresses.remove(key)),
+                RuleKey::Port(key) => drop(ports.remove(key)),
+            }
+        }
+    }
+
+    /// The entries of all sets.
+    pub(crate) fn rule_keys(&self) -> Vec<RuleKey> {
+        let addresses: Vec<_> = lock(&self.rule_addresses).keys().filter_map(Result::ok).collect();
+        let ports: Vec<_> = lock(&self.rule_ports).keys().filter_map(Result::ok).collect();
+        addresses.into_iter().map(RuleKey::Address).chain(ports.into_iter().map(RuleKey::Port)).collect()
+    }
+
+    /// The sets of the cgroups.
+    pub(crate) fn ruled(&self) -> std::collections::HashMap<u64, u32> {
+        lock(&self.ruled).iter().filter_map(Result::ok).collect()
+    }
+
+    /// Gives cgroups their sets of rules; those that had one, and have none now, lose it.
+    pub(crate) fn set_ruled(
+        &self,
+        before: &std::collections::HashMap<u64, u32>,
+        now: &std::collections::HashMap<u64, u32>,
+    ) -> Result<(), Error> {
+        let mut ruled = lock(&self.ruled);
+        for (id, set) in now.iter().filter(|(id, set)| before.get(id) != Some(set)) {
+            ruled.insert(id, set, 0).map_err(|source| Error::Map { name: "RULED", source })?;
+        }
+        before.keys().filter(|id| !now.contains_key(id)).for_each(|id| drop(ruled.remove(id)));
+        Ok(())
     }
 
     /// The ring buffer, for the one task that reads it.

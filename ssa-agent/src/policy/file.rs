@@ -3,6 +3,7 @@
 //! `deploy/agent.toml` has every key with its default and its meaning; a test compares the two.
 
 use std::{
+    collections::HashSet,
     fmt, fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -15,6 +16,7 @@ use crate::pods::Pods;
 
 use super::{
     Policy, Version,
+    rule::{Mode, Rule},
     service::Service,
     value::{Alpn, Count, Group, Seconds, SignatureAlgorithm, Suite12, Suite13, User, UserGroup},
 };
@@ -35,6 +37,8 @@ pub(crate) struct File {
     pub(super) profiles: Vec<Profile>,
     #[serde(rename = "service")]
     services: Vec<Spanned<Service>>,
+    #[serde(rename = "rule")]
+    pub(super) rules: Vec<Rule>,
     /// Not the defaults, for want of a file.
     #[serde(skip)]
     pub(super) is_from_file: bool,
@@ -116,7 +120,7 @@ type Texts = Vec<Spanned<String>>;
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Tls {
+pub(super) struct Tls {
     version_min: Option<Version>,
     version_max: Option<Version>,
     ciphers: Option<Texts>,
@@ -128,7 +132,7 @@ struct Tls {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Trust {
+pub(super) struct Trust {
     system: Option<bool>,
     files: Option<Vec<PathBuf>>,
     directories: Option<Vec<PathBuf>>,
@@ -139,7 +143,7 @@ struct Trust {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Sessions {
+pub(super) struct Sessions {
     reuse: Option<bool>,
     lifetime_seconds: Option<Count>,
     tickets: Option<bool>,
@@ -147,14 +151,14 @@ struct Sessions {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Time {
+pub(super) struct Time {
     connect_seconds: Option<Seconds>,
     handshake_seconds: Option<Seconds>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Credentials {
+pub(super) struct Credentials {
     chain: Option<PathBuf>,
     key: Option<PathBuf>,
 }
@@ -242,17 +246,45 @@ impl File {
                 what: format!("profile {}: {what}", profile.name.get_ref()),
             })?;
         }
+        let mut names = HashSet::new();
+        for rule in &file.rules {
+            let wrong = |what: String| {
+                let (at, name) = (Some(rule.name.span().start), rule.name.get_ref());
+                Wrong { at, what: format!("rule {name}: {what}") }
+            };
+            rule.check(&file).map_err(wrong)?;
+            if !names.insert(rule.name.get_ref()) {
+                return Err(wrong("another rule has this name".to_owned()));
+            }
+        }
         Ok(file)
     }
 
     /// Whether the agent is to attach a cgroup by itself; by its path below the mount, with a slash before it.
     pub(crate) fn wants(&self, cgroup: &Path, pods: &Pods) -> bool {
-        self.services.iter().any(|service| service.get_ref().takes(cgroup, pods))
+        self.all_services().any(|service| service.takes(cgroup, pods))
     }
 
     /// Whether pods are to be looked for.
     pub(crate) fn asks_for_pods(&self) -> bool {
-        self.services.iter().any(|service| service.get_ref().asks_for_pods())
+        self.all_services().any(Service::asks_for_pods)
+    }
+
+    /// Those of the file, and those that rules are for.
+    fn all_services(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().map(Spanned::get_ref).chain(self.rules.iter().filter_map(Rule::service))
+    }
+
+    /// Its rules.
+    pub(crate) fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// The policy of a rule's connections, for programs with these profiles.
+    pub(crate) fn policy_by_rule(&self, profiles: &[usize], rule: &Rule) -> Policy {
+        let mut policy = self.policy(profiles);
+        rule.refine(self, &mut policy);
+        policy
     }
 
     /// Where metrics and health are asked for.
@@ -267,16 +299,18 @@ impl File {
 
     /// Reads all certificates and keys that it names, to see that they are good.
     pub(crate) fn load_all(&self) -> Result<(), super::LoadError> {
-        self.policies().try_for_each(|(_profiles, policy)| super::Effective::load(policy).map(drop))
+        self.policies().try_for_each(|(_key, policy)| super::Effective::load(policy).map(drop))
     }
 
-    /// The machine's policy, and that of each profile by itself.
-    pub(super) fn policies(&self) -> impl Iterator<Item = (Vec<usize>, Policy)> {
+    /// The machine's policy, and that of each profile and each rule by itself.
+    pub(super) fn policies(&self) -> impl Iterator<Item = ((Vec<usize>, Option<usize>), Policy)> {
         let profiles = std::iter::once(Vec::new()).chain((0..self.profiles.len()).map(|index| vec![index]));
-        profiles.map(|profiles| {
+        let profiles = profiles.map(|profiles| {
             let policy = self.policy(&profiles);
-            (profiles, policy)
-        })
+            ((profiles, None), policy)
+        });
+        let rules = self.rules.iter().enumerate().filter(|(_index, rule)| rule.mode() == Mode::Require);
+        profiles.chain(rules.map(|(index, rule)| ((Vec::new(), Some(index)), self.policy_by_rule(&[], rule))))
     }
 
     /// The policy of programs that no profile is for.
@@ -317,7 +351,14 @@ impl Profile {
     }
 }
 
-fn refine(policy: &mut Policy, tls: &Tls, trust: &Trust, sessions: &Sessions, time: &Time, credentials: &Credentials) {
+pub(super) fn refine(
+    policy: &mut Policy,
+    tls: &Tls,
+    trust: &Trust,
+    sessions: &Sessions,
+    time: &Time,
+    credentials: &Credentials,
+) {
     set(&mut policy.tls.version_min, tls.version_min);
     set(&mut policy.tls.version_max, tls.version_max);
     set(&mut policy.tls.ciphers, list(&tls.ciphers, |suite: Suite12| suite.0));
@@ -359,7 +400,7 @@ fn check<T: TryFrom<String, Error = String>>(texts: &Option<Texts>) -> Result<()
 }
 
 impl Tls {
-    fn check(&self) -> Result<(), Wrong> {
+    pub(super) fn check(&self) -> Result<(), Wrong> {
         check::<Suite12>(&self.ciphers)?;
         check::<Suite13>(&self.ciphersuites)?;
         check::<Group>(&self.groups)?;

@@ -6,6 +6,7 @@
 pub(crate) mod file;
 pub(crate) mod profile;
 mod rows;
+pub(crate) mod rule;
 pub(crate) mod service;
 pub(crate) mod value;
 
@@ -191,6 +192,8 @@ pub(crate) struct Effective {
     pub(crate) tls: SslContext,
     /// For programs that bring none.
     pub(crate) credentials: Arc<[Credential]>,
+    /// Sessions of connections by rule, which share them.
+    pub(crate) sessions: Arc<tls::session::Sessions>,
 }
 
 /// A policy's files that can't be used.
@@ -210,7 +213,7 @@ impl Effective {
         let tls = tls::context(&policy, None).map_err(|error| LoadError::Files(error.to_string()))?;
         let credentials = credentials(&policy).map_err(LoadError::Files)?;
         let generation = LOADED.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { row: rows::exact(&policy), policy, generation, tls, credentials })
+        Ok(Self { row: rows::exact(&policy), policy, generation, tls, credentials, sessions: Arc::default() })
     }
 }
 

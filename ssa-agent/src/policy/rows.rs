@@ -21,7 +21,7 @@ use super::{
     file::{File, Profile},
     profile::Program,
 };
-use crate::{caller, cgroup, kernel::maps::Maps, pods::Pods, services::Services, tls::cipher};
+use crate::{caller, cgroup, kernel::maps::Maps, pods::Pods, rules::Found, services::Services, tls::cipher};
 
 /// The policy of one agent.
 pub(crate) struct Policies {
@@ -37,8 +37,8 @@ pub(crate) struct Policies {
 struct Now {
     file: Arc<File>,
     generation: u64,
-    /// By the profiles that go into it.
-    effective: HashMap<Vec<usize>, Arc<Effective>>,
+    /// By the profiles that go into it, and the rule, if it is one's.
+    effective: HashMap<(Vec<usize>, Option<usize>), Arc<Effective>>,
     /// Cgroups by inode: path below the mount.
     cgroups: HashMap<u64, PathBuf>,
     /// Keys of the rows that the hooks have.
@@ -54,14 +54,14 @@ impl Policies {
         maps: Arc<Maps>,
         services: Arc<Services>,
         pods: Arc<Pods>,
-        file: File,
+        file: Arc<File>,
     ) -> Result<Self, LoadError> {
         let mount = cgroup::mount().map_err(|error| LoadError::Files(error.to_string()))?;
         let base = Effective::load(file.policy(&[]))?;
         let now = Now {
-            file: Arc::new(file),
+            file,
             generation: 1,
-            effective: HashMap::from([(Vec::new(), Arc::new(base))]),
+            effective: HashMap::from([((Vec::new(), None), Arc::new(base))]),
             cgroups: HashMap::new(),
             rows: HashSet::new(),
             numbers: HashMap::new(),
@@ -76,15 +76,15 @@ impl Policies {
 
     /// Puts another policy in force. On an error the last one stays. Reads files: call it where that is
     /// right.
-    pub(crate) fn replace(&self, file: File) -> Result<u64, LoadError> {
+    pub(crate) fn replace(&self, file: Arc<File>) -> Result<u64, LoadError> {
         // Files that can't be read show now, not at the first connection.
         let mut effective = HashMap::new();
-        for (profiles, policy) in file.policies() {
-            effective.insert(profiles, Arc::new(Effective::load(policy)?));
+        for (key, policy) in file.policies() {
+            effective.insert(key, Arc::new(Effective::load(policy)?));
         }
         let mut now = self.lock();
         let generation = now.generation + 1;
-        let before = std::mem::replace(&mut now.file, Arc::new(file));
+        let before = std::mem::replace(&mut now.file, file);
         let numbers = std::mem::take(&mut now.numbers);
         if let Err(error) = self.write_rows(&mut now) {
             now.file = before;
@@ -107,11 +107,6 @@ impl Policies {
         self.lock().file.is_from_file
     }
 
-    /// What is in force for a program that connects.
-    pub(crate) fn of(&self, caller: &Caller) -> Result<Arc<Effective>, String> {
-        self.of_program(&self.program(caller)?)
-    }
-
     /// What profiles ask of a caller.
     pub(crate) fn program(&self, caller: &Caller) -> Result<Program, String> {
         let wants_executable = self.lock().file.wants_executable();
@@ -123,17 +118,32 @@ impl Policies {
 
     /// What is in force for a program.
     pub(crate) fn of_program(&self, program: &Program) -> Result<Arc<Effective>, String> {
+        self.of_both(program, None)
+    }
+
+    /// What is in force for a program's connections by a rule.
+    pub(crate) fn of_ruled(&self, program: &Program, found: &Found) -> Result<Arc<Effective>, String> {
+        self.of_both(program, Some(found))
+    }
+
+    fn of_both(&self, program: &Program, found: Option<&Found>) -> Result<Arc<Effective>, String> {
         let mut now = self.lock();
         if now.file.wants_executable() && program.executable.is_none() {
             return Err("the policy has changed to one that asks for the program's executable; try again".to_owned());
         }
-        let profiles = now.file.profiles_of(program);
-        if let Some(effective) = now.effective.get(&profiles) {
+        if found.is_some_and(|found| !Arc::ptr_eq(&found.file, &now.file)) {
+            return Err("the rules are just changing; try again".to_owned());
+        }
+        let key = (now.file.profiles_of(program), found.map(|found| found.index));
+        if let Some(effective) = now.effective.get(&key) {
             return Ok(Arc::clone(effective));
         }
-        let loaded = Effective::load(now.file.policy(&profiles)).map_err(|error| error.to_string())?;
-        let loaded = Arc::new(loaded);
-        now.effective.insert(profiles, Arc::clone(&loaded));
+        let policy = match found {
+            Some(found) => now.file.policy_by_rule(&key.0, found.rule()),
+            None => now.file.policy(&key.0),
+        };
+        let loaded = Arc::new(Effective::load(policy).map_err(|error| error.to_string())?);
+        now.effective.insert(key, Arc::clone(&loaded));
         Ok(loaded)
     }
 

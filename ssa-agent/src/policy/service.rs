@@ -176,6 +176,19 @@ impl Service {
         if by_id { id.starts_with(wanted.as_str()) } else { container_names(id).contains(wanted) }
     }
 
+    /// Whether it can be for a cgroup below this one, by path below the mount.
+    pub(super) fn may_take_below(&self, cgroup: &Path) -> bool {
+        let Some(glob) = &self.cgroup else {
+            return true;
+        };
+        let wanted: Vec<&str> = glob.0.as_str().split('/').skip(1).collect();
+        let parts: Vec<_> = cgroup.iter().skip(1).map(|part| part.to_string_lossy()).collect();
+        let fits = |(wanted, part): (&&str, &std::borrow::Cow<'_, str>)| {
+            glob::Pattern::new(wanted).is_ok_and(|pattern| pattern.matches(part))
+        };
+        wanted.len() > parts.len() && wanted.iter().zip(&parts).all(fits)
+    }
+
     pub(super) fn asks_for_pods(&self) -> bool {
         self.pod.is_some()
     }

@@ -1,0 +1,130 @@
+//! The administrator's rules: what becomes of sockets that set no options of TLS.
+
+use aya_ebpf::{
+    EbpfContext as _, bindings::BPF_SK_STORAGE_GET_F_CREATE, btf_maps::lpm_trie::Key,
+    helpers::bpf_get_current_cgroup_id, macros::cgroup_sock_addr, programs::SockAddrContext,
+};
+use ssa_common::{
+    ruling::{ADDRESS_BITS, AddressKey, CLOSED_BELOW, PORT_BITS, PortKey, action, kind},
+    socket::Endpoint,
+};
+
+use crate::{
+    connect::caller,
+    ctx::{ALLOW, SockAddr, deny, errno, is_tcp, is_udp},
+    maps::{BINDERS, RULE_ADDRESSES, RULE_PORTS, RULED, is_subflow, service, storage},
+};
+
+/// `sendto(2)` and `sendmsg(2)` on a UDP socket that is not connected: `EACCES` if a rule says so.
+#[cgroup_sock_addr(sendmsg4)]
+fn ssa_sendmsg4(ctx: SockAddrContext) -> i32 {
+    datagram(SockAddr::new(&ctx), SockAddr::new(&ctx).endpoint4())
+}
+
+/// As [`ssa_sendmsg4`].
+#[cgroup_sock_addr(sendmsg6)]
+fn ssa_sendmsg6(ctx: SockAddrContext) -> i32 {
+    datagram(SockAddr::new(&ctx), SockAddr::new(&ctx).endpoint6())
+}
+
+/// `bind(2)`: a TCP socket may be about to listen.
+#[cgroup_sock_addr(bind4)]
+fn ssa_bind4(ctx: SockAddrContext) -> i32 {
+    bind(&ctx, SockAddr::new(&ctx).endpoint4())
+}
+
+/// As [`ssa_bind4`].
+#[cgroup_sock_addr(bind6)]
+fn ssa_bind6(ctx: SockAddrContext) -> i32 {
+    bind(&ctx, SockAddr::new(&ctx).endpoint6())
+}
+
+#[inline(always)]
+fn datagram(addr: SockAddr, to: Endpoint) -> i32 {
+    if !is_udp(addr.sk()) {
+        return ALLOW;
+    }
+    verdict(of_caller(kind::OUT_UDP, &to))
+}
+
+/// What a hook returns for a socket that no TLS socket is made of.
+#[inline(always)]
+pub(crate) fn verdict(ruling: u32) -> i32 {
+    match ruling {
+        action::DENY => deny(errno::EACCES),
+        action::UNKNOWN => deny(errno::ENOTCONN),
+        _ => ALLOW,
+    }
+}
+
+/// Remembers who binds, and refuses what could never listen. A listener of a cgroup that is not known yet may come to be
+/// served; until then nothing reaches it.
+#[inline(always)]
+fn bind(ctx: &SockAddrContext, at: Endpoint) -> i32 {
+    let sk = SockAddr::new(ctx).sk();
+    // A Multipath TCP socket binds its first subflow.
+    if !is_tcp(sk) || !has_rules() {
+        return ALLOW;
+    }
+    match of_caller(kind::IN_TCP, &at) {
+        action::DENY => return deny(errno::EACCES),
+        action::TLS if is_subflow(sk) => return deny(errno::EPROTO),
+        _ => {}
+    }
+    let Some(binder) = storage(&raw const BINDERS, sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) else {
+        return deny(errno::ENOBUFS);
+    };
+    *binder = caller(ctx.as_ptr(), service().id);
+    ALLOW
+}
+
+/// Whether there may be rules for the program that calls.
+#[inline(always)]
+fn has_rules() -> bool {
+    // SAFETY: the helper takes nothing; the value is read within this hook.
+    let set = unsafe { RULED.get(bpf_get_current_cgroup_id()) };
+    match set {
+        Some(set) => *set & !CLOSED_BELOW != 0,
+        None => is_unknown(),
+    }
+}
+
+/// What the rules for the program that calls say.
+#[inline(always)]
+pub(crate) fn of_caller(kind: u8, to: &Endpoint) -> u32 {
+    // SAFETY: the helper takes nothing.
+    of_cgroup(unsafe { bpf_get_current_cgroup_id() }, kind, to)
+}
+
+/// What the rules for a cgroup say ([`action`]).
+#[inline(always)]
+pub(crate) fn of_cgroup(cgroup: u64, kind: u8, to: &Endpoint) -> u32 {
+    // SAFETY: the value is read within this hook.
+    let Some(set) = (unsafe { RULED.get(cgroup) }) else {
+        return if is_unknown() { action::UNKNOWN } else { action::PLAIN };
+    };
+    let set = *set & !CLOSED_BELOW;
+    if set == 0 {
+        return action::PLAIN;
+    }
+    let address = Key::new(ADDRESS_BITS + 128, AddressKey { set, addr: to.addr });
+    let Some(groups) = RULE_ADDRESSES.get(&address) else { return action::PLAIN };
+    for group in groups.0 {
+        if group == 0 {
+            break;
+        }
+        let port = PortKey { group, kind, reserved: 0, port: to.port.to_be_bytes() };
+        if let Some(ruling) = RULE_PORTS.get(&Key::new(PORT_BITS + 16, port)) {
+            return *ruling;
+        }
+    }
+    action::PLAIN
+}
+
+/// Whether a cgroup that is in no map may have rules: there are some, and the attached cgroup that it is below does not
+/// say otherwise.
+#[inline(always)]
+fn is_unknown() -> bool {
+    // SAFETY: values are read within this hook.
+    unsafe { RULED.get(0).is_some() && RULED.get(service().id).is_none_or(|set| *set & CLOSED_BELOW == 0) }
+}

@@ -1,0 +1,362 @@
+//! TLS by rule: programs that know nothing of it.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+use serde_json::json;
+use ssa_tests::{
+    agent::Agent,
+    app::{App, command, python},
+    eventually,
+    nginx::Peer,
+    pki::{Leaf, Pki},
+    server::{self, Server, closed_port},
+    sniffer::{Sniffer, holds},
+};
+
+const NAME: &str = "peer.ssa.test";
+
+fn echo() -> (Pki, Server) {
+    let pki = Pki::new();
+    let context = server::context(&pki.leaf(Leaf::of(&[NAME])));
+    (pki, Server::tls("127.0.0.1", context, server::echo))
+}
+
+/// What goes to a port of 127.0.0.1 is TLS to [`NAME`].
+fn out(port: u16, pki: &Pki, more: &str) -> String {
+    format!(
+        "[[rule]]\nname = \"out\"\ndirection = \"out\"\naddress = \"127.0.0.1\"\nport = {port}\nhostname = \"{NAME}\"\n\
+         trust = {{ system = false, files = [\"{}\"] }}\n{more}\n",
+        pki.ca()
+    )
+}
+
+const TALK: &str = r#"
+port, = args
+def talk():
+    sock = socket.socket()
+    sock.settimeout(20)
+    try:
+        sock.connect(("127.0.0.1", int(port)))
+        sock.sendall(b"canary-in-plain-sight")
+        return [sock.recv(100).decode(), sock.getpeername()[1] == int(port)]
+    except OSError as error:
+        return errno.errorcode[error.errno]
+"#;
+
+#[test]
+fn plain_program_speaks_tls_and_others_are_left_alone() {
+    let (pki, server) = echo();
+    let agent = Agent::start_with(&out(server.addr.port(), &pki, ""));
+    let sniffer = Sniffer::start();
+    let said = python(&agent, &format!("{TALK}\nout(talk())"), &[&server.port()]);
+    assert_eq!(said, json!(["canary-in-plain-sight", true]));
+    let packets = sniffer.stop();
+    let port = server.addr.port();
+    let between =
+        |packet: &&Vec<u8>| ssa_tests::sniffer::ports(packet).is_some_and(|(from, to)| from == port || to == port);
+    assert!(packets.iter().any(|packet| between(&packet)));
+    assert!(!packets.iter().filter(between).any(|packet| holds(packet, b"canary")));
+    // Outside the service the port is what it is, and inside another port is.
+    let mut plain = TcpStream::connect(server.addr).unwrap();
+    plain.write_all(b"hello\r\n\r\n").unwrap();
+    let mut answer = [0; 1];
+    let read = plain.read(&mut answer).unwrap_or(0);
+    assert!(read == 0 || answer[0] == 21, "an alert, not an echo");
+    let other =
+        Server::tcp("127.0.0.1", |mut stream| drop(std::io::copy(&mut stream.try_clone().unwrap(), &mut stream)));
+    let said = python(&agent, &format!("{TALK}\nout(talk())"), &[&other.port()]);
+    assert_eq!(said, json!(["canary-in-plain-sight", true]));
+}
+
+#[test]
+fn peer_that_is_not_the_rules_name_is_refused() {
+    let pki = Pki::new();
+    let context = server::context(&pki.leaf(Leaf::of(&["other.ssa.test"])));
+    let server = Server::tls("127.0.0.1", context, server::echo);
+    let agent = Agent::start_with(&out(server.addr.port(), &pki, ""));
+    let said = python(&agent, &format!("{TALK}\nout(talk())"), &[&server.port()]);
+    assert_eq!(said, json!("EPROTO"));
+}
+
+#[test]
+fn rule_holds_while_the_agent_is_dead_and_after_it_has_come_back() {
+    let (pki, server) = echo();
+    let mut agent = Agent::start_with(&out(server.addr.port(), &pki, ""));
+    let sniffer = Sniffer::start();
+    let script = format!("{TALK}\nwhile True: wait(); out(talk())");
+    let mut app = App::start(&agent, &script, &[&server.port()]);
+    app.go();
+    assert_eq!(app.said(), json!(["canary-in-plain-sight", true]));
+    agent.kill();
+    app.go();
+    assert_eq!(app.said(), json!("ENOTCONN"));
+    agent.restart();
+    app.go();
+    assert_eq!(app.said(), json!(["canary-in-plain-sight", true]));
+    let port = server.addr.port();
+    let leaked = |packet: &Vec<u8>| {
+        ssa_tests::sniffer::ports(packet).is_some_and(|(from, to)| from == port || to == port)
+            && holds(packet, b"canary")
+    };
+    assert!(!sniffer.stop().iter().any(leaked));
+}
+
+#[test]
+fn denied_destinations_are_refused_whatever_the_protocol() {
+    let config = "[[rule]]\nname = \"no\"\ndirection = \"out\"\naddress = \"127.0.0.0/8\"\nport = \"1000-1999\"\nmode = \"deny\"\n\
+                  [[rule]]\nname = \"no datagrams\"\ndirection = \"out\"\nprotocol = \"udp\"\nport = 443\nmode = \"deny\"\n\
+                  [[rule]]\nname = \"but one\"\ndirection = \"out\"\naddress = \"127.0.0.1\"\nport = 1500\nmode = \"plain\"";
+    let agent = Agent::start_with(config);
+    let script = r#"
+def code(call):
+    try: call()
+    except OSError as error: return errno.errorcode[error.errno]
+def tcp(port, family=socket.AF_INET, to="127.0.0.1", protocol=0):
+    return code(lambda: socket.socket(family, socket.SOCK_STREAM, protocol).connect((to, port)))
+def udp(port, how):
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    return code(lambda: sock.connect(("127.0.0.1", port)) if how == "connect" else sock.sendto(b"x", ("127.0.0.1", port)))
+out([tcp(1000), tcp(1999), tcp(1000, socket.AF_INET6, "::ffff:127.0.0.1"), tcp(1500), tcp(2000), tcp(1000, protocol=262),
+     udp(443, "connect"), udp(443, "sendto"), udp(442, "connect"), udp(442, "sendto")])
+"#;
+    let said = python(&agent, script, &[]);
+    let refused = "ECONNREFUSED";
+    assert_eq!(said, json!(["EACCES", "EACCES", "EACCES", refused, refused, "EACCES", "EACCES", "EACCES", null, null]));
+}
+
+#[test]
+fn socket_goes_by_the_rule_for_each_destination() {
+    let (pki, server) = echo();
+    let plain = Server::tcp("127.0.0.1", |mut stream| {
+        let _gone = stream.write_all(b"plain");
+        let _gone = stream.read(&mut [0; 10]);
+    });
+    let agent = Agent::start_with(&out(server.addr.port(), &pki, ""));
+    let script = r#"
+tls, plain, closed = (int(arg) for arg in args)
+AF_UNSPEC = b"\0" * 16
+import ctypes
+libc = ctypes.CDLL(None)
+sock = socket.socket()
+sock.connect(("127.0.0.1", tls)); sock.sendall(b"one"); said = [sock.recv(10).decode()]
+libc.connect(sock.fileno(), AF_UNSPEC, 16)
+sock.connect(("127.0.0.1", plain)); said.append(sock.recv(10).decode())
+try: sock.getsockopt(IPPROTO_TLS, STATE, 4)
+except OSError as error: said.append(errno.errorcode[error.errno])
+libc.connect(sock.fileno(), AF_UNSPEC, 16)
+sock.connect(("127.0.0.1", tls)); sock.sendall(b"two"); said.append(sock.recv(10).decode())
+said.append(int.from_bytes(sock.getsockopt(IPPROTO_TLS, STATE, 4), "little"))
+out(said)
+"#;
+    let said = python(&agent, script, &[&server.port(), &plain.port(), "0"]);
+    assert_eq!(said, json!(["one", "plain", "ENOPROTOOPT", "two", 2]));
+}
+
+#[test]
+fn options_of_a_program_win_over_the_rule() {
+    let (pki, server) = echo();
+    let agent = Agent::start_with(&out(server.addr.port(), &pki, ""));
+    let script = r#"
+port, name, ca = args
+def code(call):
+    try: call()
+    except OSError as error: return errno.errorcode[error.errno]
+bare = socket.socket()
+bare.setsockopt(IPPROTO_TLS, 90, b"h2\0")
+wrong = tls("wrong.ssa.test", ca)
+right = tls(name, ca)
+out([code(lambda sock=sock: sock.connect(("127.0.0.1", int(port)))) for sock in (bare, wrong, right)])
+"#;
+    let said = python(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    assert_eq!(said, json!(["EPROTO", "EPROTO", null]));
+}
+
+#[test]
+fn reload_puts_rules_in_force_and_takes_them_back() {
+    let (pki, server) = echo();
+    let mut agent = Agent::start();
+    let script = format!("{TALK}\nwhile True: wait(); out(talk())");
+    let mut app = App::start(&agent, &script, &[&server.port()]);
+    let mut ask = || {
+        app.go();
+        app.said()
+    };
+    assert_ne!(ask(), json!(["canary-in-plain-sight", true]));
+    agent.configure(&out(server.addr.port(), &pki, ""));
+    assert!(agent.reload().0);
+    assert_eq!(ask(), json!(["canary-in-plain-sight", true]));
+    agent.configure("[[rule]]\nname = \"bad\"\ndirection = \"out\"");
+    let (good, said) = agent.reload();
+    assert!(!good && said.contains("rule bad: `hostname` is missing"), "{said}");
+    assert_eq!(ask(), json!(["canary-in-plain-sight", true]), "the old ones stay");
+    agent.configure("[[rule]]\nname = \"no\"\ndirection = \"out\"\nmode = \"deny\"");
+    assert!(agent.reload().0);
+    assert_eq!(ask(), json!("EACCES"));
+    agent.configure("");
+    assert!(agent.reload().0);
+    assert_ne!(ask(), json!(["canary-in-plain-sight", true]));
+}
+
+/// nginx, redis and PostgreSQL with TLS; curl, redis-cli and others without.
+#[test]
+fn unmodified_curl_reaches_nginx() {
+    let pki = Pki::new();
+    let (chain, key) = pki.write("peer", &pki.leaf(Leaf::of(&[NAME])));
+    let peer = Peer::nginx(&pki, &chain, &key);
+    let agent = Agent::start_with(&out(peer.port, &pki, ""));
+    let mut curl = command(&agent, "curl");
+    curl.args(["-sS", "--max-time", "20", &format!("http://127.0.0.1:{}/", peer.port)]);
+    let said = text(&curl.output().unwrap());
+    assert!(said.starts_with(&format!("ssa TLSv1.3 {NAME}")), "{said}");
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+}
+
+/// What listens on a port of 127.0.0.1 is served as TLS.
+fn served(port: u16, pki: &Pki) -> String {
+    let (chain, key) = pki.write("served", &pki.leaf(Leaf::of(&[NAME])));
+    format!(
+        "[[rule]]\nname = \"web\"\ndirection = \"in\"\nport = {port}\n\
+         credentials = {{ chain = \"{chain}\", key = \"{key}\" }}\n"
+    )
+}
+
+const SERVE: &str = r#"
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps(self.client_address[:2]).encode()
+        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers(); self.wfile.write(body)
+    def log_message(self, *args): pass
+host, port = args[0], int(args[1])
+server = http.server.ThreadingHTTPServer((host, port), Handler)
+out("ready")
+server.serve_forever()
+"#;
+
+fn curl(arguments: &[&str]) -> Output {
+    Command::new("curl").args(["-sS", "--max-time", "10"]).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn unmodified_http_server_is_served_as_tls_and_sees_its_clients() {
+    let pki = Pki::new();
+    let port = closed_port("127.0.0.1");
+    let agent = Agent::start_with(&served(port, &pki));
+    let sniffer = Sniffer::start();
+    let mut app = App::start(&agent, SERVE, &["127.0.0.1", &port.to_string()]);
+    assert_eq!(app.said(), json!("ready"));
+    let resolve = format!("{NAME}:{port}:127.0.0.1");
+    let url = format!("https://{NAME}:{port}/");
+    let mut said = String::new();
+    eventually("it is served", Duration::from_secs(10), || {
+        let output = curl(&["--cacert", &pki.ca(), "--resolve", &resolve, "--local-port", "20000-30000", &url]);
+        said = text(&output);
+        output.status.success()
+    });
+    let came: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(came[0], json!("127.0.0.1"));
+    assert!((20000..=30000).contains(&came[1].as_u64().unwrap()), "the client's own port, not the agent's: {said}");
+    let plain = curl(&[&format!("http://127.0.0.1:{port}/")]);
+    assert!(!plain.status.success(), "{}", text(&plain));
+    drop(sniffer.stop());
+}
+
+#[test]
+fn ruled_listener_serves_no_plaintext_while_the_agent_is_dead() {
+    let pki = Pki::new();
+    let port = closed_port("127.0.0.1");
+    let mut agent = Agent::start_with(&served(port, &pki));
+    let mut app = App::start(&agent, SERVE, &["0.0.0.0", &port.to_string()]);
+    assert_eq!(app.said(), json!("ready"));
+    let (resolve, url) = (format!("{NAME}:{port}:127.0.0.1"), format!("https://{NAME}:{port}/"));
+    let ca = pki.ca();
+    let good = || curl(&["--cacert", &ca, "--resolve", &resolve, &url]).status.success();
+    eventually("it is served", Duration::from_secs(10), good);
+    agent.kill();
+    let plain =
+        Command::new("curl").args(["-sS", "--max-time", "2", &format!("http://127.0.0.1:{port}/")]).output().unwrap();
+    assert!(!plain.status.success(), "{}", text(&plain));
+    agent.restart();
+    eventually("it is served again", Duration::from_secs(10), good);
+    // The rule is taken back: plain, as if nothing had been; and then put in force again.
+    agent.configure("");
+    assert!(agent.reload().0);
+    eventually("it is plain", Duration::from_secs(10), || {
+        curl(&[&format!("http://127.0.0.1:{port}/")]).status.success()
+    });
+    agent.configure(&served(port, &pki));
+    assert!(agent.reload().0);
+    eventually("it is served anew", Duration::from_secs(10), good);
+}
+
+#[test]
+fn listener_that_was_there_before_its_rule_is_closed_to_plaintext() {
+    let pki = Pki::new();
+    let port = closed_port("127.0.0.1");
+    let mut agent = Agent::start();
+    let mut app = App::start(&agent, SERVE, &["127.0.0.1", &port.to_string()]);
+    assert_eq!(app.said(), json!("ready"));
+    let plain = || {
+        let url = format!("http://127.0.0.1:{port}/");
+        Command::new("curl").args(["-sS", "--max-time", "2", &url]).output().unwrap().status.success()
+    };
+    assert!(plain());
+    agent.configure(&served(port, &pki));
+    assert!(agent.reload().0);
+    assert!(!plain());
+}
+
+#[test]
+fn multipath_listener_can_not_be_served_and_says_so() {
+    let pki = Pki::new();
+    let port = closed_port("127.0.0.1");
+    let agent = Agent::start_with(&served(port, &pki));
+    let script = r#"
+sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+try: sock.bind(("127.0.0.1", int(args[0]))); out("bound")
+except OSError as error: out(errno.errorcode[error.errno])
+"#;
+    let said = python(&agent, script, &[&port.to_string()]);
+    assert!(said == json!("EPROTO") || said == json!("EPROTONOSUPPORT"), "{said}");
+}
+
+#[test]
+fn check_says_what_becomes_of_a_connection() {
+    let pki = Pki::new();
+    let agent = Agent::start_with(&out(6379, &pki, ""));
+    let app = App::start(&agent, "out(1); wait()", &[]);
+    let check = |to: &str| {
+        let output = Command::new(ssa_tests::agent::program())
+            .args(["check", "--config"])
+            .arg(agent.config())
+            .args(["--explain", &app.pid().to_string(), "--to", to])
+            .output()
+            .unwrap();
+        text(&output)
+    };
+    assert!(
+        check("127.0.0.1:6379").contains(&format!("rule out: TLS to {NAME}, or no connection")),
+        "{}",
+        check("127.0.0.1:6379")
+    );
+    assert!(check("127.0.0.2:6379").contains("no rule is for it"));
+}
+
+#[test]
+fn listener_is_free_again_for_others() {
+    // Nothing of a rule stays with a port after its agent.
+    let pki = Pki::new();
+    let port = closed_port("127.0.0.1");
+    drop(Agent::start_with(&served(port, &pki)));
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    drop((listener, client));
+}
