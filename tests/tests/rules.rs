@@ -158,6 +158,39 @@ out(said)
 }
 
 #[test]
+fn cgroup_that_was_just_made_is_refused_until_it_is_known() {
+    let (pki, server) = echo();
+    let mut agent = Agent::start_with(&out(server.addr.port(), &pki, ""));
+    let script = format!(
+        r#"{TALK}
+def move(name):
+    here = os.path.join(sys.argv[2], name)
+    os.makedirs(here, exist_ok=True)
+    with open(here + "/cgroup.procs", "w") as procs: procs.write("0")
+def leave(name):
+    with open(sys.argv[2] + "/cgroup.procs", "w") as procs: procs.write("0")
+    os.rmdir(os.path.join(sys.argv[2], name))
+move("one")
+deadline = time.monotonic() + 20
+while (said := talk()) == "ENOTCONN" and time.monotonic() < deadline: time.sleep(0.001)
+out(said)
+leave("one"); wait()
+move("two")
+out([talk(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect_ex(("127.0.0.1", 9))])
+leave("two")
+"#
+    )
+    .replace("port, = args", "port, _cgroup = args");
+    let cgroup = agent.cgroup().to_string_lossy().into_owned();
+    let mut app = App::start(&agent, &script, &[&server.port(), &cgroup]);
+    assert_eq!(app.said(), json!(["canary-in-plain-sight", true]));
+    agent.kill();
+    app.go();
+    assert_eq!(app.said(), json!(["ENOTCONN", 107]), "nobody is there to know it");
+    app.finish();
+}
+
+#[test]
 fn options_of_a_program_win_over_the_rule() {
     let (pki, server) = echo();
     let agent = Agent::start_with(&out(server.addr.port(), &pki, ""));

@@ -76,6 +76,7 @@ pub(crate) fn options() -> String {
 /// Fails if that file does not look as expected.
 pub(crate) fn configuration(file: &str) -> Result<String> {
     let (rest, profiles) = file.rsplit_once("\n\n").context("deploy/agent.toml has no blocks")?;
+    let (rest, rules) = rest.rsplit_once("\n\n").context("deploy/agent.toml has no block of rules")?;
     let (keys, services) = rest.rsplit_once("\n\n").context("deploy/agent.toml has no block of services")?;
     let mut page = Page::new("ssa-agent.toml", 5, "configuration of the TLS agent", "deploy/agent.toml");
     page.section("DESCRIPTION");
@@ -90,6 +91,9 @@ pub(crate) fn configuration(file: &str) -> Result<String> {
     }
     page.section("SERVICES");
     page.table(services)?;
+    page.section("RULES");
+    page.table(rules)?;
+    page.paragraphs(AFTER_RULES);
     page.section("PROFILES");
     page.table(profiles)?;
     page.paragraphs(AFTER_PROFILES);
@@ -627,6 +631,14 @@ Programs can only ask for more than the file demands, by the options of `ssa-tls
 `ssa-agent check` says what is wrong with a file and with the certificates and keys that it names, or prints the \
 policy that it comes to. `ssa-agent check --explain PID` prints that of a running program, and the profiles that it \
 comes from.";
+
+const AFTER_RULES: &str = "\
+`name` is for messages, must be there, and is nobody else's. `ssa-agent check --explain PID --to ADDRESS:PORT` says what \
+becomes of a connection, and by which rule; `--listen ADDRESS:PORT` says it of a listener.
+A listener that began before there was a rule for it is closed to clients until it is begun again. One whose certificate \
+can't be used stays closed, and is tried again every two seconds. Connections by one rule share cached sessions.
+The kubelet of Kubernetes must probe a port that is served as TLS with `scheme: HTTPS`, or by `tcpSocket`. Go's listeners \
+are of Multipath TCP unless `GODEBUG=multipathtcp=0` is set.";
 
 const AFTER_PROFILES: &str = "\
 `name` is for messages, and must be there. `executable` is an absolute path, and `unit` a whole name, such as \

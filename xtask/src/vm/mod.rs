@@ -99,7 +99,7 @@ pub(crate) fn systemd(wanted: &str, files: &Path, script: &str, limit: Duration,
 /// be refused there, on the oldest also those that ask most of the kernel besides.
 pub(crate) fn ends() -> Result<()> {
     const BOTH: [&str; 6] = ["attach", "connect", "doctor", "limits", "never", "protocol"];
-    const OLDEST: [&str; 3] = ["options", "relay", "server"];
+    const OLDEST: [&str; 4] = ["options", "relay", "rules", "server"];
     let programs = prepare()?;
     let is = |program: &Path, files: &[&str]| files.contains(&file_of(program).as_str());
     let newest: Vec<_> = programs.iter().filter(|program| is(program, &BOTH)).cloned().collect();
