@@ -1,6 +1,7 @@
 //! The running agent: reads the hooks' events until it is told to stop.
 
 use std::{
+    collections::HashSet,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -125,6 +126,7 @@ pub(crate) async fn run(options: Options, attended: impl AsyncFnOnce() -> Result
     tokio::spawn(monitor::watchdog(Arc::clone(&agent)));
     tokio::spawn(follow(Arc::clone(&agent)));
     tokio::spawn(pods::follow(Arc::clone(&agent)));
+    tokio::spawn(refresh(Arc::clone(&agent)));
     let mut serving = tokio::spawn(serve(Arc::clone(&agent), Events::new(ring)?));
     let attended = tokio::select! {
         attended = attended() => attended,
@@ -216,6 +218,25 @@ fn offer_ids(maps: &Maps) -> Result<()> {
 async fn follow(agent: Arc<Agent>) {
     if let Err(error) = services::follow(agent).await {
         error!(error = format!("{error:#}"), "services are no longer attached by themselves");
+    }
+}
+
+/// Takes up files of the configuration that were replaced, for as long as the agent runs.
+async fn refresh(agent: Arc<Agent>) {
+    const LOOK: Duration = Duration::from_secs(2);
+    let mut told = HashSet::new();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = agent.stop.cancelled() => return,
+        }
+        let own = Arc::clone(&agent);
+        let looked = tokio::task::spawn_blocking(move || {
+            own.policies.renew(&mut told);
+            told
+        });
+        let Ok(same) = looked.await else { return };
+        told = same;
     }
 }
 

@@ -21,11 +21,23 @@ pub(crate) struct AppStream {
     tcp: TcpStream,
     /// The last read was short: the socket may not be empty.
     short: bool,
+    /// Nothing was read yet, and TLS may not be: the agent speaks it.
+    tls_is_wrong: bool,
 }
+
+/// A program under a rule has sent a ClientHello, which would go through the agent's TLS.
+#[derive(Debug, thiserror::Error)]
+#[error("it speaks TLS itself: leave it alone by a rule with mode = \"plain\", or make it speak plaintext")]
+pub(crate) struct OwnTls;
 
 impl AppStream {
     pub(crate) fn new(tcp: TcpStream) -> Self {
-        Self { tcp, short: false }
+        Self { tcp, short: false, tls_is_wrong: false }
+    }
+
+    /// Of a program that a rule gives TLS: its first bytes must be no ClientHello, or reading fails with [`OwnTls`].
+    pub(crate) fn without_tls(tcp: TcpStream) -> Self {
+        Self { tcp, short: false, tls_is_wrong: true }
     }
 
     pub(crate) fn tcp(&self) -> &TcpStream {
@@ -43,6 +55,11 @@ impl AppStream {
     }
 }
 
+/// A record of the handshake with a ClientHello in it (RFC 8446, sections 5.1 and 4).
+fn is_client_hello(bytes: &[u8]) -> bool {
+    matches!(bytes, [22, 3, 0..=4, _, _, 1, ..])
+}
+
 impl AsyncRead for AppStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.short {
@@ -51,7 +68,14 @@ impl AsyncRead for AppStream {
                 done => return Poll::Ready(done),
             }
         }
+        let before = buf.filled().len();
         let read = Pin::new(&mut self.tcp).poll_read(cx, buf);
+        if self.tls_is_wrong && buf.filled().len() > before {
+            self.tls_is_wrong = false;
+            if is_client_hello(&buf.filled()[before..]) {
+                return Poll::Ready(Err(io::Error::other(OwnTls)));
+            }
+        }
         self.short = matches!(read, Poll::Ready(Ok(()))) && buf.remaining() > 0 && !buf.filled().is_empty();
         read
     }

@@ -21,6 +21,7 @@ use tracing::{Instrument as _, debug, info_span};
 
 use crate::{
     agent::Agent,
+    app_leg::AppStream,
     connections::{Direction, Which},
     error::Error,
     listeners::Listener,
@@ -114,7 +115,7 @@ async fn client_of(
     let relayed = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
-        relayed = relay::run(leg, secured.stream, news, before_reset, &entry.copied) => relayed,
+        relayed = relay::run(AppStream::new(leg), secured.stream, news, before_reset, &entry.copied) => relayed,
     };
     let established = passage.withdraw();
     drop(passage);

@@ -39,6 +39,7 @@ mod rules;
 mod selftest;
 mod services;
 mod sockopt;
+mod starttls;
 mod tls;
 mod uncaptured;
 

@@ -16,6 +16,7 @@ use ssa_common::{
     ruling::kind,
 };
 use tokio::{
+    io::AsyncWriteExt as _,
     net::TcpStream,
     sync::watch,
     time::{sleep, sleep_until, timeout},
@@ -24,6 +25,7 @@ use tracing::{Instrument as _, debug, info_span, warn};
 
 use crate::{
     agent::Agent,
+    app_leg::AppStream,
     connections::{Direction, Which},
     contexts::Settings,
     error::Error,
@@ -36,6 +38,7 @@ use crate::{
     relay,
     resolve::{self, Families},
     rules::Found,
+    starttls,
     tls::{self, Secured, name::ServerName},
 };
 
@@ -114,15 +117,17 @@ async fn attempt(
         secured = secure(agent, held, to, &namespace) => secured,
     };
     let leg = match secured {
-        Ok(secured) => {
+        Ok((secured, greeting)) => {
             debug!(elapsed = ?began.elapsed(), version = secured.version(), resumed = secured.resumed(), "secured");
-            resume(agent, held, to.addr, &namespace, &secured, progress.clone()).await.map(|done| (done, secured))
+            resume(agent, held, to.addr, &namespace, &secured, progress.clone())
+                .await
+                .map(|done| (done, secured, greeting))
         }
         Err(error) => Err(error),
     };
     match leg {
-        Ok((None, _secured)) => debug!("given up by the application"),
-        Ok((Some((app, mut answers)), secured)) => {
+        Ok((None, ..)) => debug!("given up by the application"),
+        Ok((Some((app, mut answers)), mut secured, greeting)) => {
             let entry = agent.connections.open(&which(agent, held, to, None), &secured, began);
             let news = peer_leg::news(wishes, held.peer_options);
             // `TLS_ERROR` says why before the reset arrives.
@@ -133,7 +138,13 @@ async fn attempt(
             let relayed = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                relayed = relay::run(app, secured.stream, news, before_reset, &entry.copied) => relayed,
+                relayed = async {
+                    let app = match &to.rule {
+                        Some(found) => begin_by_rule(found, app, &greeting, &mut secured).await?,
+                        None => AppStream::new(app),
+                    };
+                    relay::run(app, secured.stream, news, before_reset, &entry.copied).await
+                } => relayed,
             };
             match relayed {
                 Ok(()) => entry.closed(),
@@ -142,6 +153,20 @@ async fn attempt(
         }
         Err(error) => refuse(agent, held, to, &namespace, &error, progress).await,
     }
+}
+
+/// What is said before bytes are relayed, where a protocol begins in plaintext.
+async fn begin_by_rule(
+    found: &Found,
+    mut app: TcpStream,
+    greeting: &[u8],
+    secured: &mut Secured,
+) -> Result<AppStream, relay::Error> {
+    if let Some(protocol) = found.rule().starttls() {
+        let first = starttls::settle(protocol, &mut app, greeting).await.map_err(relay::Error::Application)?;
+        secured.stream.write_all(&first).await.map_err(relay::Error::Peer)?;
+    }
+    Ok(AppStream::without_tls(app))
 }
 
 fn which<'a>(agent: &Agent, held: &'a Held, to: &'a Target, peer: Option<SocketAddr>) -> Which<'a> {
@@ -156,7 +181,13 @@ fn which<'a>(agent: &Agent, held: &'a Held, to: &'a Target, peer: Option<SocketA
     }
 }
 
-async fn secure(agent: &Agent, held: &Held, target: &Target, namespace: &Arc<Namespace>) -> Result<Secured, Error> {
+/// The peer, verified, and what the program is to hear from it before anything else.
+async fn secure(
+    agent: &Agent,
+    held: &Held,
+    target: &Target,
+    namespace: &Arc<Namespace>,
+) -> Result<(Secured, Vec<u8>), Error> {
     let orig_dst = target.addr;
     if held.by_rule != 0 && target.rule.is_none() {
         return Err(Error::NoRule);
@@ -186,7 +217,17 @@ async fn secure(agent: &Agent, held: &Held, target: &Target, namespace: &Arc<Nam
     } else {
         dial(namespace, orig_dst, setup, connect_limit).await?
     };
-    match timeout(handshake_limit, tls::connect(&settings, stream, &name)).await {
+    let starttls = target.rule.as_ref().and_then(|found| found.rule().starttls());
+    let shake_hands = async {
+        let mut stream = stream;
+        let greeting = match starttls {
+            Some(protocol) => starttls::ask(protocol, &mut stream).await,
+            None => Ok(Vec::new()),
+        };
+        let greeting = greeting.map_err(|error| tls::Error::Handshake(error.to_string()))?;
+        tls::connect(&settings, stream, &name).await.map(|secured| (secured, greeting))
+    };
+    match timeout(handshake_limit, shake_hands).await {
         Ok(secured) => Ok(secured?),
         Err(_elapsed) => Err(Error::HandshakeTimeout { to: orig_dst, limit: handshake_limit }),
     }

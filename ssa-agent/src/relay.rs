@@ -23,7 +23,11 @@ use tokio::{
 use tokio_openssl::SslStream;
 use tokio_util::io::poll_read_buf;
 
-use crate::{app_leg::AppStream, sockopt, tls::peer::PeerStream};
+use crate::{
+    app_leg::{AppStream, OwnTls},
+    sockopt,
+    tls::peer::PeerStream,
+};
 
 /// Bytes that went through so far, by direction.
 #[derive(Debug, Default)]
@@ -48,6 +52,8 @@ pub(crate) enum Error {
     Application(#[source] io::Error),
     #[error("the peer reset the connection, or broke TLS")]
     Peer(#[source] io::Error),
+    #[error("the program is not served by its rule")]
+    OwnTls(#[source] OwnTls),
 }
 
 /// Relays until both sides have ended, or one was reset.
@@ -57,13 +63,12 @@ pub(crate) enum Error {
 /// other side is reset. Both legs are reset on an error and on cancellation, because they come with a
 /// linger time of zero.
 pub(crate) async fn run(
-    app: TcpStream,
+    mut app: AppStream,
     mut peer: SslStream<PeerStream>,
     mut news: impl FnMut(&mut Context<'_>, &TcpStream) -> Poll<()>,
     before_reset: impl FnOnce(&Error),
     copied: &Copied,
 ) -> Result<(), Error> {
-    let mut app = AppStream::new(app);
     let mut up = Pipe::new(&copied.up);
     let mut down = Pipe::new(&copied.down);
     let mut gone = false;
@@ -97,6 +102,7 @@ pub(crate) async fn run(
 impl Error {
     fn from_up(failed: Failed) -> Self {
         match failed {
+            Failed::Read(error) if error.get_ref().is_some_and(|cause| cause.is::<OwnTls>()) => Self::OwnTls(OwnTls),
             Failed::Read(error) => Self::Application(error),
             Failed::Write(error) => Self::Peer(error),
         }

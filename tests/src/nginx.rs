@@ -1,13 +1,22 @@
-//! Debian's nginx, and `openssl s_server`: peers that know nothing of us.
+//! Debian's nginx, redis and PostgreSQL, and `openssl s_server`: peers that know nothing of us.
 
 use std::{
     fs,
     net::{SocketAddr, TcpStream},
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use crate::{eventually, pki::Pki, server::closed_port};
+
+/// redis' server. Debian has the same program under several names, and looks at what it is called.
+pub fn redis_server() -> Command {
+    let mut command = Command::new("/usr/bin/redis-check-rdb");
+    command.arg0("redis-server");
+    command
+}
 
 /// A server in a process of its own, on 127.0.0.1. Ends when it is dropped.
 pub struct Peer {
@@ -56,6 +65,63 @@ impl Peer {
         command.args(["s_server", "-quiet", "-rev", "-accept", &format!("127.0.0.1:{port}")]);
         command.args(["-cert", chain, "-cert_chain", chain, "-key", key]).args(arguments);
         Self::start(command, port)
+    }
+
+    /// redis, with these arguments after its port: `--port` or `--tls-port`.
+    pub fn redis(folder: &Path, mut command: Command, port: u16, arguments: &[&str]) -> Self {
+        command.args(["--bind", "127.0.0.1", "--save", "", "--loglevel", "warning", "--protected-mode", "no", "--dir"]);
+        command.arg(folder).args(arguments);
+        Self::start(command, port)
+    }
+
+    /// PostgreSQL with TLS and a database `postgres` of the user `postgres`, who needs no password.
+    pub fn postgres(pki: &Pki, chain: &str, key: &str) -> Self {
+        let port = closed_port("127.0.0.1");
+        let folder = pki.folder().join(format!("postgres-{port}"));
+        fs::create_dir(&folder).expect("the folder is ours");
+        let owner =
+            nix::unistd::User::from_name("postgres").expect("users can be read").expect("PostgreSQL is installed");
+        let mine = |path: &Path, mode: u32| {
+            std::os::unix::fs::chown(path, Some(owner.uid.as_raw()), Some(owner.gid.as_raw())).expect("root may");
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("root may");
+        };
+        mine(&folder, 0o700);
+        fs::set_permissions(pki.folder(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+        for (from, to) in [(chain, "server.crt"), (key, "server.key")] {
+            fs::copy(from, folder.join(to)).expect("both are there");
+            mine(&folder.join(to), 0o600);
+        }
+        let programs = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed").flatten().next();
+        let programs = programs.expect("one version is there").path().join("bin");
+        let data = folder.join("data");
+        let run = |program: &str| {
+            let mut command = Command::new(programs.join(program));
+            command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw()).env("LC_ALL", "C").current_dir(&folder);
+            command
+        };
+        let made =
+            run("initdb").args(["-A", "trust", "-N", "-U", "postgres", "-D"]).arg(&data).output().expect("it runs");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let mut server = run("postgres");
+        server.arg("-D").arg(&data).args([
+            "-p",
+            &port.to_string(),
+            "-h",
+            "127.0.0.1",
+            "-c",
+            "fsync=off",
+            "-c",
+            "ssl=on",
+        ]);
+        for setting in ["unix_socket_directories", "ssl_cert_file", "ssl_key_file"] {
+            let file = match setting {
+                "ssl_cert_file" => "server.crt",
+                "ssl_key_file" => "server.key",
+                _ => ".",
+            };
+            server.arg("-c").arg(format!("{setting}={}", folder.join(file).display()));
+        }
+        Self::start(server, port)
     }
 
     fn start(mut command: Command, port: u16) -> Self {

@@ -12,7 +12,7 @@ use ssa_tests::{
     agent::Agent,
     app::{App, command, python},
     eventually,
-    nginx::Peer,
+    nginx::{Peer, redis_server},
     pki::{Leaf, Pki},
     server::{self, Server, closed_port},
     sniffer::{Sniffer, holds},
@@ -246,6 +246,173 @@ fn unmodified_curl_reaches_nginx() {
     curl.args(["-sS", "--max-time", "20", &format!("http://127.0.0.1:{}/", peer.port)]);
     let said = text(&curl.output().unwrap());
     assert!(said.starts_with(&format!("ssa TLSv1.3 {NAME}")), "{said}");
+}
+
+/// A program in the service, that is to succeed.
+fn run(agent: &Agent, program: &str, arguments: &[&str]) -> String {
+    let output = command(agent, program).args(arguments).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{program}: {}", text(&output));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[test]
+fn unmodified_redis_cli_and_nc_reach_redis_with_tls() {
+    let pki = Pki::new();
+    let (chain, key) = pki.write("redis", &pki.leaf(Leaf::of(&[NAME])));
+    let port = closed_port("127.0.0.1");
+    let tls = ["--port", "0", "--tls-port", &port.to_string(), "--tls-cert-file", &chain, "--tls-key-file", &key];
+    let rest = ["--tls-ca-cert-file", &pki.ca(), "--tls-auth-clients", "no"];
+    let _redis = Peer::redis(pki.folder(), redis_server(), port, &[&tls[..], &rest[..]].concat());
+    let agent = Agent::start_with(&out(port, &pki, ""));
+    let port = port.to_string();
+    assert_eq!(run(&agent, "redis-cli", &["-h", "127.0.0.1", "-p", &port, "set", "key", "value"]), "OK");
+    assert_eq!(run(&agent, "redis-cli", &["-h", "127.0.0.1", "-p", &port, "get", "key"]), "value");
+    let talk = format!("printf 'GET key\r\nQUIT\r\n' | nc -w 10 127.0.0.1 {port}");
+    assert_eq!(run(&agent, "sh", &["-c", &talk]), "$5\r\nvalue\r\n+OK");
+    let outside = Command::new("redis-cli").args(["-h", "127.0.0.1", "-p", &port, "get", "key"]).output().unwrap();
+    assert!(!text(&outside).contains("value"), "{}", text(&outside));
+    // A program that speaks TLS already is told to leave it.
+    let arguments = ["-h", "127.0.0.1", "-p", &port, "--tls", "--insecure", "get", "key"];
+    let own = command(&agent, "redis-cli").args(arguments).output().unwrap();
+    assert!(!text(&own).contains("value"), "{}", text(&own));
+    eventually("the log says so", Duration::from_secs(5), || agent.log().contains("speaks TLS itself"));
+}
+
+#[test]
+fn unmodified_psql_reaches_postgresql_with_tls() {
+    let pki = Pki::new();
+    let (chain, key) = pki.write("postgres", &pki.leaf(Leaf::of(&[NAME])));
+    let postgres = Peer::postgres(&pki, &chain, &key);
+    let agent = Agent::start_with(&out(postgres.port, &pki, "starttls = \"postgres\""));
+    let ask = |sslmode: &str| {
+        let connection = format!("host=127.0.0.1 port={} user=postgres sslmode={sslmode}", postgres.port);
+        let question = "select version from pg_stat_ssl where pid = pg_backend_pid()";
+        run(&agent, "psql", &["-XAt", "-c", question, &connection])
+    };
+    // With the second, psql asks for TLS, and is told that there is none.
+    assert_eq!(ask("disable"), "TLSv1.3");
+    assert_eq!(ask("prefer"), "TLSv1.3");
+}
+
+/// Speaks SMTP, IMAP or POP3 until TLS begins, and a line more.
+fn mail_server(pki: &Pki, script: &'static [(&'static str, &'static str)], eager: bool) -> Server {
+    let context = server::context(&pki.leaf(Leaf::of(&[NAME])));
+    Server::tcp("127.0.0.1", move |mut stream| {
+        for (expected, answer) in script {
+            let mut line = Vec::new();
+            while !expected.is_empty() && line.last() != Some(&b'\n') {
+                let mut byte = [0];
+                if stream.read_exact(&mut byte).is_err() {
+                    return;
+                }
+                line.push(byte[0]);
+            }
+            assert_eq!(String::from_utf8_lossy(&line).trim_end(), *expected);
+            let _gone = stream.write_all(answer.as_bytes());
+        }
+        if eager {
+            let _gone = stream.write_all(b"250 injected\r\n");
+        }
+        let Some(mut stream) = server::handshake(&context, stream) else { return };
+        let mut said = [0; 100];
+        let read = stream.read(&mut said).unwrap_or(0);
+        let _gone = stream.write_all(&said[..read]);
+        let _gone = stream.shutdown();
+    })
+}
+
+#[test]
+fn mail_protocols_are_asked_for_tls_and_the_program_hears_the_greeting() {
+    let pki = Pki::new();
+    const SMTP: &[(&str, &str)] = &[
+        ("", "220-mail.test\r\n220 ESMTP\r\n"),
+        ("EHLO localhost", "250-mail.test\r\n250-SIZE 1000\r\n250 STARTTLS\r\n"),
+        ("STARTTLS", "220 go on\r\n"),
+    ];
+    const IMAP: &[(&str, &str)] =
+        &[("", "* OK [CAPABILITY IMAP4rev1 LOGINDISABLED] hi\r\n"), ("ssa STARTTLS", "* note\r\nssa OK go on\r\n")];
+    const POP3: &[(&str, &str)] = &[("", "+OK hi\r\n"), ("STLS", "+OK go on\r\n")];
+    const WITHOUT: &[(&str, &str)] = &[("", "220 hi\r\n"), ("EHLO localhost", "250-mail.test\r\n250 SIZE 1000\r\n")];
+    let script = r#"
+said = []
+for port in args:
+    sock = socket.socket()
+    sock.settimeout(20)
+    try:
+        sock.connect(("127.0.0.1", int(port)))
+        lines = sock.makefile("rb")
+        greeting = lines.readline() 
+        if greeting.startswith(b"220-"): greeting += lines.readline()
+        sock.sendall(b"QUIT\r\n")
+        said.append([greeting.decode(), lines.readline().decode()])
+    except OSError as error:
+        said.append(errno.errorcode[error.errno])
+out(said)
+"#;
+    let servers = [
+        (mail_server(&pki, SMTP, false), "smtp"),
+        (mail_server(&pki, IMAP, false), "imap"),
+        (mail_server(&pki, POP3, false), "pop3"),
+        (mail_server(&pki, SMTP, true), "smtp"),
+        (mail_server(&pki, WITHOUT, false), "smtp"),
+    ];
+    let rules: String = servers
+        .iter()
+        .map(|(server, protocol)| {
+            let port = server.addr.port();
+            out(port, &pki, &format!("starttls = \"{protocol}\"")).replace("\"out\"\ndir", &format!("\"{port}\"\ndir"))
+        })
+        .collect();
+    let agent = Agent::start_with(&rules);
+    let ports: Vec<String> = servers.iter().map(|(server, _protocol)| server.port()).collect();
+    let said = python(&agent, script, &ports.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(
+        said,
+        json!([
+            ["220-mail.test\r\n220 ESMTP\r\n", "QUIT\r\n"],
+            ["* OK ready\r\n", "QUIT\r\n"],
+            ["+OK hi\r\n", "QUIT\r\n"],
+            "EPROTO",
+            "EPROTO",
+        ])
+    );
+}
+
+#[test]
+fn unmodified_redis_is_served_as_tls() {
+    let pki = Pki::new();
+    let port = closed_port("127.0.0.1");
+    let agent = Agent::start_with(&served(port, &pki));
+    let program = redis_server();
+    let mut redis = command(&agent, "bash");
+    redis.arg("-c").arg("exec -a redis-server \"$0\" \"$@\"").arg(program.get_program());
+    let text_port = port.to_string();
+    let _redis = Peer::redis(pki.folder(), redis, port, &["--port", &text_port]);
+    let ask = || {
+        let arguments = ["-h", "127.0.0.1", "-p", &text_port, "--tls", "--sni", NAME, "--cacert", &pki.ca(), "ping"];
+        text(&Command::new("redis-cli").args(arguments).output().unwrap())
+    };
+    eventually("redis answers through TLS", Duration::from_secs(10), || ask().trim() == "PONG");
+    // Peer::redis has connected in plaintext, and got nowhere: the handshake was the kernel's.
+    let plain = Command::new("redis-cli").args(["-h", "127.0.0.1", "-p", &text_port, "ping"]).output().unwrap();
+    assert!(!text(&plain).contains("PONG"), "{}", text(&plain));
+}
+
+#[test]
+fn replaced_certificate_of_a_rule_is_taken_up() {
+    let pki = Pki::new();
+    let port = closed_port("127.0.0.1");
+    let agent = Agent::start_with(&served(port, &pki));
+    let mut app = App::start(&agent, SERVE, &["127.0.0.1", &port.to_string()]);
+    assert_eq!(app.said(), json!("ready"));
+    let ask = |name: &str| {
+        let (resolve, url) = (format!("{name}:{port}:127.0.0.1"), format!("https://{name}:{port}/"));
+        curl(&["--cacert", &pki.ca(), "--resolve", &resolve, &url]).status.success()
+    };
+    eventually("it is served", Duration::from_secs(10), || ask(NAME));
+    assert!(!ask("other.ssa.test"));
+    pki.write("served", &pki.leaf(Leaf::of(&["other.ssa.test"])));
+    eventually("the new certificate is shown", Duration::from_secs(10), || ask("other.ssa.test"));
 }
 
 fn text(output: &Output) -> String {

@@ -11,6 +11,7 @@ pub(crate) mod service;
 pub(crate) mod value;
 
 use std::{
+    os::unix::fs::MetadataExt as _,
     path::PathBuf,
     sync::{
         Arc,
@@ -194,6 +195,21 @@ pub(crate) struct Effective {
     pub(crate) credentials: Arc<[Credential]>,
     /// Sessions of connections by rule, which share them.
     pub(crate) sessions: Arc<tls::session::Sessions>,
+    /// Its files, as they were just before they were read.
+    files: Vec<Stamp>,
+}
+
+/// What is another when a file was replaced: inode, size, time of modification. None if it is not there.
+type Stamp = Option<(u64, u64, i64, i64)>;
+
+fn stamps(policy: &Policy) -> Vec<Stamp> {
+    let credentials = [&policy.credentials.chain, &policy.credentials.key];
+    let files = policy.trust.files.iter().chain(credentials.into_iter().flatten());
+    let stamp = |path: &PathBuf| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+    };
+    files.map(stamp).collect()
 }
 
 /// A policy's files that can't be used.
@@ -210,10 +226,11 @@ impl Effective {
     fn load(policy: Policy) -> Result<Self, LoadError> {
         static LOADED: AtomicU64 = AtomicU64::new(1);
         policy.check().map_err(|(section, what)| LoadError::Contradiction(format!("[{section}] {what}")))?;
+        let files = stamps(&policy);
         let tls = tls::context(&policy, None).map_err(|error| LoadError::Files(error.to_string()))?;
         let credentials = credentials(&policy).map_err(LoadError::Files)?;
         let generation = LOADED.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { row: rows::exact(&policy), policy, generation, tls, credentials, sessions: Arc::default() })
+        Ok(Self { row: rows::exact(&policy), policy, generation, tls, credentials, sessions: Arc::default(), files })
     }
 }
 

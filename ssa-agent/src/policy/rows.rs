@@ -155,6 +155,30 @@ impl Policies {
         }
     }
 
+    /// Takes up certificates and keys that were replaced, for new connections. Some that are no good are left, until others
+    /// come; `told` keeps what was said of them.
+    pub(crate) fn renew(&self, told: &mut HashSet<String>) {
+        let all: Vec<_> = self.lock().effective.iter().map(|(key, one)| (key.clone(), Arc::clone(one))).collect();
+        for (key, before) in all.into_iter().filter(|(_key, one)| super::stamps(&one.policy) != one.files) {
+            match Effective::load(before.policy.clone()) {
+                Ok(loaded) => {
+                    let mut now = self.lock();
+                    if now.effective.get(&key).is_some_and(|there| Arc::ptr_eq(there, &before)) {
+                        now.effective.insert(key, Arc::new(loaded));
+                        info!("replaced certificates of the configuration are in force");
+                        told.clear();
+                    }
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    if told.insert(text.clone()) {
+                        warn!(error = text, "certificates were replaced by some that are no good; the old ones stay");
+                    }
+                }
+            }
+        }
+    }
+
     /// Path of a cgroup below the mount; the attached one's, if it is none of those below.
     fn cgroup_of(&self, now: &mut Now, caller: &Caller) -> PathBuf {
         let id = caller.cgroup;

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     pods::{self, Pods},
+    starttls,
     tls::name::ServerName,
 };
 
@@ -41,6 +42,8 @@ pub(crate) struct Rule {
     mode: Mode,
     /// Whom a peer must prove to be.
     hostname: Option<Spanned<String>>,
+    /// How the peer is asked for TLS, if it does not begin with it.
+    starttls: Option<starttls::Protocol>,
     /// A profile whose sections hold, before the rule's own.
     profile: Option<Spanned<String>>,
     tls: Option<Tls>,
@@ -196,6 +199,9 @@ impl Rule {
             }
             None => {}
         }
+        if self.starttls.is_some() && (!tls || self.direction == Direction::In) {
+            return Err("`starttls` is for rules that go out and require TLS".to_owned());
+        }
         if let Some(service) = &self.service {
             service.check()?;
         }
@@ -239,6 +245,11 @@ impl Rule {
     /// The name that the peer must prove to have.
     pub(crate) fn hostname(&self) -> &str {
         self.hostname.as_ref().map_or("", |name| name.get_ref())
+    }
+
+    /// How the peer is asked for TLS.
+    pub(crate) fn starttls(&self) -> Option<starttls::Protocol> {
+        self.starttls
     }
 
     pub(super) fn service(&self) -> Option<&Service> {
@@ -525,6 +536,8 @@ mod tests {
             ("direction = \"in\"", "needs a certificate"),
             ("direction = \"in\"\nhostname = \"a\"", "`hostname` is for"),
             ("direction = \"out\"\nmode = \"deny\"\nhostname = \"a\"", "`hostname` is for"),
+            ("direction = \"out\"\nmode = \"deny\"\nstarttls = \"smtp\"", "`starttls` is for"),
+            ("direction = \"out\"\nhostname = \"a\"\nstarttls = \"ftp\"", "unknown variant"),
             ("direction = \"out\"\nprotocol = \"udp\"\nhostname = \"a\"", "UDP"),
             ("direction = \"out\"\nmode = \"plain\"\ntls.alpn = [\"h2\"]", "settings of TLS"),
             ("direction = \"out\"\nhostname = \"a\"\nprofile = \"x\"", "no profile"),

@@ -1,0 +1,144 @@
+//! Protocols that begin in plaintext and ask for TLS in band: the agent asks the peer, so that the program need not.
+//!
+//! Nothing that a peer says before TLS is believed but that TLS may begin: what it has sent too much is read as TLS, and
+//! fails (CVE-2011-0411 was about clients that did not).
+
+use std::io;
+
+use serde::Deserialize;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+/// One of them.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Protocol {
+    /// RFC 9051, section 6.2.1.
+    Imap,
+    /// RFC 2595, section 4.
+    Pop3,
+    /// "SSL Session Encryption" in the protocol's description.
+    Postgres,
+    /// RFC 3207.
+    Smtp,
+}
+
+/// Longest line of a peer before TLS, in bytes, and how many there may be.
+const LINE_BYTES: usize = 4096;
+const LINES: usize = 100;
+
+/// Asks a peer to begin TLS. Returns what the program is to hear first: the peer's greeting.
+///
+/// An error's text says what the peer did instead.
+pub(crate) async fn ask(protocol: Protocol, peer: &mut TcpStream) -> io::Result<Vec<u8>> {
+    match protocol {
+        Protocol::Postgres => {
+            peer.write_all(&SSL_REQUEST).await?;
+            match peer.read_u8().await? {
+                b'S' => Ok(Vec::new()),
+                b'N' => Err(refused("the server has no TLS")),
+                _ => Err(refused("the server is no PostgreSQL, or a very old one")),
+            }
+        }
+        Protocol::Smtp => {
+            let greeting = reply(peer, b"220").await?;
+            peer.write_all(b"EHLO localhost\r\n").await?;
+            let offers = reply(peer, b"250").await?;
+            let starttls =
+                |line: &[u8]| line.get(4..).is_some_and(|word| word.trim_ascii().eq_ignore_ascii_case(b"STARTTLS"));
+            if !offers.split(|byte| *byte == b'\n').any(starttls) {
+                return Err(refused("the server does not offer STARTTLS"));
+            }
+            peer.write_all(b"STARTTLS\r\n").await?;
+            reply(peer, b"220").await?;
+            Ok(greeting)
+        }
+        Protocol::Imap => {
+            let greeting = line(peer).await?;
+            if !greeting.starts_with(b"* OK") {
+                return Err(refused(&greeting));
+            }
+            peer.write_all(b"ssa STARTTLS\r\n").await?;
+            for _ in 0..LINES {
+                let answer = line(peer).await?;
+                if answer.starts_with(b"ssa OK") {
+                    // What the server can do is another thing now: the program has to ask.
+                    return Ok(b"* OK ready\r\n".to_vec());
+                }
+                if !answer.starts_with(b"* ") {
+                    return Err(refused(&answer));
+                }
+            }
+            Err(refused("too many lines"))
+        }
+        Protocol::Pop3 => {
+            let greeting = line(peer).await?;
+            if !greeting.starts_with(b"+OK") {
+                return Err(refused(&greeting));
+            }
+            peer.write_all(b"STLS\r\n").await?;
+            let answer = line(peer).await?;
+            if !answer.starts_with(b"+OK") {
+                return Err(refused(&answer));
+            }
+            Ok(greeting)
+        }
+    }
+}
+
+/// Length, and the number that asks for TLS.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+/// Length, and the number that asks for encryption by Kerberos.
+const GSS_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x30];
+
+/// Tells a program what it is to hear first, and that there is no TLS for it to ask for: there is already. Returns what it
+/// has said that the peer is to hear.
+pub(crate) async fn settle(protocol: Protocol, app: &mut TcpStream, greeting: &[u8]) -> io::Result<Vec<u8>> {
+    app.write_all(greeting).await?;
+    if protocol != Protocol::Postgres {
+        return Ok(Vec::new());
+    }
+    loop {
+        let mut first = Vec::new();
+        (&mut *app).take(SSL_REQUEST.len() as u64).read_to_end(&mut first).await?;
+        if first != SSL_REQUEST && first != GSS_REQUEST {
+            return Ok(first);
+        }
+        app.write_all(b"N").await?;
+    }
+}
+
+/// A reply of SMTP that begins with this code, with all its lines.
+async fn reply(peer: &mut TcpStream, code: &[u8]) -> io::Result<Vec<u8>> {
+    let mut whole = Vec::new();
+    for _ in 0..LINES {
+        let next = line(peer).await?;
+        if !next.starts_with(code) {
+            return Err(refused(&next));
+        }
+        let last = next.get(code.len()) != Some(&b'-');
+        whole.extend_from_slice(&next);
+        if last {
+            return Ok(whole);
+        }
+    }
+    Err(refused("too many lines"))
+}
+
+/// One line with its end. Nothing after it is read.
+async fn line(peer: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        if line.len() == LINE_BYTES {
+            return Err(refused("a line without an end"));
+        }
+        line.push(peer.read_u8().await?);
+    }
+    Ok(line)
+}
+
+fn refused(said: impl AsRef<[u8]>) -> io::Error {
+    io::Error::other(format!("no STARTTLS: {}", String::from_utf8_lossy(said.as_ref().trim_ascii())))
+}
