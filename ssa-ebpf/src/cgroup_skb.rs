@@ -63,7 +63,9 @@ fn ssa_ingress(ctx: SkBuffContext) -> i32 {
 /// Whether a rule keeps plaintext from a listener, or may: it can have begun to listen before there was the rule.
 #[inline(always)]
 fn is_ruled(sk: *mut bpf_sock, cgroup: u64) -> bool {
+    // The agent's own listeners are sockets of the service, too.
     rules::of_cgroup(cgroup, kind::IN_TCP, &bound(sk, read!(sk, family))) != action::PLAIN
+        && storage(&raw const LISTENERS, sk, 0).is_none()
 }
 
 /// The socket of a packet, if it is connecting (or in `other`). All others cost these few

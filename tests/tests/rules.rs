@@ -378,11 +378,18 @@ out(said)
     );
 }
 
+const BIND: &str = r#"
+try: socket.create_server(("127.0.0.1", 0)); out("bound")
+except OSError as error: out(errno.errorcode[error.errno])
+"#;
+
 #[test]
 fn unmodified_redis_is_served_as_tls() {
     let pki = Pki::new();
     let port = closed_port("127.0.0.1");
-    let agent = Agent::start_with(&served(port, &pki));
+    let nothing_else = "[[rule]]\nname = \"nothing else\"\ndirection = \"in\"\nmode = \"deny\"\n";
+    let agent = Agent::start_with(&format!("{nothing_else}{}", served(port, &pki)));
+    assert_eq!(python(&agent, BIND, &[]), json!("EACCES"));
     let program = redis_server();
     let mut redis = command(&agent, "bash");
     redis.arg("-c").arg("exec -a redis-server \"$0\" \"$@\"").arg(program.get_program());
