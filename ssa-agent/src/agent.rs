@@ -28,6 +28,7 @@ use crate::{
     listeners::Listeners,
     metrics::Metrics,
     monitor::{self, Health},
+    names::Names,
     netns::Namespaces,
     pods::{self, Pods},
     policy::{Policies, file::Config},
@@ -58,6 +59,7 @@ pub(crate) struct Agent {
     pub(crate) health: Health,
     pub(crate) listeners: Listeners,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) names: Names,
     pub(crate) namespaces: Namespaces,
     pub(crate) pods: Arc<Pods>,
     pub(crate) policies: Policies,
@@ -85,6 +87,7 @@ pub(crate) async fn run(options: Options, attended: impl AsyncFnOnce() -> Result
         tokio::spawn(log_hooks(sys::async_fd(logger)?));
     }
     let ring = maps.take_events().context("the events were taken before")?;
+    let names = Names::new(maps.take_names().context("the names were taken before")?);
     let (clients, come) = mpsc::channel(CLIENTS_WAITING);
     let stop = CancellationToken::new();
     let file = Arc::new(options.config.read()?);
@@ -97,6 +100,7 @@ pub(crate) async fn run(options: Options, attended: impl AsyncFnOnce() -> Result
         chains: Chains::new(Arc::clone(&maps)),
         connections: Connections::new(Arc::clone(&metrics)),
         metrics,
+        names,
         contexts: Contexts::new(Arc::clone(&maps))?,
         health: Health::default(),
         listeners: Listeners::default(),
@@ -169,6 +173,7 @@ async fn serve(agent: Arc<Agent>, mut events: Events) -> Result<()> {
         agent.health.beat();
         offer_ids(&agent.maps)?;
         agent.maps.forget_old();
+        agent.names.look();
         if looked.elapsed() >= LOOK {
             looked = Instant::now();
             agent.namespaces.forget_idle();

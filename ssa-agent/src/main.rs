@@ -27,6 +27,7 @@ mod kernel;
 mod listeners;
 mod metrics;
 mod monitor;
+mod names;
 mod netns;
 mod outbound;
 mod peer_leg;

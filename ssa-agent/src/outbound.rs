@@ -70,7 +70,7 @@ pub(crate) async fn run(
 ) {
     let to = Target::of(&agent, &held);
     let rule = to.rule.as_ref().map(|found| found.rule().name.get_ref().as_str());
-    let (orig_dst, server_name) = (to.addr, &to.name);
+    let (orig_dst, server_name) = (to.addr, to.name());
     let span = info_span!("connect", id = held.id, attempt = held.attempt, %orig_dst, server_name, rule);
     attempt(&agent, &held, &to, progress, wishes).instrument(span).await;
 }
@@ -78,8 +78,8 @@ pub(crate) async fn run(
 /// Where a program connects to, and whom it means.
 struct Target {
     addr: SocketAddr,
-    /// The name that the peer must prove to have: the program's, or the rule's.
-    name: String,
+    /// The name that the peer must prove to have: the program's, or the rule's. Or why there is none.
+    name: Result<String, String>,
     /// If it is a rule that asks for TLS.
     rule: Option<Found>,
 }
@@ -87,12 +87,18 @@ struct Target {
 impl Target {
     fn of(agent: &Agent, held: &Held) -> Self {
         let addr = socket_addr(&held.orig_dst);
-        let by_rule = (held.by_rule != 0).then(|| agent.rules.find(held.caller.cgroup, kind::OUT_TCP, addr));
-        let name = match &by_rule {
-            Some(found) => found.as_ref().map_or("", |found| found.rule().hostname()),
-            None => held.hostname.as_str().unwrap_or_default(),
-        };
-        Self { addr, name: name.to_owned(), rule: by_rule.flatten() }
+        if held.by_rule == 0 {
+            return Self { addr, name: Ok(held.hostname.as_str().unwrap_or_default().to_owned()), rule: None };
+        }
+        let rule = agent.rules.find(held.caller.cgroup, kind::OUT_TCP, addr);
+        let resolved = || agent.names.of(held.cgroup, addr.ip());
+        let name = rule.as_ref().map_or(Err(String::new()), |found| found.rule().name(resolved));
+        Self { addr, name, rule }
+    }
+
+    /// For people.
+    fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
     }
 }
 
@@ -175,7 +181,7 @@ fn which<'a>(agent: &Agent, held: &'a Held, to: &'a Target, peer: Option<SocketA
         direction: Direction::Out,
         caller: &held.caller,
         service: agent.services.name(held.caller.service),
-        name: &to.name,
+        name: to.name(),
         rule: to.rule.as_ref().map(|found| found.rule().name.get_ref().as_str()),
         peer,
     }
@@ -192,7 +198,8 @@ async fn secure(
     if held.by_rule != 0 && target.rule.is_none() {
         return Err(Error::NoRule);
     }
-    let name = ServerName::parse(&target.name).map_err(tls::Error::from)?;
+    let name = target.name.clone().map_err(tls::Error::Brought)?;
+    let name = ServerName::parse(&name).map_err(tls::Error::from)?;
     let program = agent.policies.program(&held.caller).map_err(tls::Error::Brought)?;
     let policy = match &target.rule {
         Some(found) => agent.policies.of_ruled(&program, found),

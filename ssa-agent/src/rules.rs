@@ -121,6 +121,8 @@ impl Rules {
         if !file.rules().is_empty() {
             ruled.insert(0, 0);
         }
+        // Before the rules: a name may be resolved as soon as they hold.
+        self.maps.want_names(file.rules().iter().any(Rule::wants_names))?;
         self.maps.set_ruled(&now.ruled, &ruled)?;
         now.ruled = ruled;
         now.cgroups = cgroups;

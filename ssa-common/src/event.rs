@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
     context::BlobKey,
-    limits::SYN_BYTES,
+    limits::{DATAGRAM_BYTES, SYN_BYTES},
     peer_option::SLOTS,
     socket::{Caller, Endpoint, HostName},
 };
@@ -145,6 +145,24 @@ pub struct Listening {
     pub attempt: u32,
     /// The kernel's own name of the socket (`SO_COOKIE`).
     pub cookie: u64,
+}
+
+/// A datagram to a name server, or from one. In a ring buffer of its own.
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Datagram {
+    /// The socket's (`SO_COOKIE`).
+    pub cookie: u64,
+    /// The cgroup in which the socket was made: its inode.
+    pub cgroup: u64,
+    /// The name server.
+    pub server: Endpoint,
+    /// 1 if it goes to the server.
+    pub egress: u32,
+    /// Bytes used of `bytes`.
+    pub len: u32,
+    /// What follows the UDP header. What is beyond `len` was another record's.
+    pub bytes: [u8; DATAGRAM_BYTES],
 }
 
 /// Whether a socket listens, and why it is a TLS socket.

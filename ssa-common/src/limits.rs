@@ -63,6 +63,12 @@ pub const USERS_CAPACITY: usize = 1 << 16;
 /// Rows of policy: classes of cgroups times classes of users.
 pub const POLICIES_CAPACITY: usize = 1 << 12;
 
+/// Longest answer of a name server that is looked at, in bytes: what resolvers allow over UDP (EDNS, RFC 6891) is less.
+pub const DATAGRAM_BYTES: usize = 4096;
+
+/// Ring buffer for what goes to name servers and comes from them, in bytes.
+pub const NAMES_BYTES: usize = 1 << 20;
+
 /// Prefixes of addresses that rules are for: in all sets, each with those that it is in.
 pub const RULE_ADDRESSES_CAPACITY: usize = 1 << 17;
 
@@ -88,17 +94,20 @@ pub enum Counter {
     PacketsDropped = 4,
     /// Those of `Sockets` that have an id. Sockets that came out of a listener are in neither.
     Opened = 5,
+    /// Answers of name servers, or questions to them, that found their ring buffer full.
+    NamesLost = 6,
 }
 
 impl Counter {
     /// All of them, with the names under which they are shown.
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 7] = [
         (Self::Sockets, "sockets_open"),
         (Self::EventsLost, "events_lost"),
         (Self::NoRoom, "no_room"),
         (Self::SynsHeld, "syns_held"),
         (Self::PacketsDropped, "packets_dropped"),
         (Self::Opened, "sockets_with_id"),
+        (Self::NamesLost, "names_lost"),
     ];
 }
 

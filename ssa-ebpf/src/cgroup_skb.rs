@@ -19,14 +19,14 @@ use ssa_common::{
 use crate::{
     ctx::{ALLOW, DENY, bound, copy_words, mapped, read},
     maps::{EVENTS, LEGS, LISTENERS, count, mptcp_socket_of, socket_of, storage},
-    rules,
+    names, rules,
 };
 
 /// Holds every SYN of a TLS socket, before and after a verdict: only the agent's own copy travels.
 /// Passes everything else.
 #[cgroup_skb(egress)]
 fn ssa_egress(ctx: SkBuffContext) -> i32 {
-    let Some((sk, _state)) = tls_candidate(&ctx, tcp_state::SYN_SENT) else { return ALLOW };
+    let Some((sk, _state)) = tls_candidate(&ctx, tcp_state::SYN_SENT, true) else { return ALLOW };
     let Some(socket) = socket_of(sk) else { return ALLOW };
     count(Counter::SynsHeld, 1);
     if report(&ctx, socket).is_none() {
@@ -41,7 +41,7 @@ fn ssa_egress(ctx: SkBuffContext) -> i32 {
 /// the virtual address, or that opens simultaneously, must not pass for the agent.
 #[cgroup_skb(ingress)]
 fn ssa_ingress(ctx: SkBuffContext) -> i32 {
-    let Some((sk, state)) = tls_candidate(&ctx, tcp_state::LISTEN) else { return ALLOW };
+    let Some((sk, state)) = tls_candidate(&ctx, tcp_state::LISTEN, false) else { return ALLOW };
     let netns = match socket_of(sk) {
         Some(socket) if socket.by_rule == 0 || state != tcp_state::LISTEN => socket.caller.netns,
         Some(socket) if is_ruled(sk, socket.caller.cgroup) => socket.caller.netns,
@@ -71,9 +71,14 @@ fn is_ruled(sk: *mut bpf_sock, cgroup: u64) -> bool {
 /// The socket of a packet, if it is connecting (or in `other`). All others cost these few
 /// instructions.
 #[inline(always)]
-fn tls_candidate(ctx: &SkBuffContext, other: u32) -> Option<(*mut bpf_sock, u32)> {
+fn tls_candidate(ctx: &SkBuffContext, other: u32, egress: bool) -> Option<(*mut bpf_sock, u32)> {
     let sk = skb_sk(ctx.skb.skb)?;
     let state = read!(sk, state);
+    if state == tcp_state::CLOSE || state == tcp_state::ESTABLISHED {
+        // Those of UDP sockets.
+        names::see(ctx, sk, egress);
+        return None;
+    }
     if state != tcp_state::SYN_SENT && state != other {
         return None;
     }

@@ -18,6 +18,7 @@ mod getpeername;
 mod getsockopt;
 mod hostname;
 mod maps;
+mod names;
 mod peer_options;
 mod policy;
 mod repeat;

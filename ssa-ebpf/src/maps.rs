@@ -18,8 +18,8 @@ use ssa_common::{
     event::Listening,
     limits::{
         BLOBS_CAPACITY, CERTIFICATES_CAPACITY, CGROUPS_CAPACITY, EVENTS_BYTES, IDS_CAPACITY, LEGS_CAPACITY,
-        LISTENERS_CAPACITY, MARKS_CAPACITY, OPTION_BYTES, PATHS_CAPACITY, POLICIES_CAPACITY, RULE_ADDRESSES_CAPACITY,
-        RULE_PORTS_CAPACITY, SCRATCH_CAPACITY, SOCKETS_CAPACITY, USERS_CAPACITY,
+        LISTENERS_CAPACITY, MARKS_CAPACITY, NAMES_BYTES, OPTION_BYTES, PATHS_CAPACITY, POLICIES_CAPACITY,
+        RULE_ADDRESSES_CAPACITY, RULE_PORTS_CAPACITY, SCRATCH_CAPACITY, SOCKETS_CAPACITY, USERS_CAPACITY,
     },
     policy::{Policy, PolicyKey},
     ruling::{AddressKey, Groups, PortKey},
@@ -179,6 +179,14 @@ pub(crate) static RULE_ADDRESSES: LpmTrie<AddressKey, Groups, RULE_ADDRESSES_CAP
 /// What the rules of a group say ([`ssa_common::ruling::action`]), by port. Written by the agent.
 #[btf_map]
 pub(crate) static RULE_PORTS: LpmTrie<PortKey, u32, RULE_PORTS_CAPACITY> = LpmTrie::new();
+
+/// Whether a rule goes by names that programs have resolved, at index 0. Written by the agent.
+#[btf_map]
+pub(crate) static NAMES_WANTED: Array<u32, 1> = Array::new();
+
+/// Datagrams to name servers and from them ([`ssa_common::event::Datagram`]). Full: counted; the names are not learned.
+#[btf_map]
+pub(crate) static NAMES: RingBuf<u64, NAMES_BYTES> = RingBuf::new();
 
 /// TLS sockets that listen, by id. Written by the hooks, read by an agent that starts. Full: no agent
 /// serves the listener, and nothing reaches it.

@@ -61,6 +61,8 @@ pub(crate) struct Maps {
     /// When to look at them next.
     users_at: Mutex<Instant>,
     events: Mutex<Option<RingBuf<MapData>>>,
+    names: Mutex<Option<RingBuf<MapData>>>,
+    names_wanted: Mutex<Array<MapData, u32>>,
 }
 
 /// An entry of the hooks' rules.
@@ -120,6 +122,8 @@ impl Maps {
             users: Mutex::new(take(ebpf, "USERS")?),
             users_at: Mutex::new(Instant::now()),
             events: Mutex::new(Some(take(ebpf, "EVENTS")?)),
+            names: Mutex::new(Some(take(ebpf, "NAMES")?)),
+            names_wanted: Mutex::new(take(ebpf, "NAMES_WANTED")?),
         })
     }
 
@@ -351,6 +355,17 @@ impl Maps {
     /// The ring buffer, for the one task that reads it.
     pub(crate) fn take_events(&self) -> Option<RingBuf<MapData>> {
         lock(&self.events).take()
+    }
+
+    /// The ring buffer of what goes to name servers and comes from them, for who reads it.
+    pub(crate) fn take_names(&self) -> Option<RingBuf<MapData>> {
+        lock(&self.names).take()
+    }
+
+    /// Says whether names that programs resolve are of interest.
+    pub(crate) fn want_names(&self, wanted: bool) -> Result<(), Error> {
+        let set = lock(&self.names_wanted).set(0, u32::from(wanted), 0);
+        set.map_err(|source| Error::Map { name: "NAMES_WANTED", source })
     }
 
     /// A counter's value.

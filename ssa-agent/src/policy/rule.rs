@@ -42,6 +42,8 @@ pub(crate) struct Rule {
     mode: Mode,
     /// Whom a peer must prove to be.
     hostname: Option<Spanned<String>>,
+    /// Whom it must prove to be, if the program has resolved one of these, and no other of them, to its address.
+    hostnames: Option<Vec<Spanned<Pattern>>>,
     /// How the peer is asked for TLS, if it does not begin with it.
     starttls: Option<starttls::Protocol>,
     /// A profile whose sections hold, before the rule's own.
@@ -80,6 +82,33 @@ pub(crate) enum Mode {
     Plain,
     /// No connection.
     Deny,
+}
+
+/// A name, or `*.` and a name: all below it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Pattern(String);
+
+impl TryFrom<String> for Pattern {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match ServerName::parse(text.strip_prefix("*.").unwrap_or(&text)) {
+            Ok(ServerName::Dns(_)) => Ok(Self(text.trim_end_matches('.').to_ascii_lowercase())),
+            Ok(ServerName::Ip(_)) | Err(_) => {
+                Err(format!("{text:?} is no name, and no pattern such as \"*.example.org\""))
+            }
+        }
+    }
+}
+
+impl Pattern {
+    fn takes(&self, name: &str) -> bool {
+        match self.0.strip_prefix('*') {
+            Some(end) => name.len() > end.len() && name.ends_with(end),
+            None => name == self.0,
+        }
+    }
 }
 
 /// One network, or a list of them; none for every address.
@@ -194,10 +223,17 @@ impl Rule {
                 return Err("`hostname` is for rules that go out and require TLS".to_owned());
             }
             Some(name) => drop(ServerName::parse(name.get_ref()).map_err(|error| format!("`hostname`: {error}"))?),
-            None if tls && self.direction == Direction::Out => {
+            None if tls && self.direction == Direction::Out && !self.wants_names() => {
                 return Err("`hostname` is missing: the name that the peer must prove to have".to_owned());
             }
             None => {}
+        }
+        match &self.hostnames {
+            Some(_) if !tls || self.direction == Direction::In || self.hostname.is_some() => {
+                return Err("`hostnames` is for rules that go out and require TLS, instead of `hostname`".to_owned());
+            }
+            Some(patterns) if patterns.is_empty() => return Err("`hostnames` is empty".to_owned()),
+            Some(_) | None => {}
         }
         if self.starttls.is_some() && (!tls || self.direction == Direction::In) {
             return Err("`starttls` is for rules that go out and require TLS".to_owned());
@@ -242,9 +278,31 @@ impl Rule {
         self.mode
     }
 
-    /// The name that the peer must prove to have.
-    pub(crate) fn hostname(&self) -> &str {
-        self.hostname.as_ref().map_or("", |name| name.get_ref())
+    /// In words, the name that the peer must prove to have.
+    pub(crate) fn hostname(&self) -> String {
+        let patterns = || self.hostnames.iter().flatten().map(|one| one.get_ref().0.as_str()).collect::<Vec<_>>();
+        self.hostname
+            .as_ref()
+            .map_or_else(|| format!("what it has resolved of {}", patterns().join(", ")), |name| name.get_ref().clone())
+    }
+
+    /// Whether it goes by names that programs have resolved.
+    pub(crate) fn wants_names(&self) -> bool {
+        self.hostnames.is_some()
+    }
+
+    /// The name that the peer must prove to have, given those that the program has resolved to its address.
+    pub(crate) fn name(&self, resolved: impl FnOnce() -> Vec<String>) -> Result<String, String> {
+        if let Some(name) = &self.hostname {
+            return Ok(name.get_ref().clone());
+        }
+        let listed = |name: &String| self.hostnames.iter().flatten().any(|pattern| pattern.get_ref().takes(name));
+        let mut names: Vec<String> = resolved().into_iter().filter(listed).collect();
+        match names.len() {
+            1 => Ok(names.remove(0)),
+            0 => Err("no name that the rule lists was resolved to this address by the program".to_owned()),
+            _ => Err(format!("the program has resolved several names to this address: {}", names.join(", "))),
+        }
     }
 
     /// How the peer is asked for TLS.

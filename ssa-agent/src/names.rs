@@ -1,0 +1,230 @@
+//! Names that programs have resolved: rules may go by them.
+//!
+//! An answer counts if it comes from the server, and to the socket, that was asked, with the number and the question that
+//! were asked, and once. What goes to name servers in another way is not seen: by TCP, DNS over TLS or HTTPS, by a
+//! resolver in another service, or from /etc/hosts.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, Ipv6Addr},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use aya::maps::{MapData, RingBuf};
+use hickory_resolver::proto::{
+    op::{Message, MessageType, Query, ResponseCode},
+    rr::{Name, RData},
+};
+use ssa_common::{event::Datagram, socket::Endpoint};
+use tracing::debug;
+use zerocopy::FromBytes as _;
+
+/// How long an answer is waited for.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// How long an answer counts, however long its server says; and how long at least, as a program needs a moment to connect.
+const MOST: Duration = Duration::from_secs(300);
+const LEAST: Duration = Duration::from_secs(5);
+/// Questions that wait, and addresses that are known: at one more those that are old go, or it is not learned.
+const MANY: usize = 1 << 14;
+/// Names that are kept of one address.
+const NAMES: usize = 16;
+
+/// What programs have asked, and what they were told.
+pub(crate) struct Names(Mutex<Inner>);
+
+struct Inner {
+    ring: RingBuf<MapData>,
+    /// By socket, server, and number.
+    asked: HashMap<(u64, [u8; 16], u16), (Query, Instant)>,
+    known: Known,
+}
+
+/// Names by cgroup and address, each until when.
+#[derive(Default)]
+struct Known(HashMap<(u64, IpAddr), HashMap<String, Instant>>);
+
+impl Names {
+    pub(crate) fn new(ring: RingBuf<MapData>) -> Self {
+        Self(Mutex::new(Inner { ring, asked: HashMap::new(), known: Known::default() }))
+    }
+
+    /// Takes in what programs have asked and been told since.
+    pub(crate) fn look(&self) {
+        self.lock().look();
+    }
+
+    /// The names for which a program of this cgroup was given an address, just now.
+    pub(crate) fn of(&self, cgroup: u64, addr: IpAddr) -> Vec<String> {
+        let mut inner = self.lock();
+        // The hook has told of the answer before it has told of the connect.
+        inner.look();
+        inner.known.of(cgroup, addr.to_canonical(), Instant::now())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn look(&mut self) {
+        let Self { ring, asked, known } = self;
+        while let Some(record) = ring.next() {
+            let Ok(datagram) = Datagram::ref_from_bytes(&record) else { continue };
+            let Some(bytes) = datagram.bytes.get(..datagram.len as usize) else { continue };
+            let Ok(message) = Message::from_vec(bytes) else { continue };
+            let Endpoint { addr: server, .. } = datagram.server;
+            let key = (datagram.cookie, server, message.metadata.id);
+            let now = Instant::now();
+            if datagram.egress == 1 {
+                asks(asked, key, message, now);
+                continue;
+            }
+            if asked.get(&key).is_none_or(|(question, _since)| !answers(&message, question)) {
+                debug!(server = %Ipv6Addr::from(server).to_canonical(), "an answer that nobody has asked for");
+                continue;
+            }
+            let Some((question, _since)) = asked.remove(&key) else { continue };
+            for (addr, ttl) in addresses(&message, question.name()) {
+                known.learn(datagram.cgroup, addr, &plain(question.name()), now + ttl.clamp(LEAST, MOST), now);
+            }
+        }
+    }
+}
+
+/// Notes a question.
+fn asks(
+    asked: &mut HashMap<(u64, [u8; 16], u16), (Query, Instant)>,
+    key: (u64, [u8; 16], u16),
+    mut message: Message,
+    now: Instant,
+) {
+    if message.metadata.message_type != MessageType::Query || message.queries.len() != 1 {
+        return;
+    }
+    if asked.len() >= MANY {
+        asked.retain(|_key, (_question, since)| now - *since < ANSWER_LIMIT);
+    }
+    if asked.len() < MANY
+        && let Some(question) = message.queries.pop()
+    {
+        asked.insert(key, (question, now));
+    }
+}
+
+/// Whether this is a good answer to the question.
+fn answers(message: &Message, question: &Query) -> bool {
+    let same = |other: &Query| {
+        other.name().to_lowercase() == question.name().to_lowercase()
+            && other.query_type() == question.query_type()
+            && other.query_class() == question.query_class()
+    };
+    message.metadata.message_type == MessageType::Response
+        && message.metadata.response_code == ResponseCode::NoError
+        && matches!(&message.queries[..], [only] if same(only))
+}
+
+/// The addresses that an answer gives to a name, through its aliases, and how long they hold.
+fn addresses(message: &Message, name: &Name) -> Vec<(IpAddr, Duration)> {
+    let mut names = HashSet::from([name.to_lowercase()]);
+    let mut ttl = u32::MAX;
+    let mut found = Vec::new();
+    // Aliases may come in any order; each round finds at least one, or is the last.
+    for _ in 0..=message.answers.len() {
+        let before = names.len();
+        for record in
+            message.answers.iter().filter(|record| names.contains(&record.name.to_lowercase())).collect::<Vec<_>>()
+        {
+            if let RData::CNAME(alias) = &record.data
+                && names.insert(alias.0.to_lowercase())
+            {
+                ttl = ttl.min(record.ttl);
+            }
+        }
+        if names.len() == before {
+            break;
+        }
+    }
+    for record in message.answers.iter().filter(|record| names.contains(&record.name.to_lowercase())) {
+        let addr = match &record.data {
+            RData::A(v4) => IpAddr::V4(v4.0),
+            RData::AAAA(v6) => IpAddr::V6(v6.0),
+            _ => continue,
+        };
+        found.push((addr, Duration::from_secs(u64::from(ttl.min(record.ttl)))));
+    }
+    found
+}
+
+/// A name as rules have them: in lower case, without a dot at the end.
+fn plain(name: &Name) -> String {
+    name.to_lowercase().to_utf8().trim_end_matches('.').to_owned()
+}
+
+impl Known {
+    fn learn(&mut self, cgroup: u64, addr: IpAddr, name: &str, until: Instant, now: Instant) {
+        if self.0.len() >= MANY {
+            self.0.retain(|_key, names| names.values().any(|until| *until > now));
+        }
+        if self.0.len() >= MANY {
+            return;
+        }
+        let names = self.0.entry((cgroup, addr)).or_default();
+        names.retain(|_name, until| *until > now);
+        if names.len() < NAMES || names.contains_key(name) {
+            names.insert(name.to_owned(), until);
+        }
+    }
+
+    fn of(&self, cgroup: u64, addr: IpAddr, now: Instant) -> Vec<String> {
+        let names = self.0.get(&(cgroup, addr)).into_iter().flatten();
+        names.filter(|(_name, until)| **until > now).map(|(name, _until)| name.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr as _;
+
+    use hickory_resolver::proto::rr::{Record, RecordType, rdata};
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn aliases_are_followed_and_the_shortest_life_holds() {
+        let mut message = Message::response(7, hickory_resolver::proto::op::OpCode::Query);
+        let question = Query::query(name("Cache.test."), RecordType::A);
+        message.queries.push(question.clone());
+        let one = std::net::Ipv4Addr::new(192, 0, 2, 1);
+        message.answers.push(Record::from_rdata(name("c.test."), 60, RData::A(rdata::A(one))));
+        message.answers.push(Record::from_rdata(name("b.test."), 50, RData::CNAME(rdata::CNAME(name("c.test.")))));
+        message.answers.push(Record::from_rdata(name("cache.test."), 70, RData::CNAME(rdata::CNAME(name("B.test.")))));
+        message.answers.push(Record::from_rdata(name("stranger.test."), 70, RData::A(rdata::A([192, 0, 2, 2].into()))));
+        assert!(answers(&message, &question));
+        assert_eq!(addresses(&message, question.name()), [(IpAddr::V4(one), Duration::from_secs(50))]);
+        assert!(!answers(&message, &Query::query(name("other.test."), RecordType::A)));
+        assert!(!answers(&message, &Query::query(name("cache.test."), RecordType::AAAA)));
+        message.metadata.response_code = ResponseCode::ServFail;
+        assert!(!answers(&message, &question));
+        assert_eq!(plain(question.name()), "cache.test");
+    }
+
+    #[test]
+    fn names_are_of_one_cgroup_and_end() {
+        let mut known = Known::default();
+        let (now, addr) = (Instant::now(), IpAddr::from([192, 0, 2, 1]));
+        known.learn(1, addr, "a.test", now + MOST, now);
+        known.learn(1, addr, "b.test", now + LEAST, now);
+        let mut names = known.of(1, addr, now);
+        names.sort();
+        assert_eq!(names, ["a.test", "b.test"]);
+        assert_eq!(known.of(1, addr, now + LEAST), ["a.test"]);
+        assert!(known.of(2, addr, now).is_empty());
+        assert!(known.of(1, addr, now + MOST).is_empty());
+    }
+}
