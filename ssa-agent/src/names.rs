@@ -147,12 +147,9 @@ fn addresses(message: &Message, name: &Name) -> Vec<(IpAddr, Duration)> {
         }
     }
     for record in message.answers.iter().filter(|record| names.contains(&record.name.to_lowercase())) {
-        let addr = match &record.data {
-            RData::A(v4) => IpAddr::V4(v4.0),
-            RData::AAAA(v6) => IpAddr::V6(v6.0),
-            _ => continue,
-        };
-        found.push((addr, Duration::from_secs(u64::from(ttl.min(record.ttl)))));
+        if let Some(addr) = record.data.ip_addr() {
+            found.push((addr, Duration::from_secs(u64::from(ttl.min(record.ttl)))));
+        }
     }
     found
 }
