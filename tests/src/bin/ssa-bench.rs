@@ -53,13 +53,14 @@ fn main() {
 }
 
 /// A way to reach the server.
-struct Way {
+struct Way<'a> {
     name: &'static str,
     /// `openssl`, `ssa` or `plain`, as the worker knows it.
     mode: &'static str,
     full: SocketAddr,
     resumed: SocketAddr,
-    inside: bool,
+    /// The agent in whose cgroup the client is.
+    inside: Option<&'a Agent>,
 }
 
 fn bench() -> String {
@@ -77,9 +78,9 @@ fn bench() -> String {
             .map(|(name, kind)| (name, Proxy::start(kind, "", &pki, server.addr)))
             .collect();
     let direct = |name, mode, inside| Way { name, mode, full: server.addr, resumed: server.addr, inside };
-    let mut ways = vec![direct("OpenSSL in the program", "openssl", false), direct("ssa-agent", "ssa", true)];
+    let mut ways = vec![direct("OpenSSL in the program", "openssl", None), direct("ssa-agent", "ssa", Some(&agent))];
     for (name, proxy) in &proxies {
-        ways.push(Way { name, mode: "plain", full: proxy.full, resumed: proxy.resumed, inside: false });
+        ways.push(Way { name, mode: "plain", full: proxy.full, resumed: proxy.resumed, inside: None });
     }
     let mut text = header();
     section(
@@ -87,67 +88,60 @@ fn bench() -> String {
         "Connect and get one byte back, full handshake",
         "ms, p50",
         &ways,
-        &agent,
         &pki,
         false,
         &["latency", "300"],
         0,
     );
-    section(&mut text, "The same", "ms, p99", &ways, &agent, &pki, false, &["latency", "300"], 1);
-    section(
-        &mut text,
-        "Connect and get one byte back, resumed",
-        "ms, p50",
-        &ways,
-        &agent,
-        &pki,
-        true,
-        &["latency", "300"],
-        0,
-    );
-    section(&mut text, "The same", "ms, p99", &ways, &agent, &pki, true, &["latency", "300"], 1);
-    section(&mut text, "Connections per second, full, 8 threads", "1/s", &ways, &agent, &pki, false, &["rate", "8"], 0);
-    section(
-        &mut text,
-        "Connections per second, resumed, 8 threads",
-        "1/s",
-        &ways,
-        &agent,
-        &pki,
-        true,
-        &["rate", "8"],
-        0,
-    );
-    section(&mut text, "Download, one stream", "MB/s", &ways, &agent, &pki, false, &["bulk", "1"], 0);
-    section(&mut text, "Download, eight streams", "MB/s", &ways, &agent, &pki, false, &["bulk", "8"], 0);
+    section(&mut text, "The same", "ms, p99", &ways, &pki, false, &["latency", "300"], 1);
+    section(&mut text, "Connect and get one byte back, resumed", "ms, p50", &ways, &pki, true, &["latency", "300"], 0);
+    section(&mut text, "The same", "ms, p99", &ways, &pki, true, &["latency", "300"], 1);
+    section(&mut text, "Connections per second, full, 8 threads", "1/s", &ways, &pki, false, &["rate", "8"], 0);
+    section(&mut text, "Connections per second, resumed, 8 threads", "1/s", &ways, &pki, true, &["rate", "8"], 0);
+    section(&mut text, "Download, one stream", "MB/s", &ways, &pki, false, &["bulk", "1"], 0);
+    section(&mut text, "Download, eight streams", "MB/s", &ways, &pki, false, &["bulk", "8"], 0);
     fronts(&mut text, &agent, &pki, &identity, server.addr, plain_server.addr);
     let plain = |name, inside| Way { name, mode: "plain", full: plain_server.addr, resumed: plain_server.addr, inside };
-    let others = [plain("cgroup without the agent", false), plain("attached cgroup", true)];
+    let others = [plain("cgroup without the agent", None), plain("attached cgroup", Some(&agent))];
     text.push_str("\n## What the attached programs cost a program that uses no TLS socket\n");
     section(
         &mut text,
         "Plain TCP: connect and get one byte back",
         "ms, p50",
         &others,
-        &agent,
         &pki,
         false,
         &["latency", "2000"],
         0,
     );
-    section(
-        &mut text,
-        "Plain TCP: connections per second, 8 threads",
-        "1/s",
-        &others,
-        &agent,
-        &pki,
-        false,
-        &["rate", "8"],
-        0,
-    );
-    section(&mut text, "Plain TCP: download, one stream", "MB/s", &others, &agent, &pki, false, &["bulk", "1"], 0);
+    section(&mut text, "Plain TCP: connections per second, 8 threads", "1/s", &others, &pki, false, &["rate", "8"], 0);
+    section(&mut text, "Plain TCP: download, one stream", "MB/s", &others, &pki, false, &["bulk", "1"], 0);
+    rules(&mut text, &agent, &pki);
     text
+}
+
+/// What a lookup among many rules costs a connect, which none of them is for in the end.
+fn rules(text: &mut String, agent: &Agent, pki: &Pki) {
+    let rule = |number: u32, address: &str, port: u32| {
+        format!(
+            "[[rule]]\nname = \"{number}\"\ndirection = \"out\"\naddress = \"{address}\"\nport = {port}\nmode = \"deny\"\n"
+        )
+    };
+    let closed = SocketAddr::from(([127, 0, 0, 1], closed_port("127.0.0.1")));
+    let free = |port: u32| if port == u32::from(closed.port()) { 1 } else { port };
+    // One after the other: an agent sees the cgroup of every other.
+    let hosts: String =
+        (0..10_000).map(|one| rule(one, &format!("10.{}.{}.{}", one >> 8, one & 255, one & 7), 443)).collect();
+    let ports: String = (0..10_000).map(|one| rule(one, "127.0.0.0/8", free(10_000 + one))).collect();
+    let (many_hosts, many_ports) = (Agent::start_with(&hosts), Agent::start_with(&ports));
+    let way = |name, inside| Way { name, mode: "plain", full: closed, resumed: closed, inside };
+    let ways = [
+        way("no rules", Some(agent)),
+        way("10,000 rules for other hosts", Some(&many_hosts)),
+        way("10,000 rules for other ports", Some(&many_ports)),
+    ];
+    text.push_str("\n## What rules cost a connect that none is for\n");
+    section(text, "Plain TCP: `connect` to a closed port", "us, p50", &ways, pki, false, &["refused", "20000"], 0);
 }
 
 /// The other way round: who ends TLS before a server. The client is OpenSSL in the program each time.
@@ -167,7 +161,7 @@ fn fronts(text: &mut String, agent: &Agent, pki: &Pki, identity: &Identity, serv
             .into_iter()
             .map(|(name, kind)| (name, Proxy::start(kind, "front-", pki, plain)))
             .collect();
-    let way = |name, full, resumed| Way { name, mode: "openssl", full, resumed, inside: false };
+    let way = |name, full, resumed| Way { name, mode: "openssl", full, resumed, inside: None };
     let mut ways = vec![way("OpenSSL in the program", server, server), way("ssa-agent", own_addr, own_addr)];
     ways.extend(proxies.iter().map(|(name, proxy)| way(*name, proxy.full, proxy.resumed)));
     text.push_str("\n## As a server: what ends TLS before it\n");
@@ -178,7 +172,7 @@ fn fronts(text: &mut String, agent: &Agent, pki: &Pki, identity: &Identity, serv
         ("Download, one stream", "MB/s", false, ["bulk", "1"]),
         ("Download, eight streams", "MB/s", false, ["bulk", "8"]),
     ] {
-        section(text, title, unit, &ways, agent, pki, resume, &work, 0);
+        section(text, title, unit, &ways, pki, resume, &work, 0);
     }
     drop(own);
 }
@@ -216,8 +210,7 @@ fn section(
     text: &mut String,
     title: &str,
     unit: &str,
-    ways: &[Way],
-    agent: &Agent,
+    ways: &[Way<'_>],
     pki: &Pki,
     resume: bool,
     work: &[&str],
@@ -229,7 +222,7 @@ fn section(
         for way in ways {
             let target = if resume { way.resumed } else { way.full };
             let program = std::env::current_exe().expect("it has a path");
-            let mut command = if way.inside { app::command(agent, &program) } else { Command::new(&program) };
+            let mut command = way.inside.map_or_else(|| Command::new(&program), |agent| app::command(agent, &program));
             command.args(["worker", way.mode, &target.to_string(), &pki.ca(), if resume { "resume" } else { "full" }]);
             let output = command.args(work).stderr(Stdio::inherit()).output().expect("it runs");
             assert!(output.status.success(), "{}: {title} failed", way.name);
@@ -351,7 +344,11 @@ fn serve(mut stream: impl Read + Write) {
 fn worker(arguments: &[String]) -> String {
     let [mode, target, ca, resume, kind, count] = arguments else { panic!("six words") };
     let count: usize = count.parse().expect("a number");
-    let client = Arc::new(Client::new(mode, target.parse().expect("an address"), ca, resume == "resume"));
+    let target = target.parse().expect("an address");
+    if kind == "refused" {
+        return refused(target, count);
+    }
+    let client = Arc::new(Client::new(mode, target, ca, resume == "resume"));
     // The first one pays for what is set up once.
     for _warm_up in 0..3 {
         client.touch().expect("the server answers");
@@ -361,6 +358,20 @@ fn worker(arguments: &[String]) -> String {
         "rate" => rate(&client, count),
         _ => bulk(&client, count),
     }
+}
+
+/// Time of `connect` alone, in microseconds.
+fn refused(target: SocketAddr, count: usize) -> String {
+    let mut times: Vec<f64> = (0..count)
+        .map(|_| {
+            let socket = new_socket();
+            let began = Instant::now();
+            assert!(socket.connect(&target.into()).is_err(), "nobody listens");
+            began.elapsed().as_secs_f64() * 1e6
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    format!("{}", times[count / 2])
 }
 
 fn latency(client: &Client, count: usize) -> String {
