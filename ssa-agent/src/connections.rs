@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use ssa_common::socket::Caller;
 use tracing::{info, warn};
 
-use crate::{error::Error, metrics::Metrics, relay::Copied, tls::Secured};
+use crate::{error::Error, metrics::Metrics, reached::Reached, relay::Copied};
 
 /// All of them.
 #[derive(Clone)]
@@ -208,8 +208,8 @@ impl Connections {
     }
 
     /// A handshake is done, for which the connection has waited since `began`.
-    pub(crate) fn open(&self, which: &Which<'_>, secured: &Secured, began: Instant) -> Entry {
-        let tcp = secured.stream.get_ref().tcp();
+    pub(crate) fn open(&self, which: &Which<'_>, reached: &Reached, began: Instant) -> Entry {
+        let tcp = reached.tcp();
         let shown = Shown {
             id: which.id,
             direction: which.direction,
@@ -220,9 +220,14 @@ impl Connections {
             peer: which.peer.or_else(|| tcp.peer_addr().ok()),
             name: which.name.to_owned(),
             rule: which.rule.map(str::to_owned),
-            version: if secured.version() == 0x0304 { "TLS 1.3" } else { "TLS 1.2" }.to_owned(),
-            cipher: secured.cipher().to_owned(),
-            resumed: secured.resumed(),
+            version: match reached.version() {
+                0 => "plaintext",
+                0x0304 => "TLS 1.3",
+                _ => "TLS 1.2",
+            }
+            .to_owned(),
+            cipher: reached.cipher().to_owned(),
+            resumed: reached.resumed(),
             since: now(),
             age_seconds: 0.0,
             bytes_up: 0,

@@ -17,7 +17,7 @@ use tokio::{
     sync::mpsc,
     time::timeout,
 };
-use tracing::{Instrument as _, debug, info_span};
+use tracing::{Instrument as _, debug, info_span, warn};
 
 use crate::{
     agent::Agent,
@@ -27,9 +27,12 @@ use crate::{
     listeners::Listener,
     netns::{Client, Passage, endpoint},
     outbound::relay_text,
-    peer_leg, relay,
+    peer_leg,
+    policy::rule::Mode,
+    reached::Reached,
+    relay,
     rules::Found,
-    tls::{self, Secured, server},
+    tls::{self, server},
 };
 
 /// How long a program's listener may take to have room for one more.
@@ -89,8 +92,12 @@ async fn client_of(
         biased;
         () = stop.cancelled() => return Err(Error::Stopping),
         secured = timeout(limit, async {
+            if listener.rule(agent).is_some_and(|found| found.rule().mode() == Mode::Prefer) && !speaks_tls(&stream).await {
+                warn!(target: "access", "plaintext: the client speaks no TLS");
+                return Ok(Reached::Plain(stream));
+            }
             let front = agent.contexts.front(listener.context, &policy).await?;
-            server::accept(&front, stream).await
+            server::accept(&front, stream).await.map(|secured| Reached::Tls(Box::new(secured)))
         }) => secured.map_err(|_elapsed| Error::HandshakeTimeout { to: from, limit })??,
     };
     drop(permit);
@@ -115,7 +122,7 @@ async fn client_of(
     let relayed = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
-        relayed = relay::run(AppStream::new(leg), secured.stream, news, before_reset, &entry.copied) => relayed,
+        relayed = secured.relay(AppStream::new(leg), news, before_reset, &entry.copied) => relayed,
     };
     let established = passage.withdraw();
     drop(passage);
@@ -130,6 +137,13 @@ async fn client_of(
     let reset_by_program = matches!(relayed, Err(relay::Error::Application(_)));
     agent.listeners.ended(agent, &listener.namespace, id, reset_by_program).await;
     Ok(())
+}
+
+/// Whether a client begins with a handshake of TLS. It has to speak first.
+async fn speaks_tls(stream: &TcpStream) -> bool {
+    const HANDSHAKE: u8 = 22;
+    let mut first = [0];
+    matches!(stream.peek(&mut first).await, Ok(1)) && first[0] == HANDSHAKE
 }
 
 fn which<'a>(
@@ -155,7 +169,7 @@ fn which<'a>(
 async fn prepare(
     agent: &Agent,
     listener: &Listener,
-    secured: &Secured,
+    secured: &Reached,
     id: u64,
     from: SocketAddr,
     local: SocketAddr,
@@ -228,7 +242,7 @@ fn local_ports() -> (u16, u16) {
 /// What the program can ask of an accepted socket.
 fn answers(
     agent: &Agent,
-    secured: &Secured,
+    secured: &Reached,
     id: u64,
     from: SocketAddr,
     local: SocketAddr,

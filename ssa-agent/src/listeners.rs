@@ -40,6 +40,8 @@ use crate::{
 const HANDSHAKES_MAX: usize = 1024;
 /// How often the files of listeners are looked at.
 const REFRESH: Duration = Duration::from_secs(2);
+/// How often a listener of a new cgroup is looked at, until the cgroup has its rules.
+const SOON: Duration = Duration::from_millis(50);
 /// How long an accepted socket whose connection was reset may stay unheard of before it counts as gone:
 /// the kernel does not tell of one that nobody has taken from its listener.
 const UNHEARD: Duration = Duration::from_secs(5);
@@ -321,17 +323,18 @@ async fn keep_trying(agent: &Arc<Agent>, listening: &Listening, mut error: Error
     let at = socket_addr(&listening.at);
     let mut told = String::new();
     loop {
-        if matches!(error, Error::NoRule) {
+        let unknown = !agent.rules.knows(listening.caller.cgroup);
+        if matches!(error, Error::NoRule) && !unknown {
             // The rules say that it is plain: it stays so until they change.
             return;
         }
         let text = error.text(ERROR_BYTES);
-        if text != told {
+        if text != told && !unknown {
             warn!(id = listening.id, %at, error = text, "a listener can't be served, and nothing reaches it; trying again");
             told = text;
         }
         tokio::select! {
-            () = sleep(REFRESH) => {}
+            () = sleep(if unknown { SOON } else { REFRESH }) => {}
             () = agent.stop.cancelled() => return,
         }
         if !agent.maps.listening(listening.id) {

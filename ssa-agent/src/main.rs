@@ -33,6 +33,7 @@ mod outbound;
 mod peer_leg;
 mod pods;
 mod policy;
+mod reached;
 mod registry;
 mod relay;
 mod resolve;

@@ -35,11 +35,13 @@ use crate::{
     },
     netns::{Namespace, endpoint, socket_addr},
     peer_leg::{self, Setup, Wishes},
+    policy::rule::Mode,
+    reached::Reached,
     relay,
     resolve::{self, Families},
     rules::Found,
     starttls,
-    tls::{self, Secured, name::ServerName},
+    tls::{self, name::ServerName},
 };
 
 /// What the kernel says of an attempt while it is worked on.
@@ -124,7 +126,7 @@ async fn attempt(
     };
     let leg = match secured {
         Ok((secured, greeting)) => {
-            debug!(elapsed = ?began.elapsed(), version = secured.version(), resumed = secured.resumed(), "secured");
+            debug!(elapsed = ?began.elapsed(), version = secured.version(), resumed = secured.resumed(), "reached");
             resume(agent, held, to.addr, &namespace, &secured, progress.clone())
                 .await
                 .map(|done| (done, secured, greeting))
@@ -149,7 +151,7 @@ async fn attempt(
                         Some(found) => begin_by_rule(found, app, &greeting, &mut secured).await?,
                         None => AppStream::new(app),
                     };
-                    relay::run(app, secured.stream, news, before_reset, &entry.copied).await
+                    secured.relay(app, news, before_reset, &entry.copied).await
                 } => relayed,
             };
             match relayed {
@@ -166,8 +168,9 @@ async fn begin_by_rule(
     found: &Found,
     mut app: TcpStream,
     greeting: &[u8],
-    secured: &mut Secured,
+    reached: &mut Reached,
 ) -> Result<AppStream, relay::Error> {
+    let Reached::Tls(secured) = reached else { return Ok(AppStream::new(app)) };
     if let Some(protocol) = found.rule().starttls() {
         let first = starttls::settle(protocol, &mut app, greeting).await.map_err(relay::Error::Application)?;
         secured.stream.write_all(&first).await.map_err(relay::Error::Peer)?;
@@ -193,7 +196,7 @@ async fn secure(
     held: &Held,
     target: &Target,
     namespace: &Arc<Namespace>,
-) -> Result<(Secured, Vec<u8>), Error> {
+) -> Result<(Reached, Vec<u8>), Error> {
     let orig_dst = target.addr;
     if held.by_rule != 0 && target.rule.is_none() {
         return Err(Error::NoRule);
@@ -231,12 +234,23 @@ async fn secure(
             Some(protocol) => starttls::ask(protocol, &mut stream).await,
             None => Ok(Vec::new()),
         };
-        let greeting = greeting.map_err(|error| tls::Error::Handshake(error.to_string()))?;
-        tls::connect(&settings, stream, &name).await.map(|secured| (secured, greeting))
+        let greeting = greeting.map_err(|error| tls::Error::NoTls(error.to_string()))?;
+        let secured = tls::connect(&settings, stream, &name).await?;
+        Ok((Reached::Tls(Box::new(secured)), greeting))
     };
-    match timeout(handshake_limit, shake_hands).await {
-        Ok(secured) => Ok(secured?),
+    let shaken = match timeout(handshake_limit, shake_hands).await {
+        Ok(shaken) => shaken.map_err(Error::Tls),
         Err(_elapsed) => Err(Error::HandshakeTimeout { to: orig_dst, limit: handshake_limit }),
+    };
+    match (shaken, &target.rule) {
+        (Err(error @ (Error::Tls(tls::Error::NoTls(_)) | Error::HandshakeTimeout { .. })), Some(found))
+            if found.rule().mode() == Mode::Prefer =>
+        {
+            let rule = found.rule().name.get_ref();
+            warn!(target: "access", rule, peer = %orig_dst, error = error.text(ERROR_BYTES), "plaintext: the peer speaks no TLS");
+            dial(namespace, orig_dst, setup, connect_limit).await.map(|stream| (Reached::Plain(stream), Vec::new()))
+        }
+        (shaken, _) => shaken,
     }
 }
 
@@ -299,11 +313,11 @@ async fn namespace(agent: &Agent, held: &Held, progress: &mut watch::Receiver<Pr
 }
 
 /// What the program can ask of its connection.
-fn answers(held: &Held, orig_dst: SocketAddr, secured: &Secured, chain: Digest) -> Connection {
+fn answers(held: &Held, orig_dst: SocketAddr, secured: &Reached, chain: Digest) -> Connection {
     let mut answers = Connection::pending(held.attempt);
     answers.state = state::SECURED;
     answers.peer = endpoint(peer_of(secured, orig_dst));
-    answers.local = secured.stream.get_ref().tcp().local_addr().map(endpoint).unwrap_or_default();
+    answers.local = secured.tcp().local_addr().map(endpoint).unwrap_or_default();
     answers.scalars[Scalar::Version as usize] = secured.version();
     answers.scalars[Scalar::Resumed as usize] = i64::from(secured.resumed());
     answers.scalars[Scalar::CertificateCount as usize] = i64::try_from(secured.chain().len()).unwrap_or(i64::MAX);
@@ -329,7 +343,7 @@ async fn resume(
     held: &Held,
     orig_dst: SocketAddr,
     namespace: &Arc<Namespace>,
-    secured: &Secured,
+    secured: &Reached,
     mut progress: watch::Receiver<Progress>,
 ) -> Result<Option<(TcpStream, Connection)>, Error> {
     let chain = agent.chains.publish(held.id, secured.chain())?;
@@ -377,8 +391,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const LEG_LIMIT: Duration = Duration::from_secs(5);
 
 /// The peer's address, in the form in which the application named it.
-fn peer_of(secured: &Secured, orig_dst: SocketAddr) -> SocketAddr {
-    let peer = secured.stream.get_ref().tcp().peer_addr().unwrap_or(orig_dst);
+fn peer_of(secured: &Reached, orig_dst: SocketAddr) -> SocketAddr {
+    let peer = secured.tcp().peer_addr().unwrap_or(orig_dst);
     SocketAddr::new(canonical(peer.ip()), peer.port())
 }
 

@@ -64,7 +64,7 @@ pub(crate) enum Error {
 /// linger time of zero.
 pub(crate) async fn run(
     mut app: AppStream,
-    mut peer: SslStream<PeerStream>,
+    mut peer: impl Peer,
     mut news: impl FnMut(&mut Context<'_>, &TcpStream) -> Poll<()>,
     before_reset: impl FnOnce(&Error),
     copied: &Copied,
@@ -75,7 +75,7 @@ pub(crate) async fn run(
     let ended = poll_fn(|cx| {
         let sent = up.poll(cx, Pin::new(&mut app), Pin::new(&mut peer)).map_err(Error::from_up)?;
         let received = down.poll(cx, Pin::new(&mut peer), Pin::new(&mut app)).map_err(Error::from_down)?;
-        gone = gone || news(cx, peer.get_ref().tcp()).is_ready();
+        gone = gone || news(cx, peer.tcp()).is_ready();
         match (sent, received) {
             (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
             (Poll::Ready(()), Poll::Pending) if gone => Poll::Ready(Ok(())),
@@ -117,11 +117,11 @@ impl Error {
 }
 
 /// Ends both legs in order: all that was written arrives, then the FIN.
-async fn close(app: AppStream, mut peer: SslStream<PeerStream>) {
+async fn close(app: AppStream, mut peer: impl Peer) {
     // Both are open sockets, for which this can't fail.
     let _set = SockRef::from(app.tcp()).set_linger(None);
     drop(app);
-    let tcp = SockRef::from(peer.get_ref().tcp());
+    let tcp = SockRef::from(peer.tcp());
     let _set = tcp.set_linger(None);
     let _gone = tcp.shutdown(std::net::Shutdown::Write);
     // Closing with unread data would reset the connection and might destroy what the peer has not
@@ -243,9 +243,26 @@ impl<'a> Pipe<'a> {
 }
 
 /// What a pipe reads from.
-trait Source: AsyncRead {
+pub(crate) trait Source: AsyncRead {
     /// Whether an end of file was sent by the other side, not made by somebody who cut the line.
     fn ended_in_order(&self) -> bool;
+}
+
+/// The other side of an application.
+pub(crate) trait Peer: Source + AsyncWrite + Unpin {
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Peer for SslStream<PeerStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().tcp()
+    }
+}
+
+impl Peer for AppStream {
+    fn tcp(&self) -> &TcpStream {
+        self.tcp()
+    }
 }
 
 impl Source for AppStream {

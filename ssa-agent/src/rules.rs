@@ -70,8 +70,9 @@ impl Rules {
         let now =
             Now { file, cgroups: HashMap::new(), sets: HashMap::new(), ruled: maps.ruled(), last_set, last_group };
         let rules = Self { maps, pods, mount: cgroup::mount()?, now: Mutex::new(now) };
-        rules.look(&cgroup::all_below(&rules.mount, |_path| ()))?;
+        rules.look(&cgroup::all_below(&rules.mount, |_path| ()), true)?;
         rules.maps.remove_rules(&left);
+        rules.warn();
         Ok(rules)
     }
 
@@ -82,7 +83,7 @@ impl Rules {
             let mut now = self.lock();
             (std::mem::replace(&mut now.file, file), std::mem::take(&mut now.sets))
         };
-        let done = self.look(&found);
+        let done = self.look(&found, true);
         let mut now = self.lock();
         let gone = if done.is_ok() {
             sets
@@ -93,13 +94,27 @@ impl Rules {
         drop(now);
         gone.into_values().for_each(|set| self.maps.remove_rules(&set.keys));
         if done.is_err() {
-            self.look(&found)?;
+            self.look(&found, true)?;
+        }
+        if done.is_ok() {
+            self.warn();
         }
         done
     }
 
-    /// Gives each cgroup of the machine its rules; `found` is all of them.
-    pub(crate) fn look(&self, found: &[(u64, PathBuf)]) -> Result<()> {
+    /// Names the rules that let plaintext pass.
+    fn warn(&self) {
+        let now = self.lock();
+        for rule in now.file.rules().iter().filter(|rule| rule.mode() == Mode::Prefer) {
+            warn!(
+                rule = rule.name.get_ref(),
+                "mode = \"prefer\": plaintext is sent to whoever speaks no TLS, or keeps it away"
+            );
+        }
+    }
+
+    /// Gives each cgroup of the machine its rules; `found` is all of them. `anew` if the rules are others.
+    fn look(&self, found: &[(u64, PathBuf)], anew: bool) -> Result<()> {
         let mut now = self.lock();
         if now.file.rules().is_empty() && now.ruled.is_empty() {
             return Ok(());
@@ -109,7 +124,13 @@ impl Rules {
         let own = cgroup::own().ok();
         let mut ruled = HashMap::new();
         let mut cgroups = HashMap::new();
+        let lasting = !anew && file.rules_go_by_path();
         for (id, path) in found.iter().filter(|_| !file.rules().is_empty()) {
+            if lasting && let (Some(set), Some(rules)) = (now.ruled.get(id), now.cgroups.get(id)) {
+                ruled.insert(*id, *set);
+                cgroups.insert(*id, Arc::clone(rules));
+                continue;
+            }
             let below = Path::new("/").join(path.strip_prefix(&self.mount).unwrap_or(path));
             let Some(rules) = file.rules_of(&below, &self.pods) else { continue };
             let rules: Arc<[usize]> = if own.as_ref() == Some(path) { Arc::default() } else { rules.into() };
@@ -133,9 +154,9 @@ impl Rules {
         Ok(())
     }
 
-    /// As [`Self::look`], where nobody waits for what comes of it: cgroups that are missing stay refused.
+    /// Gives new cgroups their rules, and those that go by what has changed since. Those that get none stay refused.
     pub(crate) fn look_again(&self, found: &[(u64, PathBuf)]) {
-        if let Err(error) = self.look(found) {
+        if let Err(error) = self.look(found, false) {
             warn!(error = format!("{error:#}"), "new cgroups can't be given their rules, and are refused");
         }
     }
@@ -162,7 +183,13 @@ impl Rules {
         let rules = now.cgroups.get(&cgroup)?;
         let index = now.file.ruling(rules, kind, at)?;
         let found = Found { file: Arc::clone(&now.file), index };
-        (found.rule().mode() == Mode::Require).then_some(found)
+        found.rule().mode().is_tls().then_some(found)
+    }
+
+    /// Whether a cgroup has its rules, if only none.
+    pub(crate) fn knows(&self, cgroup: u64) -> bool {
+        let now = self.lock();
+        now.file.rules().is_empty() || now.cgroups.contains_key(&cgroup)
     }
 
     fn lock(&self) -> MutexGuard<'_, Now> {

@@ -82,7 +82,7 @@ pub const VIRTUAL_PORT: u16 = 7;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u32)]
 pub enum Counter {
-    /// TLS sockets that are open now.
+    /// TLS sockets by their own options that are open now.
     Sockets = 0,
     /// Events that found the ring buffer full.
     EventsLost = 1,
@@ -92,7 +92,7 @@ pub enum Counter {
     SynsHeld = 3,
     /// Packets that a held or listening TLS socket was kept from.
     PacketsDropped = 4,
-    /// Those of `Sockets` that have an id. Sockets that came out of a listener are in neither.
+    /// Those of `Sockets` that have an id, and TLS sockets by rule. Sockets that came out of a listener are in neither.
     Opened = 5,
     /// Answers of name servers, or questions to them, that found their ring buffer full.
     NamesLost = 6,

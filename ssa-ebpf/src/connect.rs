@@ -27,7 +27,7 @@ use ssa_common::{
 use crate::{
     ctx::{AF_INET, AF_INET6, ALLOW, IPPROTO_TCP, Refusal, SockAddr, bound, deny, errno, is_tcp, is_udp, refuse},
     maps::{
-        CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, count, is_subflow, make_socket, mptcp_socket_of,
+        CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, count, is_subflow, make_ruled, mptcp_socket_of,
         socket_of, storage, unmake_socket,
     },
     peer_options, rules,
@@ -127,9 +127,8 @@ fn tls_socket(sk: *mut bpf_sock, to: &Endpoint) -> Result<&'static mut Socket, i
     }
     let socket = match socket_of(sk) {
         Some(socket) => socket,
-        None => make_socket(sk).ok_or_else(|| deny(errno::ENOBUFS))?,
+        None => make_ruled(sk).ok_or_else(|| deny(errno::ENOBUFS))?,
     };
-    socket.by_rule = 1;
     Ok(socket)
 }
 

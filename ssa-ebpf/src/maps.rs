@@ -261,15 +261,35 @@ pub(crate) fn is_subflow(sk: *mut bpf_sock) -> bool {
     !unsafe { bpf_skc_to_mptcp_sock(sk.cast()) }.is_null()
 }
 
-/// Makes a socket of this hook's cgroup a TLS socket, and counts it. None if there is no room.
+/// Makes a socket of this hook's cgroup a TLS socket by its own options, and counts it. None if there is no room.
 #[inline(always)]
 pub(crate) fn make_socket(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
-    let socket: &mut Socket = value_of((&raw const SOCKETS).cast(), sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE))?;
-    let service = service();
-    socket.service = service.id;
-    count(Counter::Sockets, 1);
-    crate::atomic::add(&raw mut service.sockets, 1);
+    let socket = make_uncounted(sk)?;
+    count_in();
     Some(socket)
+}
+
+/// Makes a socket of this hook's cgroup a TLS socket by a rule. It is not counted: when the hooks are detached it becomes
+/// a plain one again, as everything does to which the rule applies.
+#[inline(always)]
+pub(crate) fn make_ruled(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
+    let socket = make_uncounted(sk)?;
+    socket.by_rule = 1;
+    Some(socket)
+}
+
+#[inline(always)]
+fn make_uncounted(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
+    let socket: &mut Socket = value_of((&raw const SOCKETS).cast(), sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE))?;
+    socket.service = service().id;
+    Some(socket)
+}
+
+/// A socket has become a TLS socket by its own options.
+#[inline(always)]
+pub(crate) fn count_in() {
+    count(Counter::Sockets, 1);
+    crate::atomic::add(&raw mut service().sockets, 1);
 }
 
 /// Makes a TLS socket a plain one. It was left by [`crate::sock_release::leave`] before, unless it has just been cloned.

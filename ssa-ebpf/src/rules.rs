@@ -11,7 +11,7 @@ use ssa_common::{
 
 use crate::{
     connect::caller,
-    ctx::{ALLOW, SockAddr, deny, errno, is_tcp, is_udp},
+    ctx::{ALLOW, SockAddr, bytes, deny, errno, is_tcp, is_udp, words},
     maps::{BINDERS, RULE_ADDRESSES, RULE_PORTS, RULED, is_subflow, service, storage},
 };
 
@@ -107,7 +107,8 @@ pub(crate) fn of_cgroup(cgroup: u64, kind: u8, to: &Endpoint) -> u32 {
     if set == 0 {
         return action::PLAIN;
     }
-    let address = Key::new(ADDRESS_BITS + 128, AddressKey { set, addr: to.addr });
+    let addr = if kind == kind::IN_TCP { to.addr } else { destination(to.addr) };
+    let address = Key::new(ADDRESS_BITS + 128, AddressKey { set, addr });
     let Some(groups) = RULE_ADDRESSES.get(&address) else { return action::PLAIN };
     for group in groups.0 {
         if group == 0 {
@@ -119,6 +120,20 @@ pub(crate) fn of_cgroup(cgroup: u64, kind: u8, to: &Endpoint) -> u32 {
         }
     }
     action::PLAIN
+}
+
+/// Who connects to no address at all, connects to this machine (`ip_route_output_key`, `tcp_v6_connect`).
+#[inline(always)]
+fn destination(addr: [u8; 16]) -> [u8; 16] {
+    let [first, second, third, last] = words(addr);
+    if first | second | last != 0 {
+        return addr;
+    }
+    if third == 0 {
+        return bytes([0, 0, 0, 1_u32.to_be()]);
+    }
+    let v4 = 0xffff_u32.to_be();
+    if third == v4 { bytes([0, 0, v4, 0x7f00_0001_u32.to_be()]) } else { addr }
 }
 
 /// Whether a cgroup that is in no map may have rules: there are some, and the attached cgroup that it is below does not

@@ -27,8 +27,8 @@ use crate::{
     ctx::{IPPROTO_TCP, Refusal, Sockopt, copy_words, deny, errno, is_mptcp, is_tcp, phase_of, read, refuse},
     hostname,
     maps::{
-        BLOBS, CONTEXTS, COUNTERS, EVENTS, FAST_OPEN, IDS, LIVE_SETSOCKOPT, USERS, count, make_socket, service,
-        socket_of, storage,
+        BLOBS, CONTEXTS, COUNTERS, EVENTS, FAST_OPEN, IDS, LIVE_SETSOCKOPT, USERS, count, count_in, make_socket,
+        service, socket_of, storage,
     },
     peer_options, policy,
     sock_release::{leave_context, leave_user},
@@ -110,6 +110,7 @@ fn mark(opt: Sockopt) -> Result<&'static mut Socket, i32> {
         if socket.by_rule != 0 && read!(sk, state) == tcp_state::CLOSE {
             // From now on it goes by its own options, whatever rules say.
             socket.by_rule = 0;
+            count_in();
         }
         if socket.service == 0 {
             socket.service = service().id;

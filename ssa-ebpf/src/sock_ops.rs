@@ -24,7 +24,7 @@ use ssa_common::{
 use crate::{
     ctx::{AF_INET, copy_words, mapped, read},
     maps::{
-        BINDERS, CONTEXTS, EVENTS, LEGS, LISTENING, count, is_subflow, make_socket, socket_of, storage, unmake_socket,
+        BINDERS, CONTEXTS, EVENTS, LEGS, LISTENING, count, is_subflow, make_ruled, socket_of, storage, unmake_socket,
     },
     rules,
     setsockopt::open,
@@ -99,9 +99,8 @@ fn by_rule(ctx: &SockOpsContext, sk: *mut bpf_sock, at: &Endpoint) -> Option<&'s
     }
     let socket = match socket_of(sk) {
         Some(socket) => socket,
-        None => make_socket(sk)?,
+        None => make_ruled(sk)?,
     };
-    socket.by_rule = 1;
     if socket.id == 0 {
         let mut caller = *binder;
         caller.service = socket.service;

@@ -25,7 +25,7 @@ fn ssa_release(ctx: SockContext) -> i32 {
 /// Clears what there is of a TLS socket outside of it, and tells the agent.
 #[inline(always)]
 pub(crate) fn leave(socket: &Socket) {
-    if socket.accepted == 0 {
+    if socket.accepted == 0 && socket.by_rule == 0 {
         count_out();
     }
     if socket.id == 0 {

@@ -121,7 +121,7 @@ def tcp(port, family=socket.AF_INET, to="127.0.0.1", protocol=0):
 def udp(port, how):
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     return code(lambda: sock.connect(("127.0.0.1", port)) if how == "connect" else sock.sendto(b"x", ("127.0.0.1", port)))
-out([tcp(1000), tcp(1999), tcp(1000, socket.AF_INET6, "::ffff:127.0.0.1"), tcp(1500), tcp(2000), tcp(1000, protocol=262),
+out([tcp(1000), tcp(1999, to="0.0.0.0"), tcp(1000, socket.AF_INET6, "::ffff:127.0.0.1"), tcp(1500), tcp(2000), tcp(1000, protocol=262),
      udp(443, "connect"), udp(443, "sendto"), udp(442, "connect"), udp(442, "sendto")])
 "#;
     let said = python(&agent, script, &[]);
@@ -188,6 +188,30 @@ leave("two")
     app.go();
     assert_eq!(app.said(), json!(["ENOTCONN", 107]), "nobody is there to know it");
     app.finish();
+}
+
+#[test]
+fn listener_of_a_cgroup_that_was_just_made_is_served() {
+    let pki = Pki::new();
+    let port = closed_port("127.0.0.1");
+    let agent = Agent::start_with(&served(port, &pki));
+    let script = format!(
+        r#"
+here = args[2] + "/below"
+os.makedirs(here)
+with open(here + "/cgroup.procs", "w") as procs: procs.write("0")
+{SERVE}"#
+    );
+    let cgroup = agent.cgroup().to_string_lossy().into_owned();
+    let mut app = App::start(&agent, &script, &["127.0.0.1", &port.to_string(), &cgroup]);
+    assert_eq!(app.said(), json!("ready"));
+    let (resolve, url) = (format!("{NAME}:{port}:127.0.0.1"), format!("https://{NAME}:{port}/"));
+    let good = || curl(&["--cacert", &pki.ca(), "--resolve", &resolve, &url]).status.success();
+    eventually("it is served", Duration::from_secs(10), good);
+    app.kill();
+    eventually("the cgroup is free", Duration::from_secs(10), || {
+        std::fs::remove_dir(format!("{cgroup}/below")).is_ok()
+    });
 }
 
 #[test]
@@ -319,6 +343,54 @@ fn mail_server(pki: &Pki, script: &'static [(&'static str, &'static str)], eager
         let _gone = stream.write_all(&said[..read]);
         let _gone = stream.shutdown();
     })
+}
+
+#[test]
+fn preferred_tls_falls_back_to_plaintext_and_says_so() {
+    let (pki, tls) = echo();
+    let wrong = server::context(&pki.leaf(Leaf::of(&["other.ssa.test"])));
+    let wrong = Server::tls("127.0.0.1", wrong, server::echo);
+    let plain = Server::tcp("127.0.0.1", |mut stream| {
+        let mut buffer = [0; 100];
+        while let Ok(read @ 1..) = stream.read(&mut buffer) {
+            // A ClientHello comes first, on a connection of its own.
+            let hello = buffer[0] == 22;
+            let answer = if hello { b"-ERR what?\r\n" } else { &buffer[..read] };
+            if stream.write_all(answer).is_err() || hello {
+                return;
+            }
+        }
+    });
+    let greets = Server::tcp("127.0.0.1", |mut stream| {
+        let _gone = stream.write_all(b"220 hello\r\n");
+        let _gone = stream.read(&mut [0; 2000]);
+    });
+    let rule = |port: u16| out(port, &pki, "mode = \"prefer\"").replace("\"out\"\ndir", &format!("\"{port}\"\ndir"));
+    let servers = [&tls, &wrong, &plain, &greets];
+    let agent = Agent::start_with(&servers.iter().map(|server| rule(server.addr.port())).collect::<String>());
+    assert!(agent.log().contains("plaintext is sent to whoever speaks no TLS"), "loudly");
+    let script = format!("{TALK}\nsaid = []\nfor port in PORTS: said.append(talk())\nout(said)")
+        .replace("port, = args", "PORTS = args");
+    let said = python(&agent, &script, &servers.map(Server::port).each_ref().map(String::as_str));
+    let heard = json!(["canary-in-plain-sight", true]);
+    assert_eq!(said, json!([heard, "EPROTO", heard, ["220 hello\r\n", true]]));
+    assert_eq!(agent.log().matches("plaintext: the peer speaks no TLS").count(), 2);
+}
+
+#[test]
+fn listener_that_prefers_tls_serves_both() {
+    let pki = Pki::new();
+    let port = closed_port("127.0.0.1");
+    let agent = Agent::start_with(&served(port, &pki).replace("direction", "mode = \"prefer\"\ndirection"));
+    let mut app = App::start(&agent, SERVE, &["127.0.0.1", &port.to_string()]);
+    assert_eq!(app.said(), json!("ready"));
+    let (resolve, url) = (format!("{NAME}:{port}:127.0.0.1"), format!("https://{NAME}:{port}/"));
+    let good = || curl(&["--cacert", &pki.ca(), "--resolve", &resolve, &url]).status.success();
+    eventually("it is served", Duration::from_secs(10), good);
+    let plain = curl(&["--local-port", "20000-30000", &format!("http://127.0.0.1:{port}/")]);
+    let came: serde_json::Value = serde_json::from_str(&text(&plain)).unwrap();
+    assert!((20000..=30000).contains(&came[1].as_u64().unwrap()), "{came}");
+    assert!(agent.log().contains("plaintext: the client speaks no TLS"));
 }
 
 #[test]
@@ -617,6 +689,24 @@ fn ruled_listener_serves_no_plaintext_while_the_agent_is_dead() {
     agent.configure(&served(port, &pki));
     assert!(agent.reload().0);
     eventually("it is served anew", Duration::from_secs(10), good);
+}
+
+#[test]
+fn rules_end_with_the_agent_that_is_told_to_stop() {
+    let (pki, server) = echo();
+    let port = closed_port("127.0.0.1");
+    let mut agent = Agent::start_with(&format!("{}{}", served(port, &pki), out(server.addr.port(), &pki, "")));
+    let mut app = App::start(&agent, SERVE, &["127.0.0.1", &port.to_string()]);
+    assert_eq!(app.said(), json!("ready"));
+    let script = "sock = socket.socket(); sock.connect(('127.0.0.1', int(args[0])))\nout(1); wait()\n\
+                  try: out(sock.recv(1).decode())\nexcept OSError as error: out(errno.errorcode[error.errno])\nwait()";
+    let mut client = App::start(&agent, script, &[&server.port()]);
+    assert_eq!(client.said(), json!(1));
+    // Neither the listener nor the connection keeps it.
+    agent.stop();
+    client.go();
+    assert_eq!(client.said(), json!("ECONNRESET"));
+    assert!(curl(&[&format!("http://127.0.0.1:{port}/")]).status.success(), "plain, as before it was attached");
 }
 
 #[test]

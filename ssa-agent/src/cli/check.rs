@@ -59,11 +59,17 @@ fn explain(args: &Args, file: &File, program: &Program, profiles: &[usize]) -> O
     let name = rule.name.get_ref();
     match rule.mode() {
         Mode::Require if kind == kind::IN_TCP => println!("# {at}: rule {name}: served as TLS"),
+        Mode::Prefer if kind == kind::IN_TCP => {
+            println!("# {at}: rule {name}: served as TLS, or as PLAINTEXT to who speaks none")
+        }
+        Mode::Prefer => {
+            println!("# {at}: rule {name}: TLS to {}, or PLAINTEXT if the peer speaks no TLS", rule.hostname());
+        }
         Mode::Require => println!("# {at}: rule {name}: TLS to {}, or no connection", rule.hostname()),
         Mode::Plain => println!("# {at}: rule {name}: left alone"),
         Mode::Deny => println!("# {at}: rule {name}: refused with EACCES"),
     }
-    (rule.mode() == Mode::Require).then(|| file.policy_by_rule(profiles, rule))
+    rule.mode().is_tls().then(|| file.policy_by_rule(profiles, rule))
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {

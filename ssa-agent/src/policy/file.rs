@@ -16,7 +16,7 @@ use crate::pods::Pods;
 
 use super::{
     Policy, Version,
-    rule::{Mode, Rule},
+    rule::Rule,
     service::Service,
     value::{Alpn, Count, Group, Seconds, SignatureAlgorithm, Suite12, Suite13, User, UserGroup},
 };
@@ -299,7 +299,14 @@ impl File {
 
     /// Reads all certificates and keys that it names, to see that they are good.
     pub(crate) fn load_all(&self) -> Result<(), super::LoadError> {
-        self.policies().try_for_each(|(_key, policy)| super::Effective::load(policy).map(drop))
+        let mut seen = Vec::new();
+        for (_key, policy) in self.policies() {
+            if !seen.contains(&policy) {
+                super::Effective::load(policy.clone())?;
+                seen.push(policy);
+            }
+        }
+        Ok(())
     }
 
     /// The machine's policy, and that of each profile and each rule by itself.
@@ -309,7 +316,7 @@ impl File {
             let policy = self.policy(&profiles);
             ((profiles, None), policy)
         });
-        let rules = self.rules.iter().enumerate().filter(|(_index, rule)| rule.mode() == Mode::Require);
+        let rules = self.rules.iter().enumerate().filter(|(_index, rule)| rule.mode().is_tls());
         profiles.chain(rules.map(|(index, rule)| ((Vec::new(), Some(index)), self.policy_by_rule(&[], rule))))
     }
 

@@ -39,6 +39,8 @@ struct Now {
     generation: u64,
     /// By the profiles that go into it, and the rule, if it is one's.
     effective: HashMap<(Vec<usize>, Option<usize>), Arc<Effective>>,
+    /// Each of them once: rules by the thousand have few policies.
+    loaded: Vec<Arc<Effective>>,
     /// Cgroups by inode: path below the mount.
     cgroups: HashMap<u64, PathBuf>,
     /// Keys of the rows that the hooks have.
@@ -57,11 +59,12 @@ impl Policies {
         file: Arc<File>,
     ) -> Result<Self, LoadError> {
         let mount = cgroup::mount().map_err(|error| LoadError::Files(error.to_string()))?;
-        let base = Effective::load(file.policy(&[]))?;
+        let base = Arc::new(Effective::load(file.policy(&[]))?);
         let now = Now {
             file,
             generation: 1,
-            effective: HashMap::from([((Vec::new(), None), Arc::new(base))]),
+            effective: HashMap::from([((Vec::new(), None), Arc::clone(&base))]),
+            loaded: vec![base],
             cgroups: HashMap::new(),
             rows: HashSet::new(),
             numbers: HashMap::new(),
@@ -79,8 +82,10 @@ impl Policies {
     pub(crate) fn replace(&self, file: Arc<File>) -> Result<u64, LoadError> {
         // Files that can't be read show now, not at the first connection.
         let mut effective = HashMap::new();
+        let mut loaded: Vec<Arc<Effective>> = Vec::new();
         for (key, policy) in file.policies() {
-            effective.insert(key, Arc::new(Effective::load(policy)?));
+            let one = load(&mut loaded, policy)?;
+            effective.insert(key, one);
         }
         let mut now = self.lock();
         let generation = now.generation + 1;
@@ -93,6 +98,7 @@ impl Policies {
         }
         now.generation = generation;
         now.effective = effective;
+        now.loaded = loaded;
         info!(generation, "a new policy is in force");
         Ok(generation)
     }
@@ -142,9 +148,9 @@ impl Policies {
             Some(found) => now.file.policy_by_rule(&key.0, found.rule()),
             None => now.file.policy(&key.0),
         };
-        let loaded = Arc::new(Effective::load(policy).map_err(|error| error.to_string())?);
-        now.effective.insert(key, Arc::clone(&loaded));
-        Ok(loaded)
+        let one = load(&mut now.loaded, policy).map_err(|error| error.to_string())?;
+        now.effective.insert(key, Arc::clone(&one));
+        Ok(one)
     }
 
     /// A program has been met: if its cgroup is new, the hooks learn its class.
@@ -158,16 +164,17 @@ impl Policies {
     /// Takes up certificates and keys that were replaced, for new connections. Some that are no good are left, until others
     /// come; `told` keeps what was said of them.
     pub(crate) fn renew(&self, told: &mut HashSet<String>) {
-        let all: Vec<_> = self.lock().effective.iter().map(|(key, one)| (key.clone(), Arc::clone(one))).collect();
-        for (key, before) in all.into_iter().filter(|(_key, one)| super::stamps(&one.policy) != one.files) {
+        let all = self.lock().loaded.clone();
+        for before in all.into_iter().filter(|one| super::stamps(&one.policy) != one.files) {
             match Effective::load(before.policy.clone()) {
                 Ok(loaded) => {
-                    let mut now = self.lock();
-                    if now.effective.get(&key).is_some_and(|there| Arc::ptr_eq(there, &before)) {
-                        now.effective.insert(key, Arc::new(loaded));
-                        info!("replaced certificates of the configuration are in force");
-                        told.clear();
+                    let (mut now, loaded) = (self.lock(), Arc::new(loaded));
+                    let Now { effective, loaded: all, .. } = &mut *now;
+                    for one in effective.values_mut().chain(all).filter(|one| Arc::ptr_eq(one, &before)) {
+                        *one = Arc::clone(&loaded);
                     }
+                    info!("replaced certificates of the configuration are in force");
+                    told.clear();
                 }
                 Err(error) => {
                     let text = error.to_string();
@@ -314,6 +321,16 @@ impl Now {
         rows.insert(key);
         Ok(())
     }
+}
+
+/// A policy with its files, read unless the same policy was before.
+fn load(loaded: &mut Vec<Arc<Effective>>, policy: Policy) -> Result<Arc<Effective>, LoadError> {
+    if let Some(same) = loaded.iter().find(|one| one.policy == policy) {
+        return Ok(Arc::clone(same));
+    }
+    let one = Arc::new(Effective::load(policy)?);
+    loaded.push(Arc::clone(&one));
+    Ok(one)
 }
 
 /// Lets a row allow what another one allows, too.

@@ -78,6 +78,8 @@ pub(crate) enum Mode {
     /// TLS, or no connection.
     #[default]
     Require,
+    /// TLS, or plaintext if the other side speaks none.
+    Prefer,
     /// No TLS: an exception from a wider rule.
     Plain,
     /// No connection.
@@ -108,6 +110,12 @@ impl Pattern {
             Some(end) => name.len() > end.len() && name.ends_with(end),
             None => name == self.0,
         }
+    }
+}
+
+impl Mode {
+    pub(crate) fn is_tls(self) -> bool {
+        matches!(self, Self::Require | Self::Prefer)
     }
 }
 
@@ -203,7 +211,7 @@ impl Net {
 impl Rule {
     /// What makes no sense.
     pub(super) fn check(&self, file: &File) -> Result<(), String> {
-        let tls = self.mode == Mode::Require;
+        let tls = self.mode.is_tls();
         let sections = [
             self.tls.is_some(),
             self.trust.is_some(),
@@ -213,7 +221,7 @@ impl Rule {
             self.profile.is_some(),
         ];
         if !tls && sections.contains(&true) {
-            return Err("only a rule with `mode = \"require\"` has settings of TLS".to_owned());
+            return Err("a rule that is \"plain\" or that denies has no settings of TLS".to_owned());
         }
         if self.protocol == Protocol::Udp && (tls || self.direction == Direction::In) {
             return Err("UDP can only go out, with `mode = \"deny\"` or \"plain\"".to_owned());
@@ -325,20 +333,18 @@ impl Rule {
 
     fn action(&self) -> u32 {
         match self.mode {
-            Mode::Require => action::TLS,
+            Mode::Require | Mode::Prefer => action::TLS,
             Mode::Plain => action::PLAIN,
             Mode::Deny => action::DENY,
         }
     }
 
     /// A listener at every address listens at those of the rule, too.
-    fn nets(&self) -> Vec<Net> {
-        if self.address.0.is_empty() {
-            return vec![Net::ALL];
-        }
+    fn nets(&self) -> impl Iterator<Item = Net> {
+        let all = self.address.0.is_empty();
         let every = [Ipv4Addr::UNSPECIFIED.into(), IpAddr::from(Ipv6Addr::UNSPECIFIED)];
-        let every = every.into_iter().filter(|_addr| self.direction == Direction::In).map(Net::one);
-        self.address.0.iter().map(Net::of).chain(every).collect()
+        let every = every.into_iter().filter(move |_addr| !all && self.direction == Direction::In).map(Net::one);
+        self.address.0.iter().map(Net::of).chain(every).chain(all.then_some(Net::ALL))
     }
 
     fn ports(&self) -> &[(u16, u16)] {
@@ -361,6 +367,11 @@ impl File {
         Some(self.rules.iter().enumerate().filter(|(_index, rule)| takes(rule)).map(|(index, _)| index).collect())
     }
 
+    /// Whether a cgroup's path alone says which rules are for it, now and later.
+    pub(crate) fn rules_go_by_path(&self) -> bool {
+        self.rules.iter().filter_map(Rule::service).all(Service::goes_by_path)
+    }
+
     /// Whether a rule that is not for a cgroup can be for one below it.
     pub(crate) fn may_rule_below(&self, cgroup: &Path) -> bool {
         self.rules.iter().any(|rule| rule.service.as_ref().is_none_or(|service| service.may_take_below(cgroup)))
@@ -368,10 +379,16 @@ impl File {
 
     /// The rule of these that decides, as the hooks find it.
     pub(crate) fn ruling(&self, rules: &[usize], kind: u8, at: SocketAddr) -> Option<usize> {
-        let addr = Net::one(at.ip().to_canonical());
+        let ip = match at.ip().to_canonical() {
+            // Who connects to no address at all, connects to this machine.
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) if kind != kind::IN_TCP => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) if kind != kind::IN_TCP => Ipv6Addr::LOCALHOST.into(),
+            ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+        };
+        let addr = Net::one(ip);
         let fitting = rules.iter().filter(|index| self.rules[**index].kind() == kind).flat_map(|index| {
             let rule = &self.rules[*index];
-            let bits = rule.nets().into_iter().filter(|net| net.has(addr)).map(|net| net.bits).max();
+            let bits = rule.nets().filter(|net| net.has(addr)).map(|net| net.bits).max();
             let port = at.port();
             let ports = rule.ports().iter().filter(|(low, high)| (*low..=*high).contains(&port));
             let width = ports.map(|(low, high)| high - low).min();
@@ -390,7 +407,7 @@ impl File {
         }
         let mut by_net: BTreeMap<Net, Vec<usize>> = BTreeMap::new();
         for index in rules {
-            self.rules[*index].nets().into_iter().for_each(|net| by_net.entry(net).or_default().push(*index));
+            self.rules[*index].nets().for_each(|net| by_net.entry(net).or_default().push(*index));
         }
         let mut tables = Tables::default();
         for (net, group) in &own {

@@ -189,6 +189,11 @@ impl Service {
         wanted.len() > parts.len() && wanted.iter().zip(&parts).all(fits)
     }
 
+    /// Whether a cgroup's path alone says if it is for it.
+    pub(super) fn goes_by_path(&self) -> bool {
+        self.cgroup.is_some() || self.unit.is_some()
+    }
+
     pub(super) fn asks_for_pods(&self) -> bool {
         self.pod.is_some()
     }

@@ -14,7 +14,7 @@ use openssl::{
     error::ErrorStack,
     hash::MessageDigest,
     ssl::{
-        Ssl, SslContext, SslContextBuilder, SslFiletype, SslMethod, SslMode, SslOptions, SslSessionCacheMode,
+        Ssl, SslContext, SslContextBuilder, SslFiletype, SslMethod, SslMode, SslOptions, SslRef, SslSessionCacheMode,
         SslVerifyMode, SslVersion,
     },
     x509::{
@@ -42,6 +42,9 @@ pub(crate) enum Error {
     /// The handshake failed before or after the certificate.
     #[error("TLS handshake failed: {0}")]
     Handshake(String),
+    /// The same, and the peer has said nothing that would be TLS.
+    #[error("TLS handshake failed: {0}")]
+    NoTls(String),
     /// The host name is none that can be verified.
     #[error(transparent)]
     Name(#[from] name::Invalid),
@@ -228,7 +231,7 @@ pub(crate) async fn connect(settings: &Settings, stream: TcpStream, name: &Serve
     let attempt = Attempt::begin(name.clone(), settings, &mut ssl);
     ssl.set_ex_data(*session::ATTEMPT, Arc::clone(&attempt));
     let mut stream = SslStream::new(ssl, PeerStream::new(stream))?;
-    Pin::new(&mut stream).connect().await.map_err(|error| failure(&error, &attempt, stream.ssl().verify_result()))?;
+    Pin::new(&mut stream).connect().await.map_err(|error| failure(&error, &attempt, stream.ssl()))?;
     // OpenSSL has checked all of this; a handshake that got here without is a bug that must not pass.
     let verified = stream.ssl().verify_result() == X509VerifyResult::OK;
     if !verified || stream.ssl().peer_certificate().is_none() {
@@ -273,24 +276,28 @@ fn note_failure(store: &mut openssl::x509::X509StoreContextRef) {
     }
 }
 
-fn failure(error: &openssl::ssl::Error, attempt: &Attempt, verified: X509VerifyResult) -> Error {
-    if verified != X509VerifyResult::OK
+fn failure(error: &openssl::ssl::Error, attempt: &Attempt, ssl: &SslRef) -> Error {
+    // There from the first answer of TLS on.
+    let mut random = [0; 32];
+    ssl.server_random(&mut random);
+    let failed = if random == [0; 32] { Error::NoTls } else { Error::Handshake };
+    if ssl.verify_result() != X509VerifyResult::OK
         && let Some(text) = attempt.failure()
     {
         return Error::Certificate(text);
     }
     if let Some(io) = error.io_error() {
         let reset = io.kind() == io::ErrorKind::ConnectionReset;
-        return Error::Handshake(if reset { "the peer reset the connection".to_owned() } else { io.to_string() });
+        return failed(if reset { "the peer reset the connection".to_owned() } else { io.to_string() });
     }
     let Some(first) = error.ssl_error().and_then(|stack| stack.errors().first()) else {
-        return Error::Handshake("the peer closed the connection".to_owned());
+        return failed("the peer closed the connection".to_owned());
     };
     let reason = first.reason().unwrap_or("unknown error");
     Error::Handshake(match reason {
-        "unexpected eof while reading" => "the peer closed the connection".to_owned(),
+        "unexpected eof while reading" => return failed("the peer closed the connection".to_owned()),
         "wrong version number" | "packet length too long" | "http request" => {
-            format!("the peer does not seem to speak TLS ({reason})")
+            return failed(format!("the peer does not seem to speak TLS ({reason})"));
         }
         "unsupported protocol" | "tlsv1 alert protocol version" | "sslv3 alert handshake failure" => {
             format!("no version or cipher in common with the peer ({reason})")

@@ -180,7 +180,7 @@ pub(crate) async fn accept(front: &Front, stream: TcpStream) -> Result<Secured, 
     ssl.set_ex_data(*ATTEMPT, Arc::clone(&attempt));
     let mut stream = SslStream::new(ssl, PeerStream::new(stream))?;
     let accepted = Pin::new(&mut stream).accept().await;
-    accepted.map_err(|error| super::failure(&error, &attempt, stream.ssl().verify_result()))?;
+    accepted.map_err(|error| super::failure(&error, &attempt, stream.ssl()))?;
     if stream.ssl().peer_certificate().is_some() && stream.ssl().verify_result() != X509VerifyResult::OK {
         return Err(Error::Certificate("the client was not verified".to_owned()));
     }
