@@ -135,6 +135,26 @@ fn open_error(path: &Path, source: io::Error) -> Error {
     Error::Open { path: path.to_owned(), source }
 }
 
+/// What /proc does not show is gone, unless the agent can't look.
+fn changed(source: io::Error) -> Error {
+    if lacks(&source) { Error::Thread(source) } else { Error::Changed }
+}
+
+/// Whether it is the agent that lacks something just now: descriptors, memory, threads.
+fn lacks(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN))
+}
+
+impl Error {
+    /// Whether it may go well another time.
+    pub(crate) fn is_temporary(&self) -> bool {
+        match self {
+            Self::Open { source, .. } | Self::Thread(source) => lacks(source),
+            Self::Kind { .. } | Self::Size { .. } | Self::Changed => false,
+        }
+    }
+}
+
 /// A name such as `4f06f81d.0`.
 fn is_hash(name: &str) -> bool {
     name.split_once('.').is_some_and(|(hash, number)| {
@@ -160,7 +180,6 @@ struct Status {
 /// Turns this thread into the caller, for good. Returns when its process began.
 fn become_caller(caller: &Caller) -> Result<u64, Error> {
     let process = PathBuf::from(format!("/proc/{}", caller.tgid));
-    let changed = |_error: io::Error| Error::Changed;
     let pidfd = pidfd_open(caller.tgid).map_err(changed)?;
     let root = File::open(process.join("root")).map_err(changed)?;
     let cwd = File::open(process.join("cwd")).map_err(changed)?;
@@ -199,7 +218,6 @@ fn began(process: &Path) -> io::Result<u64> {
 /// The program file of a caller.
 pub(crate) fn executable(caller: &Caller) -> Result<PathBuf, Error> {
     let process = PathBuf::from(format!("/proc/{}", caller.tgid));
-    let changed = |_error: io::Error| Error::Changed;
     let pidfd = pidfd_open(caller.tgid).map_err(changed)?;
     let executable = profile::executable(&process).map_err(changed)?;
     let uid = status(&process).map_err(changed)?.uid;

@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use openssl::{sha::sha256, x509::X509};
@@ -21,6 +24,8 @@ use crate::{
 pub(crate) struct Chains {
     maps: Arc<Maps>,
     kept: Mutex<Kept>,
+    /// Another agent has them now: nothing is deleted.
+    retired: AtomicBool,
 }
 
 #[derive(Default)]
@@ -41,7 +46,7 @@ impl Chains {
             let stored = CHAIN_MAX.min(chain.count as usize);
             kept.enter(id, digest, || chain.certificates[..stored].to_vec());
         }
-        Self { maps, kept: Mutex::new(kept) }
+        Self { maps, kept: Mutex::new(kept), retired: AtomicBool::new(false) }
     }
 
     /// Publishes the chain of a socket's connection, leaf first, and returns its digest. What the socket
@@ -70,8 +75,16 @@ impl Chains {
         Ok(digest)
     }
 
+    /// Leaves them to another agent, or takes them back.
+    pub(crate) fn retire(&self, retired: bool) {
+        self.retired.store(retired, Ordering::SeqCst);
+    }
+
     /// A socket is closed, or has lost its connection for a new one.
     pub(crate) fn forget(&self, id: u64) {
+        if self.retired.load(Ordering::SeqCst) {
+            return;
+        }
         let mut kept = self.lock();
         let Some(digest) = kept.sockets.remove(&id) else { return };
         let Some((sockets, _certificates)) = kept.chains.get_mut(&digest) else { return };

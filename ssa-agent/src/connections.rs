@@ -220,12 +220,7 @@ impl Connections {
             peer: which.peer.or_else(|| tcp.peer_addr().ok()),
             name: which.name.to_owned(),
             rule: which.rule.map(str::to_owned),
-            version: match reached.version() {
-                0 => "plaintext",
-                0x0304 => "TLS 1.3",
-                _ => "TLS 1.2",
-            }
-            .to_owned(),
+            version: reached.version_name().to_owned(),
             cipher: reached.cipher().to_owned(),
             resumed: reached.resumed(),
             since: now(),
@@ -260,6 +255,10 @@ impl Connections {
             error: text.to_owned(),
         };
         self.lock().fail(failure);
+        if matches!(error, Error::Limit(_)) {
+            // Which is told once a second.
+            return;
+        }
         let peer = which.peer.map(tracing::field::display);
         let (pid, uid, name, rule) = (which.caller.tgid, which.caller.uid, which.name, which.rule);
         let (id, reason, direction) = (which.id, error.reason(), direction.name());

@@ -9,6 +9,7 @@ use std::{
 };
 
 use openssl::{ssl::SslContext, x509::X509};
+use serde::{Deserialize, Serialize};
 use ssa_common::{
     context::{BlobKey, Context, KEPT_PATH_BYTES, KeptPath, Setting},
     event::BlobSet,
@@ -16,6 +17,7 @@ use ssa_common::{
     uapi::{self, OPTIONS, Place},
 };
 use tokio::sync::{OnceCell, watch};
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use crate::{
     caller::{self, Read},
@@ -94,6 +96,17 @@ struct Brought {
     read: watch::Receiver<Option<Result<Read, String>>>,
 }
 
+/// A PEM text that a program has set.
+#[derive(Deserialize, Serialize)]
+pub(crate) struct BroughtText {
+    context: u64,
+    option: u32,
+    sequence: u32,
+    /// The bytes of a [`Caller`].
+    caller: Vec<u8>,
+    text: String,
+}
+
 /// Trust and own credentials of a context.
 #[derive(Clone)]
 struct Made {
@@ -123,8 +136,9 @@ pub(crate) struct Settings {
 }
 
 impl Contexts {
-    /// Gives the hooks the names of the cipher suites.
-    pub(crate) fn new(maps: Arc<Maps>) -> Result<Self, kernel::Error> {
+    /// Gives the hooks the names of the cipher suites, and takes up what programs have set before: paths are kept in the
+    /// kernel, texts only by an agent that hands over.
+    pub(crate) fn new(maps: Arc<Maps>, texts: Vec<BroughtText>) -> Result<Self, kernel::Error> {
         let same = Suite::all().all(|suite| {
             let before = maps.cipher_name(suite.number());
             before.is_empty() || before == suite.name()
@@ -134,22 +148,48 @@ impl Contexts {
             maps.put_cipher(suite.number(), suite.name(), suite.standard_name())?;
         }
         let contexts = Self { maps, known: Mutex::default(), renumbered };
-        contexts.restore();
+        contexts.restore(texts);
         Ok(contexts)
     }
 
-    /// Reads the paths that programs have set while an agent before this one ran.
-    fn restore(&self) {
-        let mut kept = self.maps.kept_paths();
-        kept.sort_by_key(|(key, _path)| (key.context, key.sequence));
-        for (key, path) in kept {
+    /// Reads the paths that programs have set while an agent before this one ran, and takes the texts.
+    fn restore(&self, texts: Vec<BroughtText>) {
+        let mut kept: Vec<(BlobKey, Caller, Option<u64>, Vec<u8>)> = Vec::new();
+        for (key, path) in self.maps.kept_paths() {
+            let value = path.bytes.get(..path.len as usize).unwrap_or_default().to_vec();
+            kept.push((key, path.caller, Some(path.started), value));
+        }
+        for BroughtText { context, option, sequence, caller, text } in texts {
+            let Ok(caller) = Caller::read_from_bytes(&caller) else { continue };
+            kept.push((BlobKey { context, option, sequence }, caller, None, text.into_bytes()));
+        }
+        kept.sort_by_key(|(key, ..)| (key.context, key.sequence));
+        for (key, caller, started, value) in kept {
             if self.maps.context(key.context).is_none() {
                 self.maps.forget_path(&key);
                 continue;
             }
-            let value = path.bytes.get(..path.len as usize).unwrap_or_default().to_vec();
-            self.begin(key, path.caller, Some(path.started), value);
+            self.begin(key, caller, started, value);
         }
+    }
+
+    /// The texts that programs have set, for an agent that takes over.
+    pub(crate) async fn texts(&self) -> Vec<BroughtText> {
+        let blobs: Vec<(u64, Brought)> = {
+            let known = self.lock();
+            let blobs = known.iter().flat_map(|(id, known)| known.blobs.iter().map(|blob| (*id, blob.clone())));
+            blobs.filter(|(_id, blob)| blob.path.is_none()).collect()
+        };
+        let mut texts = Vec::new();
+        for (context, mut blob) in blobs {
+            let Ok(read) = blob.read.wait_for(Option::is_some).await else { continue };
+            let Some(Ok(read)) = read.clone() else { continue };
+            // One that is no text is no certificate, either: it is lost, and that is said.
+            let Some(Ok(text)) = read.files.into_iter().next().map(String::from_utf8) else { continue };
+            let (option, caller) = (blob.option.unsigned_abs(), blob.caller.as_bytes().to_vec());
+            texts.push(BroughtText { context, option, sequence: blob.sequence, caller, text });
+        }
+        texts
     }
 
     /// Takes an option's value that waits in the map, and starts to read what it names.
@@ -428,10 +468,20 @@ fn wire<'a>(protocols: impl Iterator<Item = &'a str>) -> Vec<u8> {
 const INLINE: &[u8] = b"-----BEGIN";
 
 /// A PEM text, or the texts of the file or directory that a text names.
+///
+/// What the agent lacks just now, it waits for.
 fn files(caller: Caller, started: Option<u64>, value: &[u8]) -> Result<Read, String> {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    const PAUSE: Duration = Duration::from_millis(50);
     if value.starts_with(INLINE) {
         return Ok(Read { files: vec![value.to_vec()], ..Read::default() });
     }
     let path = std::str::from_utf8(value).map_err(|_bytes| "the path is not UTF-8".to_owned())?;
-    caller::read(caller, started, Path::new(path)).map_err(|error| error.to_string())
+    let began = Instant::now();
+    loop {
+        match caller::read(caller, started, Path::new(path)) {
+            Err(error) if error.is_temporary() && began.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+            done => return done.map_err(|error| error.to_string()),
+        }
+    }
 }

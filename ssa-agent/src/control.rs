@@ -11,6 +11,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -21,11 +22,12 @@ use tokio::{
     net::{UnixListener, UnixStream},
     signal::unix::{SignalKind, signal},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::{
     agent::Agent,
-    connections,
+    connections, handover,
     policy::{file::Config, value::UserGroup},
     services::Shown,
     uncaptured::Uncaptured,
@@ -63,6 +65,10 @@ pub(crate) enum Command {
     Failures,
     /// Tell how the agent does.
     Status,
+    /// Start the program anew, and let it take this one's place.
+    Upgrade,
+    /// Let who asks take this one's place; it has the state of programs in this form.
+    HandOver { abi: u32 },
 }
 
 /// What is answered.
@@ -84,6 +90,15 @@ pub(crate) enum Answer {
     /// Connections that were not made or did not end in order, the newest last.
     Failures(Vec<connections::Failure>),
     Status(Box<Status>),
+    /// Another process serves now; connections that this one finishes.
+    Upgraded {
+        pid: u32,
+        finishing: usize,
+    },
+    /// This process is ready to be replaced.
+    HandingOver {
+        pid: u32,
+    },
     /// Nothing has changed.
     Error(String),
 }
@@ -110,15 +125,22 @@ pub(crate) struct Control {
 /// The socket's file. Dropping it removes it.
 pub(crate) struct SocketFile(PathBuf);
 
+impl SocketFile {
+    /// Leaves it to another agent, which has one of the same name.
+    pub(crate) fn leave(mut self) {
+        self.0.clear();
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Gone, if its folder was cleaned.
+        // Left to another, or gone, if its folder was cleaned.
         let _gone = fs::remove_file(&self.0);
     }
 }
 
 /// Where the agent of a name is asked.
-fn path(name: &str) -> PathBuf {
+pub(crate) fn path(name: &str) -> PathBuf {
     Path::new(FOLDER).join(format!("{name}.sock"))
 }
 
@@ -157,7 +179,7 @@ impl Control {
                 }
                 Err(error) => {
                     error!(%error, "accepting on the control socket failed");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         }
@@ -166,6 +188,7 @@ impl Control {
 
 async fn answer(mut stream: UnixStream, agent: &Arc<Agent>, config: &Config, has_group: bool) -> Result<()> {
     ensure!(has_group || stream.peer_cred()?.uid() == 0, "it is for root only");
+    let mut hands_over = None;
     let (read, mut write) = stream.split();
     let mut lines = BufReader::new(read.take(REQUEST_BYTES)).lines();
     while let Some(line) = lines.next_line().await? {
@@ -181,6 +204,11 @@ async fn answer(mut stream: UnixStream, agent: &Arc<Agent>, config: &Config, has
                     let services = Arc::clone(&agent.services);
                     Answer::Uncaptured(tokio::task::spawn_blocking(move || services.uncaptured()).await?)
                 }
+                Command::Upgrade => upgrade(agent).await,
+                Command::HandOver { abi } => {
+                    hands_over = Some(abi);
+                    break;
+                }
                 Command::List => Answer::Services(agent.services.shown(&agent.maps)),
             },
             Ok(request) => Answer::Error(format!("version {} is not spoken; {VERSION} is", request.version)),
@@ -190,7 +218,44 @@ async fn answer(mut stream: UnixStream, agent: &Arc<Agent>, config: &Config, has
         text.push(b'\n');
         write.write_all(&text).await?;
     }
-    Ok(())
+    match hands_over {
+        // Nothing was read beyond the command: who asks waits for the answer.
+        Some(abi) => handover::prepare(agent, stream, abi).await,
+        None => Ok(()),
+    }
+}
+
+/// Starts this program's file anew, with the same arguments, and waits until it serves.
+async fn upgrade(agent: &Arc<Agent>) -> Answer {
+    const LIMIT: Duration = Duration::from_secs(120);
+    let started = async {
+        let own = std::env::current_exe()?;
+        // As the kernel calls a file that was replaced.
+        let own = PathBuf::from(own.to_string_lossy().trim_end_matches(" (deleted)"));
+        let mut arguments: Vec<_> = std::env::args_os().skip(1).collect();
+        ensure!(!arguments.iter().any(|argument| argument == "--"), "an agent that runs a command ends with it");
+        if !arguments.iter().any(|argument| argument == "--take-over") {
+            arguments.push("--take-over".into());
+        }
+        let mut child = tokio::process::Command::new(own);
+        // systemd's watchdog is for whichever process is the main one.
+        let mut child = child.args(arguments).env_remove("WATCHDOG_PID").spawn()?;
+        let pid = child.id().context("it has ended")?;
+        let serves = async {
+            while !agent.succession.is_done() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            () = serves => {}
+            status = child.wait() => bail!("the new agent has ended ({}); the log says why", status?),
+            () = tokio::time::sleep(LIMIT) => bail!("the new agent does not serve within {} s", LIMIT.as_secs()),
+        }
+        // It is not waited for: it will be there when this one is gone.
+        tokio::spawn(async move { child.wait().await });
+        Ok(Answer::Upgraded { pid, finishing: agent.connections.count() })
+    };
+    started.await.unwrap_or_else(|error| Answer::Error(format!("{error:#}")))
 }
 
 async fn attach(agent: &Agent, cgroup: &Path) -> Result<()> {
@@ -220,6 +285,10 @@ fn done(result: Result<()>) -> Answer {
 
 /// Reads the configuration again. If it is bad, the policy in force stays.
 async fn reload(agent: &Arc<Agent>, config: &Config) -> Answer {
+    let _changing = agent.changing.lock().await;
+    if agent.succession.is_done() {
+        return Answer::Error("another agent serves in this one's place: ask again".to_owned());
+    }
     let (failed, agent, config) = (Arc::clone(agent), Arc::clone(agent), config.clone());
     // Files may be anywhere, and users in a directory service.
     let replaced = tokio::task::spawn_blocking(move || -> Result<u64> {
@@ -227,7 +296,9 @@ async fn reload(agent: &Arc<Agent>, config: &Config) -> Answer {
         file.load_all()?;
         let file = Arc::new(file);
         agent.rules.replace(Arc::clone(&file))?;
+        let limits = file.machine().limits;
         let generation = agent.policies.replace(file)?;
+        agent.limits.replace(&limits);
         agent.listeners.look_again(&agent);
         Ok(generation)
     });
@@ -242,9 +313,9 @@ async fn reload(agent: &Arc<Agent>, config: &Config) -> Answer {
 }
 
 /// Reloads at each SIGHUP.
-pub(crate) async fn reload_at_hangup(agent: Arc<Agent>, config: Config) {
+pub(crate) async fn reload_at_hangup(agent: Arc<Agent>, config: Config, stop: CancellationToken) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
-    while hangup.recv().await.is_some() {
+    while stop.run_until_cancelled(hangup.recv()).await.flatten().is_some() {
         // What is wrong has been logged.
         let _answer = reload(&agent, &config).await;
     }
@@ -258,13 +329,18 @@ pub(crate) fn names() -> Vec<String> {
     names.filter(|name| std::os::unix::net::UnixStream::connect(path(name)).is_ok()).collect()
 }
 
+/// A command, as it is sent.
+pub(crate) fn request(command: Command) -> Request {
+    Request { version: VERSION, command }
+}
+
 /// Asks an agent. An error that it answers is an error here.
 pub(crate) fn ask(name: &str, command: Command) -> Result<Answer> {
     use std::io::{BufRead as _, Write as _};
     let path = path(name);
     let failed = || format!("no agent answers at {} (does `ssa-agent run` run?)", path.display());
     let mut stream = std::os::unix::net::UnixStream::connect(&path).with_context(failed)?;
-    let mut text = serde_json::to_vec(&Request { version: VERSION, command })?;
+    let mut text = serde_json::to_vec(&request(command))?;
     text.push(b'\n');
     stream.write_all(&text).with_context(failed)?;
     let mut line = String::new();
@@ -280,6 +356,8 @@ pub(crate) fn ask(name: &str, command: Command) -> Result<Answer> {
         | Answer::Connections(_)
         | Answer::Failures(_)
         | Answer::Uncaptured(_)
+        | Answer::Upgraded { .. }
+        | Answer::HandingOver { .. }
         | Answer::Status(_)) => Ok(answer),
     }
 }

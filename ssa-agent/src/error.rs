@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use crate::{
     kernel::{self, packet::Errno},
-    netns, resolve, tls,
+    limits, netns, resolve, tls,
 };
 
 /// A connection that was not made, by whose fault.
@@ -31,6 +31,9 @@ pub(crate) enum Error {
     /// Sockets for the clients of a listener.
     #[error("clients can't be taken in")]
     Entrance(#[source] netns::Error),
+    /// Sockets and programs for a namespace.
+    #[error("the TLS agent can't work in the network namespace")]
+    Namespace(#[source] netns::Error),
     /// The program's own firewall, most likely.
     #[error(
         "the connection from the program to the agent was not made within {} s: the firewall or the IPAddressDeny= of the \
@@ -41,6 +44,12 @@ pub(crate) enum Error {
     /// The kernel or the machine.
     #[error("the TLS agent failed")]
     Kernel(#[from] kernel::Error),
+    /// Files of the program's, from a slow file system; or the agent lacks descriptors.
+    #[error("the certificates that the program has named could not be read within {} s", limit.as_secs_f32())]
+    ReadTimeout { limit: Duration },
+    /// The administrator's limits.
+    #[error(transparent)]
+    Limit(#[from] limits::Met),
     /// The administrator.
     #[error("the TLS agent ends")]
     Stopping,
@@ -63,11 +72,17 @@ impl Error {
                 Some(_) | None => Errno::HostUnreachable,
             },
             Self::DialAll { errno, .. } => *errno,
-            Self::DialTimeout { .. } | Self::HandshakeTimeout { .. } => Errno::HostUnreachable,
-            Self::Resolve { .. } | Self::ResolveTimeout { .. } => Errno::HostUnreachable,
-            Self::Entrance(_) | Self::Leg { .. } | Self::Kernel(_) | Self::Stopping | Self::NoRule => {
+            Self::DialTimeout { .. } | Self::HandshakeTimeout { .. } | Self::ReadTimeout { .. } => {
                 Errno::HostUnreachable
             }
+            Self::Resolve { .. } | Self::ResolveTimeout { .. } => Errno::HostUnreachable,
+            Self::Entrance(_)
+            | Self::Namespace(_)
+            | Self::Leg { .. }
+            | Self::Kernel(_)
+            | Self::Stopping
+            | Self::NoRule
+            | Self::Limit(_) => Errno::HostUnreachable,
             Self::Tls(_) => Errno::Protocol,
         }
     }
@@ -79,8 +94,10 @@ impl Error {
             Self::DialTimeout { .. } => "dial_timeout",
             Self::Resolve { .. } | Self::ResolveTimeout { .. } => "resolve",
             Self::HandshakeTimeout { .. } => "handshake_timeout",
+            Self::ReadTimeout { .. } => "read_timeout",
             Self::Leg { .. } => "leg",
-            Self::Entrance(_) | Self::Kernel(_) => "kernel",
+            Self::Entrance(_) | Self::Namespace(_) | Self::Kernel(_) => "kernel",
+            Self::Limit(_) => "limit",
             Self::Stopping => "stopping",
             Self::NoRule => "no_rule",
             Self::Tls(_) => "tls",

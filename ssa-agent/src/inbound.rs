@@ -85,7 +85,10 @@ async fn client_of(
     permit: tokio::sync::OwnedSemaphorePermit,
 ) -> Result<(), Error> {
     let began = Instant::now();
+    let _permit = agent.limits.connection(&listener.caller)?;
+    let handshake = agent.limits.handshake()?;
     let policy = listener.policy(agent)?;
+    let idle = Duration::from_secs(policy.policy.time.idle_seconds);
     let limit = policy.policy.time.handshake_seconds.get();
     let stop = agent.services.stop(listener.caller.service);
     let secured = tokio::select! {
@@ -100,7 +103,7 @@ async fn client_of(
             server::accept(&front, stream).await.map(|secured| Reached::Tls(Box::new(secured)))
         }) => secured.map_err(|_elapsed| Error::HandshakeTimeout { to: from, limit })??,
     };
-    drop(permit);
+    drop((permit, handshake));
     debug!(version = secured.version(), resumed = secured.resumed(), "secured");
     let id = new_id()?;
     let wishes = agent.listeners.accept(id, listener.id);
@@ -122,7 +125,7 @@ async fn client_of(
     let relayed = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
-        relayed = secured.relay(AppStream::new(leg), news, before_reset, &entry.copied) => relayed,
+        relayed = secured.relay(AppStream::new(leg), news, before_reset, &entry.copied, idle) => relayed,
     };
     let established = passage.withdraw();
     drop(passage);

@@ -222,6 +222,43 @@ impl Listeners {
         }
     }
 
+    /// Whether a listener is served.
+    fn serves(&self, id: u64) -> bool {
+        self.lock().listeners.contains_key(&id)
+    }
+
+    /// Waits until all that there are are served, for a while: some can't be.
+    pub(crate) async fn settled(&self, agent: &Agent) {
+        const LIMIT: Duration = Duration::from_secs(5);
+        let all = agent.maps.all_listening();
+        let served = async {
+            while !all.iter().all(|listening| self.serves(listening.id) || !agent.maps.listening(listening.id)) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _some_are_not = tokio::time::timeout(LIMIT, served).await;
+    }
+
+    /// Another agent answers their clients from here on. Who has come before is still served.
+    pub(crate) fn retire(&self) {
+        let listeners: Vec<Arc<Listener>> = self.lock().listeners.values().map(Arc::clone).collect();
+        for listener in listeners {
+            let passed = listener.passed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            for key in listener.keys().into_iter().chain(passed) {
+                // Removing can't fail.
+                let _done = listener.namespace.steer(&key, Steered::Nobody);
+            }
+        }
+    }
+
+    /// Accepted sockets whose close was not heard of.
+    pub(crate) fn reconcile(&self, agent: &Agent) {
+        let mut inner = self.lock();
+        let gone =
+            inner.accepted.extract_if(|id, accepted| accepted.leg.is_some() && agent.maps.attempt(*id).is_none());
+        gone.for_each(|(_id, accepted)| accepted.wishes.send_modify(|wishes| wishes.closed = true));
+    }
+
     /// A listener is gone. What has ended and was never taken from it goes with it.
     fn remove(&self, agent: &Arc<Agent>, id: u64) {
         let (listener, left): (_, Vec<u64>) = {

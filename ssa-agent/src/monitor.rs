@@ -15,7 +15,8 @@ use axum::{
     routing::get,
 };
 use sd_notify::NotifyState;
-use tokio::{net::TcpListener, time::sleep};
+use tokio::{net::TcpListener, task::AbortHandle, time::sleep};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
 use crate::agent::Agent;
@@ -56,7 +57,7 @@ impl Health {
 }
 
 /// Answers HTTP on an address, for as long as the agent runs.
-pub(crate) async fn serve(agent: Arc<Agent>, at: SocketAddr) -> Result<()> {
+pub(crate) async fn serve(agent: Arc<Agent>, at: SocketAddr) -> Result<AbortHandle> {
     let listener = TcpListener::bind(at).await.with_context(|| format!("`listen` of [monitor], {at}"))?;
     info!(at = %listener.local_addr()?, "metrics are at /metrics, health at /healthz/ready and /healthz/live");
     let router = Router::new()
@@ -64,12 +65,12 @@ pub(crate) async fn serve(agent: Arc<Agent>, at: SocketAddr) -> Result<()> {
         .route("/healthz/ready", get(async |State(agent): State<Arc<Agent>>| said(agent.health.is_ready())))
         .route("/healthz/live", get(async |State(agent): State<Arc<Agent>>| said(agent.health.is_alive())))
         .with_state(agent);
-    tokio::spawn(async move {
+    let serving = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             error!(%error, "metrics and health are no longer served");
         }
     });
-    Ok(())
+    Ok(serving.abort_handle())
 }
 
 async fn metrics(State(agent): State<Arc<Agent>>) -> Response {
@@ -91,12 +92,12 @@ pub(crate) fn tell(states: &[NotifyState<'_>]) {
 }
 
 /// Tells the service manager that the agent lives, twice as often as it wants to hear it (`WatchdogSec=`).
-pub(crate) async fn watchdog(agent: Arc<Agent>) {
+pub(crate) async fn watchdog(agent: Arc<Agent>, stop: CancellationToken) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
-    while !agent.stop.is_cancelled() {
+    while !stop.is_cancelled() {
         if agent.health.is_alive() {
             tell(&[NotifyState::Watchdog]);
         }
-        sleep(limit / 2).await;
+        let _stopped = stop.run_until_cancelled(sleep(limit / 2)).await;
     }
 }

@@ -1,8 +1,8 @@
 //! Names that programs have resolved: rules may go by them.
 //!
 //! An answer counts if it comes from the server, and to the socket, that was asked, with the number and the question that
-//! were asked, and once. What goes to name servers in another way is not seen: by TCP, DNS over TLS or HTTPS, by a
-//! resolver in another service, or from /etc/hosts.
+//! were asked, and once. What goes to name servers in another way is not seen: DNS over TLS or HTTPS, by a resolver in
+//! another service, or from /etc/hosts.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,6 +16,7 @@ use hickory_resolver::proto::{
     op::{Message, MessageType, Query, ResponseCode},
     rr::{Name, RData},
 };
+use serde::{Deserialize, Serialize};
 use ssa_common::{event::Datagram, socket::Endpoint};
 use tracing::debug;
 use zerocopy::FromBytes as _;
@@ -27,17 +28,49 @@ const MOST: Duration = Duration::from_secs(300);
 const LEAST: Duration = Duration::from_secs(5);
 /// Questions that wait, and addresses that are known: at one more those that are old go, or it is not learned.
 const MANY: usize = 1 << 14;
+/// Directions of TCP connections that are followed, and bytes of each that are kept: a message has less by far.
+const STREAMS: usize = 1 << 10;
+const STREAM_BYTES: usize = 1 << 14;
 /// Names that are kept of one address.
 const NAMES: usize = 16;
+
+/// A name by which an address is known to programs of a cgroup, for so many seconds.
+#[derive(Deserialize, Serialize)]
+pub(crate) struct Learned {
+    cgroup: u64,
+    addr: IpAddr,
+    name: String,
+    seconds: f64,
+}
 
 /// What programs have asked, and what they were told.
 pub(crate) struct Names(Mutex<Inner>);
 
 struct Inner {
     ring: RingBuf<MapData>,
+    streams: Streams,
+    talk: Talk,
+}
+
+/// What was asked, and what is known by that.
+#[derive(Default)]
+struct Talk {
     /// By socket, server, and number.
     asked: HashMap<(u64, [u8; 16], u16), (Query, Instant)>,
     known: Known,
+}
+
+/// TCP connections to name servers: by socket, and whether it is what goes to the server.
+#[derive(Default)]
+struct Streams(HashMap<(u64, bool), Stream>);
+
+/// One direction, from its first byte on.
+struct Stream {
+    /// The number of the byte that comes next.
+    next: u32,
+    /// What is not yet a whole message.
+    rest: Vec<u8>,
+    since: Instant,
 }
 
 /// Names by cgroup and address, each until when.
@@ -45,8 +78,30 @@ struct Inner {
 struct Known(HashMap<(u64, IpAddr), HashMap<String, Instant>>);
 
 impl Names {
-    pub(crate) fn new(ring: RingBuf<MapData>) -> Self {
-        Self(Mutex::new(Inner { ring, asked: HashMap::new(), known: Known::default() }))
+    /// Knows what an agent before this one has learned.
+    pub(crate) fn new(ring: RingBuf<MapData>, learned: Vec<Learned>) -> Self {
+        let mut talk = Talk::default();
+        let now = Instant::now();
+        for Learned { cgroup, addr, name, seconds } in learned {
+            talk.known.learn(
+                cgroup,
+                addr,
+                &name,
+                now + Duration::from_secs_f64(seconds.clamp(0.0, MOST.as_secs_f64())),
+                now,
+            );
+        }
+        Self(Mutex::new(Inner { ring, streams: Streams::default(), talk }))
+    }
+
+    /// All that is known.
+    pub(crate) fn learned(&self) -> Vec<Learned> {
+        let now = Instant::now();
+        let inner = self.lock();
+        let all = inner.talk.known.0.iter().flat_map(|((cgroup, addr), names)| {
+            names.iter().map(|(name, until)| (*cgroup, *addr, name.clone(), until.saturating_duration_since(now)))
+        });
+        all.map(|(cgroup, addr, name, left)| Learned { cgroup, addr, name, seconds: left.as_secs_f64() }).collect()
     }
 
     /// Takes in what programs have asked and been told since.
@@ -59,7 +114,7 @@ impl Names {
         let mut inner = self.lock();
         // The hook has told of the answer before it has told of the connect.
         inner.look();
-        inner.known.of(cgroup, addr.to_canonical(), Instant::now())
+        inner.talk.known.of(cgroup, addr.to_canonical(), Instant::now())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -69,27 +124,79 @@ impl Names {
 
 impl Inner {
     fn look(&mut self) {
-        let Self { ring, asked, known } = self;
+        let Self { ring, streams, talk } = self;
         while let Some(record) = ring.next() {
             let Ok(datagram) = Datagram::ref_from_bytes(&record) else { continue };
             let Some(bytes) = datagram.bytes.get(..datagram.len as usize) else { continue };
-            let Ok(message) = Message::from_vec(bytes) else { continue };
-            let Endpoint { addr: server, .. } = datagram.server;
-            let key = (datagram.cookie, server, message.metadata.id);
             let now = Instant::now();
-            if datagram.egress == 1 {
-                asks(asked, key, message, now);
-                continue;
-            }
-            if asked.get(&key).is_none_or(|(question, _since)| !answers(&message, question)) {
-                debug!(server = %Ipv6Addr::from(server).to_canonical(), "an answer that nobody has asked for");
-                continue;
-            }
-            let Some((question, _since)) = asked.remove(&key) else { continue };
-            for (addr, ttl) in addresses(&message, question.name()) {
-                known.learn(datagram.cgroup, addr, &plain(question.name()), now + ttl.clamp(LEAST, MOST), now);
+            if datagram.tcp == 0 {
+                talk.hear(datagram, bytes, now);
+            } else {
+                for message in streams.go_on(datagram, bytes, now) {
+                    talk.hear(datagram, &message, now);
+                }
             }
         }
+    }
+}
+
+impl Talk {
+    /// Takes in one message.
+    fn hear(&mut self, datagram: &Datagram, bytes: &[u8], now: Instant) {
+        let Self { asked, known } = self;
+        let Ok(message) = Message::from_vec(bytes) else { return };
+        let Endpoint { addr: server, .. } = datagram.server;
+        let key = (datagram.cookie, server, message.metadata.id);
+        if datagram.egress == 1 {
+            asks(asked, key, message, now);
+            return;
+        }
+        if asked.get(&key).is_none_or(|(question, _since)| !answers(&message, question)) {
+            debug!(server = %Ipv6Addr::from(server).to_canonical(), "an answer that nobody has asked for");
+            return;
+        }
+        let Some((question, _since)) = asked.remove(&key) else { return };
+        for (addr, ttl) in addresses(&message, question.name()) {
+            known.learn(datagram.cgroup, addr, &plain(question.name()), now + ttl.clamp(LEAST, MOST), now);
+        }
+    }
+}
+
+impl Streams {
+    /// The messages that a segment makes whole (RFC 1035, section 4.2.2). A stream is followed as long as each segment begins
+    /// where the last has ended; of what comes from a server, the first must begin with the byte that the socket waits for.
+    fn go_on(&mut self, segment: &Datagram, bytes: &[u8], now: Instant) -> Vec<Vec<u8>> {
+        let (egress, key) = (segment.egress == 1, (segment.cookie, segment.egress == 1));
+        if !self.0.contains_key(&key) {
+            if !egress && (segment.seq != segment.next || !self.0.contains_key(&(segment.cookie, true))) {
+                return Vec::new();
+            }
+            if self.0.len() >= STREAMS {
+                self.0.retain(|_key, stream| now - stream.since < ANSWER_LIMIT);
+            }
+            if self.0.len() >= STREAMS {
+                return Vec::new();
+            }
+        }
+        let stream = self.0.entry(key).or_insert(Stream { next: segment.seq, rest: Vec::new(), since: now });
+        if stream.next != segment.seq {
+            // Sent again; or something was missed, and all that follows is lost.
+            return Vec::new();
+        }
+        stream.next = segment.seq.wrapping_add(segment.len);
+        stream.since = now;
+        stream.rest.extend_from_slice(bytes);
+        let mut messages = Vec::new();
+        while let [high, low, rest @ ..] = stream.rest.as_slice()
+            && let Some(message) = rest.get(..usize::from(u16::from_be_bytes([*high, *low])))
+        {
+            messages.push(message.to_vec());
+            stream.rest.drain(..2 + messages[messages.len() - 1].len());
+        }
+        if stream.rest.len() > STREAM_BYTES {
+            self.0.remove(&key);
+        }
+        messages
     }
 }
 
@@ -209,6 +316,29 @@ mod tests {
         message.metadata.response_code = ResponseCode::ServFail;
         assert!(!answers(&message, &question));
         assert_eq!(plain(question.name()), "cache.test");
+    }
+
+    #[test]
+    fn messages_by_tcp_are_put_together_and_gaps_end_a_stream() {
+        use zerocopy::FromZeros as _;
+        let segment = |egress: u32, seq: u32, next: u32, len: usize| {
+            let mut segment = Datagram::new_zeroed();
+            (segment.tcp, segment.egress, segment.seq, segment.next, segment.len) = (1, egress, seq, next, len as u32);
+            segment
+        };
+        let now = Instant::now();
+        let mut streams = Streams::default();
+        let mut go =
+            |egress, seq, next, bytes: &[u8]| streams.go_on(&segment(egress, seq, next, bytes.len()), bytes, now);
+        assert!(go(0, 5, 5, &[0, 1, 7]).is_empty(), "an answer before a question");
+        assert!(go(1, u32::MAX, 0, &[0]).is_empty());
+        assert_eq!(go(1, 0, 0, &[2, 8, 9, 0, 1]), [[8, 9]], "sequence numbers wrap");
+        assert_eq!(go(1, 5, 0, &[7, 0, 0]), [vec![7], vec![]]);
+        assert!(go(0, 6, 5, &[0, 1, 7]).is_empty(), "not what the socket waits for");
+        assert_eq!(go(0, 5, 5, &[0, 1, 7]), [[7]]);
+        assert!(go(0, 5, 5, &[0, 1, 7]).is_empty(), "sent again");
+        assert!(go(0, 9, 9, &[0, 1, 7]).is_empty(), "something was missed");
+        assert_eq!(go(0, 8, 8, &[0, 1, 6]), [[6]]);
     }
 
     #[test]

@@ -126,10 +126,8 @@ pub(crate) struct Client {
 pub(crate) struct Namespace {
     pub(crate) cookie: u64,
     maps: Arc<Maps>,
-    passing: Mutex<BpfHashMap<MapData, ResumedKey, u32>>,
     listen: Mutex<BpfHashMap<MapData, ListenKey, u32>>,
-    raw4: Socket,
-    raw6: Option<Socket>,
+    raw: Raw,
     resumed: Mutex<BpfHashMap<MapData, ResumedKey, u32>>,
     expected: Mutex<HashMap<Tuple, Expected>>,
     targets: Mutex<SockMap<MapData>>,
@@ -174,9 +172,14 @@ struct Expected {
 struct Made {
     /// For application legs, by their place among the targets.
     listeners: [Option<Socket>; 2],
-    raw4: Socket,
-    raw6: Option<Socket>,
+    raw: Raw,
     netns: File,
+}
+
+/// Sockets that send the packets which end holds.
+pub(crate) struct Raw {
+    v4: Socket,
+    v6: Option<Socket>,
 }
 
 impl Namespace {
@@ -195,14 +198,12 @@ impl Namespace {
             }
         })?;
         let made = wait.await.map_err(|_gone| io::Error::other("the namespace's thread died"))??;
-        let Steer { ebpf: steer, targets, resumed, passing, listen } = steer(&made.netns, &maps, &made.listeners)?;
+        let Steer { ebpf: steer, targets, resumed, listen } = steer(&made.netns, caller.netns, &maps, &made.listeners)?;
         let namespace = Arc::new(Self {
             cookie: caller.netns,
             maps,
-            passing: Mutex::new(passing),
             listen: Mutex::new(listen),
-            raw4: made.raw4,
-            raw6: made.raw6,
+            raw: made.raw,
             resumed: Mutex::new(resumed),
             expected: Mutex::default(),
             targets: Mutex::new(targets),
@@ -283,22 +284,12 @@ impl Namespace {
 
     /// Lets a held SYN pass.
     pub(crate) fn resume(&self, syn: &Syn) -> io::Result<()> {
-        self.send(&syn.resume(), syn.target)
+        self.raw.send(&syn.resume(), syn.target)
     }
 
-    /// Makes a held connect fail, if its socket is not just locked by another call.
-    pub(crate) fn refuse(&self, syn: &Syn, errno: Errno) -> io::Result<()> {
-        self.send(&syn.refuse(errno), syn.source)
-    }
-
-    fn send(&self, packet: &[u8], mut to: SocketAddr) -> io::Result<()> {
-        // A raw socket takes no port.
-        to.set_port(0);
-        let raw = match to {
-            SocketAddr::V4(_) => &self.raw4,
-            SocketAddr::V6(_) => self.raw6.as_ref().ok_or(io::ErrorKind::Unsupported)?,
-        };
-        raw.send_to(packet, &SockAddr::from(to)).map(drop)
+    /// Sends what ends holds.
+    pub(crate) fn raw(&self) -> &Raw {
+        &self.raw
     }
 
     /// Says what becomes of new connections to an address.
@@ -324,7 +315,6 @@ impl Namespace {
         id: u64,
     ) -> Result<Passage, kernel::Error> {
         let tuple = resumed_key(&(from, to));
-        lock(&self.passing).insert(tuple, 1, 0).map_err(|source| kernel::Error::Map { name: "PASSING", source })?;
         let passage = Passage { namespace: Arc::clone(self), key: LegKey { netns: self.cookie, tuple, reserved: 0 } };
         self.maps.announce_leg(&passage.key, id)?;
         Ok(passage)
@@ -349,6 +339,40 @@ impl Namespace {
             }
             None => debug!(%from, %target, "reset a connection that was not resumed"),
         }
+    }
+}
+
+impl Raw {
+    /// Makes them in this thread's namespace.
+    fn new() -> io::Result<Self> {
+        let v4 = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+        v4.set_nonblocking(true)?;
+        Ok(Self { v4, v6: raw6().ok() })
+    }
+
+    /// Makes them in a caller's namespace, where nothing else can be had.
+    pub(crate) async fn of(caller: Caller) -> Result<Self, Error> {
+        let (made, wait) = oneshot::channel();
+        thread::Builder::new().name("refusing".to_owned()).spawn(move || {
+            // Nobody waits if the application has given up.
+            let _unwanted = made.send(join(&caller).and_then(|_netns| Ok(Self::new()?)));
+        })?;
+        wait.await.map_err(|_gone| io::Error::other("the namespace's thread died"))?
+    }
+
+    /// Makes a held connect fail, if its socket is not just locked by another call.
+    pub(crate) fn refuse(&self, syn: &Syn, errno: Errno) -> io::Result<()> {
+        self.send(&syn.refuse(errno), syn.source)
+    }
+
+    fn send(&self, packet: &[u8], mut to: SocketAddr) -> io::Result<()> {
+        // A raw socket takes no port.
+        to.set_port(0);
+        let raw = match to {
+            SocketAddr::V4(_) => &self.v4,
+            SocketAddr::V6(_) => self.v6.as_ref().ok_or(io::ErrorKind::Unsupported)?,
+        };
+        raw.send_to(packet, &SockAddr::from(to)).map(drop)
     }
 }
 
@@ -401,12 +425,12 @@ impl Drop for Passage {
     fn drop(&mut self) {
         // Absent if it has passed.
         let _passed = self.namespace.maps.withdraw_leg(&self.key);
-        let _absent = lock(&self.namespace.passing).remove(&self.key.tuple);
     }
 }
 
 /// Accepts application legs, or clients of programs' listeners.
 async fn accept(namespace: Weak<Namespace>, listener: TcpListener, clients: Option<queue::Sender<Client>>) {
+    let mut told: Option<Instant> = None;
     loop {
         let accepted = listener.accept().await;
         let Some(namespace) = namespace.upgrade() else { return };
@@ -417,7 +441,11 @@ async fn accept(namespace: Weak<Namespace>, listener: TcpListener, clients: Opti
                 Some(clients) => drop(clients.try_send(Client { namespace, stream, from })),
             },
             Err(error) => {
-                warn!(error = &error as &dyn std::error::Error, "accepting an application leg failed");
+                // No descriptor is left, most likely: who waits is accepted when there is one.
+                if told.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
+                    warn!(error = &error as &dyn std::error::Error, "accepting a connection failed; trying again");
+                    told = Some(Instant::now());
+                }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
@@ -426,6 +454,14 @@ async fn accept(namespace: Weak<Namespace>, listener: TcpListener, clients: Opti
 
 /// Moves this thread into the caller's namespace, unless it is there, and makes what is needed.
 fn enter(caller: &Caller) -> Result<Made, Error> {
+    let netns = join(caller)?;
+    let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
+    let listeners = [Some(listener(v4)?), listener(v6).ok()];
+    Ok(Made { listeners, raw: Raw::new()?, netns })
+}
+
+/// Moves this thread into the caller's namespace, unless it is there.
+fn join(caller: &Caller) -> Result<File, Error> {
     let own = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     let mut netns = File::open("/proc/thread-self/ns/net")?;
     if sockopt::netns_cookie(&own)? != caller.netns {
@@ -440,11 +476,7 @@ fn enter(caller: &Caller) -> Result<Made, Error> {
             return Err(Error::Stranger);
         }
     }
-    let raw4 = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
-    raw4.set_nonblocking(true)?;
-    let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
-    let listeners = [Some(listener(v4)?), listener(v6).ok()];
-    Ok(Made { listeners, raw4, raw6: raw6().ok(), netns })
+    Ok(netns)
 }
 
 fn raw6() -> io::Result<Socket> {
@@ -481,15 +513,16 @@ struct Steer {
     ebpf: Ebpf,
     targets: SockMap<MapData>,
     resumed: BpfHashMap<MapData, ResumedKey, u32>,
-    passing: BpfHashMap<MapData, ResumedKey, u32>,
     listen: BpfHashMap<MapData, ListenKey, u32>,
 }
 
 /// Loads the steering program into a namespace. It goes with the agent: holds don't depend on it.
-fn steer(netns: &File, maps: &Maps, listeners: &[Option<Socket>]) -> Result<Steer, kernel::Error> {
+fn steer(netns: &File, cookie: u64, maps: &Maps, listeners: &[Option<Socket>]) -> Result<Steer, kernel::Error> {
     let failed = |source| kernel::Error::Map { name: "TARGETS", source };
     let missing = |name| kernel::Error::Missing { name };
-    let mut ebpf = EbpfLoader::new().btf(None).load(&STEER.0).map_err(Box::new)?;
+    let mut loader = EbpfLoader::new();
+    loader.btf(None).map_pin_path("LEGS", maps.pin("LEGS")).override_global("NETNS", &cookie, true);
+    let mut ebpf = loader.load(&STEER.0).map_err(Box::new)?;
     let map = ebpf.take_map("TARGETS").ok_or(missing("TARGETS"))?;
     let mut targets = SockMap::try_from(map).map_err(failed)?;
     for (index, listener) in (0..).zip(listeners) {
@@ -503,9 +536,8 @@ fn steer(netns: &File, maps: &Maps, listeners: &[Option<Socket>]) -> Result<Stee
     let program: &mut SkLookup = ebpf.program_mut(name).ok_or(missing(name))?.try_into().map_err(broken)?;
     program.load().map_err(broken)?;
     program.attach(netns.as_fd()).map_err(broken)?;
-    let (resumed, passing, listen) =
-        (take(&mut ebpf, "RESUMED")?, take(&mut ebpf, "PASSING")?, take(&mut ebpf, "LISTEN")?);
-    Ok(Steer { ebpf, targets, resumed, passing, listen })
+    let (resumed, listen) = (take(&mut ebpf, "RESUMED")?, take(&mut ebpf, "LISTEN")?);
+    Ok(Steer { ebpf, targets, resumed, listen })
 }
 
 fn take<K: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<BpfHashMap<MapData, K, u32>, kernel::Error> {

@@ -1,7 +1,6 @@
 //! One held connect as one function: dial, shake hands, verdict, relay.
 
 use std::{
-    error::Error as _,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -21,11 +20,12 @@ use tokio::{
     sync::watch,
     time::{sleep, sleep_until, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, info_span, warn};
 
 use crate::{
     agent::Agent,
-    app_leg::AppStream,
+    app_leg::{AppStream, HELLO_BYTES, may_be_hello},
     connections::{Direction, Which},
     contexts::Settings,
     error::Error,
@@ -33,7 +33,8 @@ use crate::{
         on_behalf::Owner,
         packet::{Errno, Syn},
     },
-    netns::{Namespace, endpoint, socket_addr},
+    limits::Permit,
+    netns::{self, Namespace, Raw, endpoint, socket_addr},
     peer_leg::{self, Setup, Wishes},
     policy::rule::Mode,
     reached::Reached,
@@ -111,9 +112,25 @@ async fn attempt(
     mut progress: watch::Receiver<Progress>,
     wishes: watch::Receiver<Wishes>,
 ) {
+    // Until the program has its connection, another agent may begin anew.
+    let (retiring, resuming) = (agent.retiring(), agent.resuming.token());
     let began = Instant::now();
     let stop = agent.services.stop(held.caller.service);
-    let Some(namespace) = namespace(agent, held, &mut progress).await else { return };
+    let namespace = tokio::select! {
+        () = retiring.cancelled() => return,
+        namespace = namespace(agent, held, &mut progress) => namespace,
+    };
+    let namespace = match namespace {
+        Some(Ok(namespace)) => namespace,
+        Some(Err(error)) => {
+            match Raw::of(held.caller).await {
+                Ok(raw) => refuse(agent, held, to, &raw, &Error::Namespace(error), progress, &retiring).await,
+                Err(error) => warn!(error = &error as &dyn std::error::Error, "a held connect can't be refused"),
+            }
+            return;
+        }
+        None => return,
+    };
     let mut over = progress.clone();
     let secured = tokio::select! {
         biased;
@@ -122,20 +139,41 @@ async fn attempt(
             return;
         }
         () = stop.cancelled() => Err(Error::Stopping),
-        secured = secure(agent, held, to, &namespace) => secured,
+        () = retiring.cancelled() => {
+            debug!("left to the agent that takes over");
+            return;
+        }
+        secured = admit_and_secure(agent, held, to, &namespace) => secured,
     };
     let leg = match secured {
-        Ok((secured, greeting)) => {
-            debug!(elapsed = ?began.elapsed(), version = secured.version(), resumed = secured.resumed(), "reached");
-            resume(agent, held, to.addr, &namespace, &secured, progress.clone())
-                .await
-                .map(|done| (done, secured, greeting))
+        Ok(leg) => {
+            let reached = &leg.reached;
+            debug!(elapsed = ?began.elapsed(), version = reached.version(), resumed = reached.resumed(), "reached");
+            resume(agent, held, to.addr, &namespace, reached, progress.clone()).await.map(|done| (done, leg))
         }
         Err(error) => Err(error),
     };
     match leg {
         Ok((None, ..)) => debug!("given up by the application"),
-        Ok((Some((app, mut answers)), mut secured, greeting)) => {
+        Ok((Some((app, mut answers)), leg)) => {
+            drop(resuming);
+            let PeerLeg { reached, idle, permit: _permit, greeting, later } = leg;
+            let decided = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                decided = decide(reached, later, &app) => decided,
+            };
+            let mut secured = match decided {
+                Ok(secured) => secured,
+                Err(error) => return hang_up(agent, held, to, answers, &error),
+            };
+            if answers.scalars[Scalar::Version as usize] != secured.version() {
+                match agent.chains.publish(held.id, secured.chain()) {
+                    Ok(chain) => answers = self::answers(held, to.addr, &secured, chain),
+                    Err(error) => return hang_up(agent, held, to, answers, &error.into()),
+                }
+                agent.maps.publish(held.id, &answers);
+            }
             let entry = agent.connections.open(&which(agent, held, to, None), &secured, began);
             let news = peer_leg::news(wishes, held.peer_options);
             // `TLS_ERROR` says why before the reset arrives.
@@ -151,7 +189,7 @@ async fn attempt(
                         Some(found) => begin_by_rule(found, app, &greeting, &mut secured).await?,
                         None => AppStream::new(app),
                     };
-                    secured.relay(app, news, before_reset, &entry.copied).await
+                    secured.relay(app, news, before_reset, &entry.copied, idle).await
                 } => relayed,
             };
             match relayed {
@@ -159,7 +197,7 @@ async fn attempt(
                 Err(error) => entry.reset(relay_text(&error)),
             }
         }
-        Err(error) => refuse(agent, held, to, &namespace, &error, progress).await,
+        Err(error) => refuse(agent, held, to, namespace.raw(), &error, progress, &retiring).await,
     }
 }
 
@@ -170,7 +208,11 @@ async fn begin_by_rule(
     greeting: &[u8],
     reached: &mut Reached,
 ) -> Result<AppStream, relay::Error> {
-    let Reached::Tls(secured) = reached else { return Ok(AppStream::new(app)) };
+    let secured = match reached {
+        Reached::Tls(secured) => secured,
+        Reached::Plain(_) => return Ok(AppStream::new(app)),
+        Reached::Own(_) => return Ok(AppStream::of_tls(app)),
+    };
     if let Some(protocol) = found.rule().starttls() {
         let first = starttls::settle(protocol, &mut app, greeting).await.map_err(relay::Error::Application)?;
         secured.stream.write_all(&first).await.map_err(relay::Error::Peer)?;
@@ -190,13 +232,86 @@ fn which<'a>(agent: &Agent, held: &'a Held, to: &'a Target, peer: Option<SocketA
     }
 }
 
-/// The peer, verified, and what the program is to hear from it before anything else.
-async fn secure(
+/// A peer that the program's connect may be answered for.
+struct PeerLeg {
+    reached: Reached,
+    /// How long it may be idle; zero for as long as it likes.
+    idle: Duration,
+    /// Counts the connection; none before it was counted.
+    permit: Option<Permit>,
+    /// What the program is to hear before anything else.
+    greeting: Vec<u8>,
+    /// A handshake that waits for what the program says first; then nobody was verified yet.
+    later: Option<Later>,
+}
+
+impl PeerLeg {
+    fn new(reached: Reached, idle: Duration) -> Self {
+        Self { reached, idle, permit: None, greeting: Vec::new(), later: None }
+    }
+}
+
+/// What a handshake needs.
+struct Later {
+    settings: Settings,
+    name: ServerName,
+    to: SocketAddr,
+    limit: Duration,
+}
+
+/// How long a program that may speak TLS itself has to begin. Then the peer speaks first, and the agent begins.
+const FIRST_BYTES_LIMIT: Duration = Duration::from_secs(1);
+
+/// Leaves TLS to a program that begins it; or else shakes hands.
+async fn decide(reached: Reached, later: Option<Later>, app: &TcpStream) -> Result<Reached, Error> {
+    let (later, stream) = match (later, reached) {
+        (Some(later), Reached::Own(stream)) => (later, stream),
+        (_, reached) => return Ok(reached),
+    };
+    if timeout(FIRST_BYTES_LIMIT, says_hello(app)).await.unwrap_or(false) {
+        return Ok(Reached::Own(stream));
+    }
+    match timeout(later.limit, tls::connect(&later.settings, stream, &later.name)).await {
+        Ok(shaken) => Ok(Reached::Tls(Box::new(shaken?))),
+        Err(_elapsed) => Err(Error::HandshakeTimeout { to: later.to, limit: later.limit }),
+    }
+}
+
+/// Whether a program's first bytes are a ClientHello's.
+async fn says_hello(app: &TcpStream) -> bool {
+    let mut first = [0; HELLO_BYTES];
+    loop {
+        match app.peek(&mut first).await {
+            Ok(HELLO_BYTES) => return may_be_hello(&first),
+            Ok(read @ 1..) if may_be_hello(&first[..read]) => sleep(Duration::from_millis(1)).await,
+            Ok(_) | Err(_) => return false,
+        }
+    }
+}
+
+/// Ends a connection that the program has already; why is said first.
+fn hang_up(agent: &Agent, held: &Held, to: &Target, mut answers: Connection, error: &Error) {
+    let text = error.text(ERROR_BYTES - 1);
+    answers.push(Text::Error, &text).expect("the text was cut to fit");
+    agent.maps.publish(held.id, &answers);
+    agent.connections.refused(&which(agent, held, to, Some(to.addr)), error, &text);
+}
+
+/// As [`secure`], if there may be one more connection.
+async fn admit_and_secure(
     agent: &Agent,
     held: &Held,
-    target: &Target,
+    to: &Target,
     namespace: &Arc<Namespace>,
-) -> Result<(Reached, Vec<u8>), Error> {
+) -> Result<PeerLeg, Error> {
+    let permit = agent.limits.connection(&held.caller)?;
+    let _handshake = agent.limits.handshake()?;
+    let leg = secure(agent, held, to, namespace).await?;
+    Ok(PeerLeg { permit: Some(permit), ..leg })
+}
+
+/// The peer, verified, and what the program is to hear from it before anything else.
+async fn secure(agent: &Agent, held: &Held, target: &Target, namespace: &Arc<Namespace>) -> Result<PeerLeg, Error> {
     let orig_dst = target.addr;
     if held.by_rule != 0 && target.rule.is_none() {
         return Err(Error::NoRule);
@@ -211,10 +326,11 @@ async fn secure(
     let policy = policy.map_err(tls::Error::Brought)?;
     let connect_limit = policy.policy.time.connect_seconds.get();
     let handshake_limit = policy.policy.time.handshake_seconds.get();
+    let idle = Duration::from_secs(policy.policy.time.idle_seconds);
     let owner = Owner { cgroups: [held.cgroup, held.caller.cgroup], uid: held.caller.uid, gid: held.caller.gid };
     let settings = match timeout(connect_limit, agent.contexts.settings(held.context, &policy)).await {
         Ok(settings) => settings?,
-        Err(_elapsed) => return Err(tls::Error::Brought("reading the certificates takes too long".to_owned()).into()),
+        Err(_elapsed) => return Err(Error::ReadTimeout { limit: connect_limit }),
     };
     let setup = Setup { owner, bound: held.bound, interface: held.interface, options: held.peer_options };
     let settings = match &target.rule {
@@ -227,6 +343,10 @@ async fn secure(
     } else {
         dial(namespace, orig_dst, setup, connect_limit).await?
     };
+    if target.rule.as_ref().is_some_and(|found| found.rule().passes_own_tls()) {
+        let later = Later { settings, name, to: orig_dst, limit: handshake_limit };
+        return Ok(PeerLeg { later: Some(later), ..PeerLeg::new(Reached::Own(stream), idle) });
+    }
     let starttls = target.rule.as_ref().and_then(|found| found.rule().starttls());
     let shake_hands = async {
         let mut stream = stream;
@@ -236,7 +356,7 @@ async fn secure(
         };
         let greeting = greeting.map_err(|error| tls::Error::NoTls(error.to_string()))?;
         let secured = tls::connect(&settings, stream, &name).await?;
-        Ok((Reached::Tls(Box::new(secured)), greeting))
+        Ok(PeerLeg { greeting, ..PeerLeg::new(Reached::Tls(Box::new(secured)), idle) })
     };
     let shaken = match timeout(handshake_limit, shake_hands).await {
         Ok(shaken) => shaken.map_err(Error::Tls),
@@ -248,7 +368,8 @@ async fn secure(
         {
             let rule = found.rule().name.get_ref();
             warn!(target: "access", rule, peer = %orig_dst, error = error.text(ERROR_BYTES), "plaintext: the peer speaks no TLS");
-            dial(namespace, orig_dst, setup, connect_limit).await.map(|stream| (Reached::Plain(stream), Vec::new()))
+            let stream = dial(namespace, orig_dst, setup, connect_limit).await?;
+            Ok(PeerLeg::new(Reached::Plain(stream), idle))
         }
         (shaken, _) => shaken,
     }
@@ -293,14 +414,22 @@ async fn dial_name(
     Err(Error::DialAll { host, tried: tried.join("; "), errno })
 }
 
-/// The namespace of the program, or None if the application has given up before it could be served.
-async fn namespace(agent: &Agent, held: &Held, progress: &mut watch::Receiver<Progress>) -> Option<Arc<Namespace>> {
+/// The namespace of the program; an error if it can't be served. None if the application has given up before that.
+async fn namespace(
+    agent: &Agent,
+    held: &Held,
+    progress: &mut watch::Receiver<Progress>,
+) -> Option<Result<Arc<Namespace>, netns::Error>> {
+    /// With each SYN once: for 7 s.
+    const TRIES: u32 = 4;
     let stop = agent.services.stop(held.caller.service);
+    let mut tries = 0;
     loop {
+        tries += 1;
         match agent.namespaces.of(&held.caller).await {
-            Ok(namespace) => return Some(namespace),
-            // Nothing can be sent there: try again with the next SYN, until the kernel's limit of them.
-            Err(error) => warn!(error = &error as &dyn std::error::Error, "a held connect can't be answered"),
+            Ok(namespace) => return Some(Ok(namespace)),
+            Err(error) if tries == TRIES => return Some(Err(error)),
+            Err(error) => warn!(error = &error as &dyn std::error::Error, "a held connect can't be answered yet"),
         }
         tokio::select! {
             changed = progress.changed() => changed.ok()?,
@@ -332,8 +461,7 @@ fn answers(held: &Held, orig_dst: SocketAddr, secured: &Reached, chain: Digest) 
 }
 
 pub(crate) fn relay_text(error: &relay::Error) -> String {
-    let cause = error.source().map(ToString::to_string).unwrap_or_default();
-    format!("{error}: {cause}").chars().filter(char::is_ascii).take(ERROR_BYTES - 1).collect()
+    crate::error::chain(error).chars().filter(char::is_ascii).take(ERROR_BYTES - 1).collect()
 }
 
 /// Publishes the answers, lets the SYN pass, and waits for the application leg. None if the
@@ -406,9 +534,10 @@ async fn refuse(
     agent: &Agent,
     held: &Held,
     to: &Target,
-    namespace: &Namespace,
+    raw: &Raw,
     error: &Error,
     mut progress: watch::Receiver<Progress>,
+    retiring: &CancellationToken,
 ) {
     let errno = error.errno();
     let text = error.text(ERROR_BYTES - 1);
@@ -425,11 +554,12 @@ async fn refuse(
         if now.is_over() {
             return;
         }
-        if let Err(error) = namespace.refuse(&now.syn, errno) {
+        if let Err(error) = raw.refuse(&now.syn, errno) {
             debug!(%error, "refusing a held connect failed; trying again");
         }
         tokio::select! {
             changed = progress.changed() => if changed.is_err() { return },
+            () = retiring.cancelled() => return,
             () = sleep(pause) => pause = (pause * 2).min(Duration::from_secs(1)),
         }
     }

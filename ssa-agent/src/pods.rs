@@ -19,7 +19,9 @@ use kube::{
         watcher::{Config, Event, watcher},
     },
 };
+use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, time::sleep};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{agent::Agent, services::By};
@@ -33,7 +35,7 @@ pub(crate) struct Pods {
 }
 
 /// What rules ask of a pod.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Pod {
     pub(crate) namespace: String,
     pub(crate) name: String,
@@ -42,6 +44,16 @@ pub(crate) struct Pod {
 }
 
 impl Pods {
+    /// Knows what an agent before this one has known.
+    pub(crate) fn new(known: Vec<(String, Pod)>) -> Self {
+        Self { known: Mutex::new(known.into_iter().collect()), changed: Notify::new() }
+    }
+
+    /// All that are known.
+    pub(crate) fn all(&self) -> Vec<(String, Pod)> {
+        self.lock().iter().map(|(uid, pod)| (uid.clone(), pod.clone())).collect()
+    }
+
     /// The pod of a cgroup, if it is a whole pod's.
     pub(crate) fn of(&self, cgroup: &Path) -> Option<Pod> {
         self.lock().get(&uid(cgroup)?).cloned()
@@ -75,19 +87,19 @@ fn uid(cgroup: &Path) -> Option<String> {
 }
 
 /// Follows the pods of this node for as long as the agent runs, from when a rule asks for pods.
-pub(crate) async fn follow(agent: Arc<Agent>) {
+pub(crate) async fn follow(agent: Arc<Agent>, stop: CancellationToken) {
     const LOOK: Duration = Duration::from_secs(1);
     while !agent.policies.asks_for_pods() {
         tokio::select! {
             () = sleep(LOOK) => {}
-            () = agent.stop.cancelled() => return,
+            () = stop.cancelled() => return,
         }
     }
     tokio::select! {
         watched = watch(&agent) => if let Err(error) = watched {
             warn!(error = format!("{error:#}"), "pods can't be selected");
         },
-        () = agent.stop.cancelled() => {}
+        () = stop.cancelled() => {}
     }
 }
 

@@ -1,6 +1,9 @@
 //! The other side of a relay: a peer or a client after its handshake, or one that speaks no TLS, where a rule lets it.
 
-use std::task::{Context, Poll};
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use openssl::x509::X509;
 use tokio::net::TcpStream;
@@ -16,29 +19,41 @@ pub(crate) enum Reached {
     Tls(Box<Secured>),
     /// Plaintext, by a rule with `mode = "prefer"`.
     Plain(TcpStream),
+    /// The program speaks TLS itself, by a rule with `own_tls = "pass"`; or it has not spoken yet.
+    Own(TcpStream),
 }
 
 impl Reached {
     pub(crate) fn tcp(&self) -> &TcpStream {
         match self {
             Self::Tls(secured) => secured.stream.get_ref().tcp(),
-            Self::Plain(stream) => stream,
+            Self::Plain(stream) | Self::Own(stream) => stream,
         }
     }
 
     fn secured(&self) -> Option<&Secured> {
         match self {
             Self::Tls(secured) => Some(secured),
-            Self::Plain(_) => None,
+            Self::Plain(_) | Self::Own(_) => None,
         }
     }
 
-    /// The version as on the wire; 0 for plaintext.
+    /// The version as on the wire; 0 if the agent speaks no TLS.
     pub(crate) fn version(&self) -> i64 {
         self.secured().map_or(0, Secured::version)
     }
 
-    /// OpenSSL's name of the cipher; empty for plaintext.
+    /// The same for people.
+    pub(crate) fn version_name(&self) -> &'static str {
+        match self {
+            Self::Plain(_) => "plaintext",
+            Self::Own(_) => "its own TLS",
+            Self::Tls(secured) if secured.version() == 0x0304 => "TLS 1.3",
+            Self::Tls(_) => "TLS 1.2",
+        }
+    }
+
+    /// OpenSSL's name of the cipher; empty if the agent speaks no TLS.
     pub(crate) fn cipher(&self) -> &'static str {
         self.secured().map_or("", Secured::cipher)
     }
@@ -79,10 +94,13 @@ impl Reached {
         news: impl FnMut(&mut Context<'_>, &TcpStream) -> Poll<()>,
         before_reset: impl FnOnce(&relay::Error),
         copied: &Copied,
+        idle: Duration,
     ) -> Result<(), relay::Error> {
         match self {
-            Self::Tls(secured) => relay::run(app, secured.stream, news, before_reset, copied).await,
-            Self::Plain(stream) => relay::run(app, AppStream::new(stream), news, before_reset, copied).await,
+            Self::Tls(secured) => relay::run(app, secured.stream, news, before_reset, copied, idle).await,
+            Self::Plain(stream) | Self::Own(stream) => {
+                relay::run(app, AppStream::new(stream), news, before_reset, copied, idle).await
+            }
         }
     }
 }

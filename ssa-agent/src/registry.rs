@@ -9,6 +9,7 @@ use ssa_common::{
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
+use zerocopy::IntoBytes as _;
 
 use crate::{
     agent::Agent,
@@ -27,6 +28,8 @@ pub(crate) struct Registry {
 
 struct Live {
     attempt: u32,
+    /// As it was held first, until it is over: for an agent that takes over.
+    held: Option<Box<Held>>,
     progress: watch::Sender<Progress>,
     wishes: watch::Sender<Wishes>,
 }
@@ -41,6 +44,8 @@ impl Registry {
         let syn = Arc::new(syn);
         if let Some(live) = self.live.get(&held.id)
             && live.attempt == held.attempt
+            // Or it was left to an agent that did not take over after all.
+            && !live.progress.is_closed()
         {
             live.progress.send_modify(|progress| {
                 progress.syn = syn;
@@ -58,15 +63,16 @@ impl Registry {
         }
         let (progress, follow) = watch::channel(Progress { syn, held: 1, left: None, closed: false });
         let (wishes, follow_wishes) = watch::channel(Wishes::new(held.peer_options));
-        self.live.insert(held.id, Live { attempt: held.attempt, progress, wishes });
+        self.live.insert(held.id, Live { attempt: held.attempt, held: Some(held.clone()), progress, wishes });
         self.tasks.spawn(outbound::run(Arc::clone(agent), held, follow, follow_wishes));
     }
 
     /// An attempt has left SYN_SENT.
     pub(crate) fn left(&mut self, left: &Left) {
-        if let Some(live) = self.live.get(&left.id)
+        if let Some(live) = self.live.get_mut(&left.id)
             && live.attempt == left.attempt
         {
+            live.held = None;
             live.progress.send_modify(|progress| progress.left = Some(left.tcp_state));
         }
     }
@@ -94,6 +100,12 @@ impl Registry {
         agent.chains.forget(closed.id);
         agent.contexts.forget_if_gone(closed.context);
         agent.contexts.forget_if_gone(closed.id);
+    }
+
+    /// The connects that nobody works on any more, for an agent that takes over.
+    pub(crate) fn held_still(&self) -> Vec<Vec<u8>> {
+        let left = self.live.values().filter(|live| live.progress.is_closed());
+        left.filter_map(|live| live.held.as_ref()).map(|held| held.as_bytes().to_vec()).collect()
     }
 
     /// Drops the sockets whose close was not heard of, because the ring buffer was full.

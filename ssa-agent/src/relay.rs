@@ -24,7 +24,7 @@ use tokio_openssl::SslStream;
 use tokio_util::io::poll_read_buf;
 
 use crate::{
-    app_leg::{AppStream, OwnTls},
+    app_leg::{AppStream, Unserved},
     sockopt,
     tls::peer::PeerStream,
 };
@@ -52,15 +52,17 @@ pub(crate) enum Error {
     Application(#[source] io::Error),
     #[error("the peer reset the connection, or broke TLS")]
     Peer(#[source] io::Error),
+    #[error("nothing was sent for {} s, which is the limit (`idle_seconds` of [time])", .0.as_secs())]
+    Idle(Duration),
     #[error("the program is not served by its rule")]
-    OwnTls(#[source] OwnTls),
+    Unserved(#[source] Unserved),
 }
 
 /// Relays until both sides have ended, or one was reset.
 ///
 /// `news` may do something to the peer leg, and is ready when the application has closed its socket for
 /// good: then nobody is left to read what the peer still sends. `before_reset` is told why before the
-/// other side is reset. Both legs are reset on an error and on cancellation, because they come with a
+/// other side is reset. After `idle`, if it is not zero, without a byte either way it ends. Both legs are reset on an error and on cancellation, because they come with a
 /// linger time of zero.
 pub(crate) async fn run(
     mut app: AppStream,
@@ -68,11 +70,12 @@ pub(crate) async fn run(
     mut news: impl FnMut(&mut Context<'_>, &TcpStream) -> Poll<()>,
     before_reset: impl FnOnce(&Error),
     copied: &Copied,
+    idle: Duration,
 ) -> Result<(), Error> {
     let mut up = Pipe::new(&copied.up);
     let mut down = Pipe::new(&copied.down);
     let mut gone = false;
-    let ended = poll_fn(|cx| {
+    let both = poll_fn(|cx| {
         let sent = up.poll(cx, Pin::new(&mut app), Pin::new(&mut peer)).map_err(Error::from_up)?;
         let received = down.poll(cx, Pin::new(&mut peer), Pin::new(&mut app)).map_err(Error::from_down)?;
         gone = gone || news(cx, peer.tcp()).is_ready();
@@ -81,8 +84,12 @@ pub(crate) async fn run(
             (Poll::Ready(()), Poll::Pending) if gone => Poll::Ready(Ok(())),
             (Poll::Ready(()) | Poll::Pending, Poll::Pending) | (Poll::Pending, Poll::Ready(())) => Poll::Pending,
         }
-    })
-    .await;
+    });
+    let ended = tokio::select! {
+        biased;
+        ended = both => ended,
+        () = idled(copied, idle) => Err(Error::Idle(idle)),
+    };
     match ended {
         Ok(()) => {
             close(app, peer).await;
@@ -99,11 +106,26 @@ pub(crate) async fn run(
     }
 }
 
+/// Completes when nothing was relayed for so long; never for zero.
+async fn idled(copied: &Copied, limit: Duration) {
+    /// Looks for each span, so that it is late by one at most.
+    const LOOKS: u32 = 8;
+    if limit.is_zero() {
+        return std::future::pending().await;
+    }
+    let (mut last, mut same) = (copied.both(), 0);
+    while same < LOOKS {
+        sleep(limit / LOOKS).await;
+        let now = copied.both();
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+    }
+}
+
 impl Error {
     fn from_up(failed: Failed) -> Self {
         match failed {
-            Failed::Read(error) if error.get_ref().is_some_and(|cause| cause.is::<OwnTls>()) => Self::OwnTls(OwnTls),
-            Failed::Read(error) => Self::Application(error),
+            Failed::Read(error) => error.downcast().map_or_else(Self::Application, Self::Unserved),
             Failed::Write(error) => Self::Peer(error),
         }
     }

@@ -76,6 +76,11 @@ impl Rules {
         Ok(rules)
     }
 
+    /// Where they are from.
+    pub(crate) fn file(&self) -> Arc<File> {
+        Arc::clone(&self.lock().file)
+    }
+
     /// Puts others in force. On an error the last ones stay.
     pub(crate) fn replace(&self, file: Arc<File>) -> Result<()> {
         let found = cgroup::all_below(&self.mount, |_path| ());

@@ -77,6 +77,7 @@ impl Services {
         mut hooks: Hooks,
         maps: &Maps,
         cgroups: &[PathBuf],
+        detached: Vec<u64>,
         stop: &CancellationToken,
     ) -> Result<Self> {
         let names = Mutex::new(cgroups.iter().cloned().collect());
@@ -84,7 +85,7 @@ impl Services {
             by_id: Mutex::default(),
             names,
             refused: Mutex::default(),
-            detached: Mutex::default(),
+            detached: Mutex::new(detached.into_iter().collect()),
             hooks: tokio::sync::Mutex::default(),
         };
         for path in cgroups {
@@ -285,9 +286,23 @@ impl Services {
         self.lock().get(&id).map_or_else(cancelled, |service| service.stop.clone())
     }
 
-    /// For the end of the agent, which detaches all.
+    /// For the end of the agent, which detaches all, or hands all over.
     pub(crate) async fn take_hooks(&self) -> Option<Hooks> {
         self.hooks.lock().await.take()
+    }
+
+    /// Puts them back, with this agent's programs in the guards.
+    pub(crate) async fn put_hooks(&self, mut hooks: Hooks) -> Result<()> {
+        for path in self.paths().into_values().filter(|path| path.exists()) {
+            hooks.attach(&path)?;
+        }
+        *self.hooks.lock().await = Some(hooks);
+        Ok(())
+    }
+
+    /// Cgroups that were detached by command, by inode.
+    pub(crate) fn detached(&self) -> Vec<u64> {
+        lock(&self.detached).iter().copied().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Service>> {
@@ -330,7 +345,7 @@ impl AsRawFd for Watch {
 }
 
 /// Follows the tree of cgroups: services are attached when they begin, and let go when they have ended.
-pub(crate) async fn follow(agent: Arc<Agent>) -> Result<()> {
+pub(crate) async fn follow(agent: Arc<Agent>, stop: CancellationToken) -> Result<()> {
     /// What inotify has missed, such as a queue that was full, is found at the next look.
     const LOOK: Duration = Duration::from_secs(2);
     let inotify = sys::async_fd(Watch(Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?))?;
@@ -361,7 +376,7 @@ pub(crate) async fn follow(agent: Arc<Agent>) -> Result<()> {
             }
             () = sleep(LOOK) => {}
             () = agent.pods.changed.notified() => {}
-            () = agent.stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => return Ok(()),
         }
     }
 }

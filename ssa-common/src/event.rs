@@ -147,7 +147,7 @@ pub struct Listening {
     pub cookie: u64,
 }
 
-/// A datagram to a name server, or from one. In a ring buffer of its own.
+/// A datagram to a name server or from one, or a segment with data. In a ring buffer of its own.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Datagram {
@@ -161,7 +161,15 @@ pub struct Datagram {
     pub egress: u32,
     /// Bytes used of `bytes`.
     pub len: u32,
-    /// What follows the UDP header. What is beyond `len` was another record's.
+    /// 1 if it is a segment of TCP; then the two below count.
+    pub tcp: u32,
+    /// The number of its first byte.
+    pub seq: u32,
+    /// The number of the byte that the socket waits for (`rcv_nxt`); zero if it goes to the server.
+    pub next: u32,
+    /// Reserved; always zero.
+    pub reserved: u32,
+    /// What follows the header. What is beyond `len` was another record's.
     pub bytes: [u8; DATAGRAM_BYTES],
 }
 
@@ -178,6 +186,7 @@ pub mod on {
 crate::pod!(Listening);
 
 const _: () = assert!(size_of::<Listening>() == 104);
+const _: () = assert!(size_of::<Datagram>() == 64 + DATAGRAM_BYTES);
 const _: () = assert!(size_of::<Opened>() == 56);
 const _: () = assert!(size_of::<BlobSet>() == 72);
 const _: () = assert!(size_of::<Held>() == 608);

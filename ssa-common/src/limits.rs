@@ -63,8 +63,10 @@ pub const USERS_CAPACITY: usize = 1 << 16;
 /// Rows of policy: classes of cgroups times classes of users.
 pub const POLICIES_CAPACITY: usize = 1 << 12;
 
-/// Longest answer of a name server that is looked at, in bytes: what resolvers allow over UDP (EDNS, RFC 6891) is less.
+/// Longest datagram or segment of a name server that is looked at, in bytes: what resolvers allow over UDP (EDNS, RFC 6891)
+/// is less.
 pub const DATAGRAM_BYTES: usize = 4096;
+const _: () = assert!(DATAGRAM_BYTES.is_power_of_two());
 
 /// Ring buffer for what goes to name servers and comes from them, in bytes.
 pub const NAMES_BYTES: usize = 1 << 20;

@@ -4,20 +4,27 @@
 #![no_main]
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_NO_PREALLOC, BPF_SK_LOOKUP_F_REPLACE},
     btf_maps::{HashMap, SockMap},
     macros::{btf_map, sk_lookup},
     programs::SkLookupContext,
 };
-use ssa_common::steer::{ListenKey, ResumedKey, STEER_CAPACITY, action, target};
+use ssa_common::{
+    limits::LEGS_CAPACITY,
+    steer::{LegKey, ListenKey, ResumedKey, STEER_CAPACITY, action, target},
+};
 
 /// 4-tuples of the connections that are being resumed. Written by the agent.
 #[btf_map]
 static RESUMED: HashMap<ResumedKey, u32, STEER_CAPACITY, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
-/// Legs from the agent to programs' listeners, which go their own way. Written by the agent.
+/// Legs from the agent, or from the one before it, to programs' listeners, which go their own way: the hooks' own map.
 #[btf_map]
-static PASSING: HashMap<ResumedKey, u32, STEER_CAPACITY, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+static LEGS: HashMap<LegKey, u64, LEGS_CAPACITY, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// Cookie of the namespace; set by the agent.
+#[unsafe(no_mangle)]
+static NETNS: u64 = 0;
 
 /// Where TLS sockets listen, and others that must not be mistaken for them ([`action`]). Written by the
 /// agent.
@@ -66,15 +73,26 @@ fn ssa_steer(ctx: SkLookupContext) -> u32 {
         target_port: read!(lookup, local_port) as u16,
     };
     // SAFETY: only the entries' presence matters.
-    let (resumed, passing) = unsafe { (RESUMED.get(key).is_some(), PASSING.get(key).is_some()) };
+    let resumed = unsafe { RESUMED.get(key) }.is_some();
+    let passing = || {
+        // SAFETY: the loader has set it; only the entry's presence matters.
+        unsafe {
+            let netns = (&raw const NETNS).read_volatile();
+            LEGS.get(LegKey { netns, tuple: key, reserved: 0 })
+        }
+        .is_some()
+    };
     let to = if resumed {
         if ipv4 { target::LEG_V4 } else { target::LEG_V6 }
-    } else if !passing && let Some(entrance) = entrance(key.target, key.target_port, ipv4) {
+    } else if let Some(entrance) = entrance(key.target, key.target_port, ipv4)
+        && !passing()
+    {
         if ipv4 { entrance } else { entrance + 1 }
     } else {
         return SK_PASS;
     };
-    match TARGETS.redirect_sk_lookup(&ctx, to, 0) {
+    // An agent that ends may steer here, too; who came later is right.
+    match TARGETS.redirect_sk_lookup(&ctx, to, u64::from(BPF_SK_LOOKUP_F_REPLACE)) {
         Ok(()) => SK_PASS,
         Err(_errno) => SK_DROP,
     }

@@ -73,10 +73,14 @@ systemd-run --quiet --unit=app7 sh -c "sleep 1; exec python3 /trial/program.py s
 until_ "the program has connected" grep -q connected /tmp/hold
 served() { openssl s_client -connect 127.0.0.1:4434 -CAfile /trial/ca.pem -verify_hostname peer.ssa.test -verify_return_error </dev/null 2>&1 | grep -q "Verify return code: 0"; }
 until_ "the server serves" served
-has "$(dpkg -i --force-confold new.deb 2>&1 | tee /dev/stderr)" "open TLS connections that are reset: 1"
-until_ "it runs" systemctl is-active ssa-agent
-until_ "the program was told" grep -q "ended ECONNRESET" /tmp/hold
-until_ "the server serves again" served
+old=$(systemctl show -p MainPID --value ssa-agent)
+has "$(dpkg -i --force-confold new.deb 2>&1 | tee /dev/stderr)" "the one before it finishes 1 connections"
+[ "$(systemctl show -p MainPID --value ssa-agent)" != "$old" ] || fail "the old process is still the main one"
+served || fail "the server does not serve"
+! grep -q ended /tmp/hold || fail "an open connection was reset"
+systemctl stop app6
+until_ "the old process has ended" sh -c "! kill -0 $old 2>/dev/null"
+systemctl is-active ssa-agent || fail "the service is not active"
 has "$(run --unit=app8 sh -c "sleep 1; $fetch")" "fetched cba"
 has "$(dpkg-query -W ssa-agent)" "-2"
 

@@ -40,6 +40,10 @@ pub struct Agent {
     cgroup: PathBuf,
     folder: TempDir,
     child: Option<Child>,
+    /// The agent that has taken the child's place; no child of ours.
+    successor: Option<Pid>,
+    /// Those that were replaced, and may still finish connections.
+    replaced: Vec<Child>,
     log: Arc<Mutex<Vec<String>>>,
     filter: &'static str,
     /// Starts agents with `--leave-guards`.
@@ -81,9 +85,14 @@ impl Agent {
     /// Logs what is wrong only: a log costs more than a connect.
     pub fn start_quiet() -> Self {
         let mut agent = Self::absent();
-        agent.filter = "warn,access=error";
-        agent.restart();
+        agent.restart_quiet();
         agent
+    }
+
+    /// As [`Agent::restart`], and as [`Agent::start_quiet`] from then on.
+    pub fn restart_quiet(&mut self) {
+        self.filter = "warn,access=error";
+        self.restart();
     }
 
     /// A cgroup that no agent has ever served.
@@ -93,7 +102,16 @@ impl Agent {
         let cgroup = cgroup_mount().join(format!("ssa-test-{}-{count}", std::process::id()));
         fs::create_dir(&cgroup).expect("root can make cgroups");
         let folder = tempfile::Builder::new().prefix("ssa-agent").tempdir().expect("a folder can be made");
-        let mut agent = Self { cgroup, folder, child: None, log: Arc::default(), filter: LOG, leave_guards: false };
+        let mut agent = Self {
+            cgroup,
+            folder,
+            child: None,
+            successor: None,
+            replaced: Vec::new(),
+            log: Arc::default(),
+            filter: LOG,
+            leave_guards: false,
+        };
         agent.configure("");
         agent
     }
@@ -105,7 +123,7 @@ impl Agent {
 
     /// As [`Agent::restart`], by a command that runs the agent's program.
     pub fn restart_by(&mut self, mut command: Command) {
-        assert!(self.child.is_none(), "the last agent still runs");
+        assert!(self.child.is_none() && self.successor.is_none(), "the last agent still runs");
         let mut child = command
             .args(["run", "--log", self.filter])
             .args(self.leave_guards.then_some("--leave-guards"))
@@ -134,11 +152,67 @@ impl Agent {
         });
     }
 
-    /// SIGKILL, and waits for the end.
+    /// One more agent of this cgroup, which SIGKILL ends at its bpf(2) call number `at`: each thread counts its own. What
+    /// it logs goes to `log`.
+    pub fn killed_at(&self, at: usize, arguments: &[&str], log: Stdio) -> Child {
+        Command::new("strace")
+            .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject=bpf:signal=SIGKILL:when={at}")])
+            .arg(program())
+            .args(["run", "--log", "info", "--cgroup"])
+            .arg(&self.cgroup)
+            .arg("--config")
+            .arg(self.config())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("strace is installed")
+    }
+
+    /// Programs that the cgroup has attached, as the kernel lists them.
+    pub fn attached(&self) -> usize {
+        let output = Command::new("bpftool").args(["-j", "cgroup", "show"]).arg(&self.cgroup).output();
+        let list: serde_json::Value =
+            serde_json::from_slice(&output.expect("bpftool is installed").stdout).expect("bpftool speaks JSON");
+        list.as_array().expect("a list of programs").len()
+    }
+
+    /// `ssa-agent upgrade`: what it said, if a new agent has taken over; else why not.
+    pub fn upgrade(&mut self) -> Result<String, String> {
+        let output =
+            Command::new(program()).arg("upgrade").arg("--cgroup").arg(&self.cgroup).output().expect("it runs");
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        if !output.status.success() {
+            return Err(said);
+        }
+        let pid = said.split(' ').nth(1).and_then(|pid| pid.parse().ok());
+        self.successor = Some(Pid::from_raw(pid.unwrap_or_else(|| panic!("no pid: {said}"))));
+        self.replaced.extend(self.child.take());
+        Ok(said)
+    }
+
+    /// Whether all that were replaced have ended.
+    pub fn is_alone(&mut self) -> bool {
+        self.replaced.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
+        self.replaced.is_empty()
+    }
+
+    /// SIGKILL, and waits for the end, and until the kernel has closed the guards: it does so a moment later
+    /// (`prog_array_map_clear` in kernel/bpf/arraymap.c, which leaves it to a work queue).
     pub fn kill(&mut self) {
-        let mut child = self.child.take().expect("the agent runs");
-        child.kill().expect("it is our child");
-        child.wait().expect("it is our child");
+        let live = live_programs(self.pid());
+        if let Some(pid) = self.successor.take() {
+            kill(pid, Signal::SIGKILL).expect("it runs");
+            eventually("it has ended", Duration::from_secs(10), || !runs(pid));
+        } else {
+            let mut child = self.child.take().expect("the agent runs");
+            child.kill().expect("it is our child");
+            child.wait().expect("it is our child");
+        }
+        eventually("the guards are closed", Duration::from_secs(10), || {
+            loaded_programs().is_some_and(|loaded| loaded.iter().all(|(id, _name)| !live.contains(id)))
+        });
     }
 
     /// Sends a signal.
@@ -148,6 +222,10 @@ impl Agent {
 
     /// SIGTERM, and waits for the end.
     pub fn stop(&mut self) {
+        if let Some(pid) = self.successor.take() {
+            kill(pid, Signal::SIGTERM).expect("it runs");
+            return eventually("the agent has ended", Duration::from_secs(20), || !runs(pid));
+        }
         if let Some(child) = self.child.take() {
             let pid = Pid::from_raw(i32::try_from(child.id()).expect("pids are small"));
             kill(pid, Signal::SIGTERM).expect("it is our child");
@@ -165,6 +243,9 @@ impl Agent {
 
     /// The process id.
     pub fn pid(&self) -> Pid {
+        if let Some(pid) = self.successor {
+            return pid;
+        }
         let id = self.child.as_ref().expect("the agent runs").id();
         Pid::from_raw(i32::try_from(id).expect("pids are small"))
     }
@@ -218,6 +299,20 @@ impl Drop for Agent {
         }
         // Programs that a failed test has left would keep the agent waiting.
         let _gone = fs::write(self.cgroup.join("cgroup.kill"), "1");
+        if let Some(pid) = self.successor.take() {
+            let _gone = kill(pid, Signal::SIGTERM);
+            for _tick in 0..400 {
+                if !runs(pid) {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            let _gone = kill(pid, Signal::SIGKILL);
+        }
+        for mut child in self.replaced.drain(..) {
+            let _gone = child.kill();
+            let _gone = child.wait();
+        }
         if let Some(mut child) = self.child.take() {
             let pid = Pid::from_raw(i32::try_from(child.id()).expect("pids are small"));
             for signal in [Signal::SIGCONT, Signal::SIGTERM] {
@@ -244,6 +339,31 @@ impl Drop for Agent {
             thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// The programs of an agent that the guards call for as long as it lives.
+fn live_programs(pid: Pid) -> Vec<u64> {
+    let fdinfo = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+    let texts = fdinfo.filter_map(|entry| fs::read_to_string(entry.path()).ok());
+    let own: Vec<u64> = texts
+        .filter_map(|text| text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok()))
+        .collect();
+    let loaded = loaded_programs().unwrap_or_default().into_iter();
+    loaded.filter(|(id, name)| own.contains(id) && name.starts_with("ssa_live")).map(|(id, _name)| id).collect()
+}
+
+/// Ids and names of the programs that the kernel has; none if one went while they were listed.
+fn loaded_programs() -> Option<Vec<(u64, String)>> {
+    let output = Command::new("bpftool").args(["-j", "prog", "show"]).output().expect("bpftool is installed");
+    let list: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    let programs = list.as_array()?.iter();
+    Some(programs.filter_map(|one| Some((one["id"].as_u64()?, one["name"].as_str()?.to_owned()))).collect())
+}
+
+/// Whether a process is there, and no zombie.
+fn runs(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.trim().is_empty() && !rest.trim_start().starts_with('Z'))
 }
 
 /// Where cgroup2 is mounted.

@@ -76,10 +76,21 @@ impl App {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
     }
 
+    /// What the script says within `limit`, if it does.
+    pub fn try_said(&mut self, limit: Duration) -> Option<Value> {
+        let line = self.lines.recv_timeout(limit).ok()?;
+        Some(serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}")))
+    }
+
     /// Lets the script's `wait()` return.
     pub fn go(&mut self) {
+        self.say("");
+    }
+
+    /// Gives the script a line.
+    pub fn say(&mut self, line: &str) {
         let stdin = self.stdin.as_mut().expect("it was not closed");
-        stdin.write_all(b"\n").expect("the program reads");
+        writeln!(stdin, "{line}").expect("the program reads");
         stdin.flush().expect("the program reads");
     }
 

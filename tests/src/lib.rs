@@ -4,6 +4,7 @@
 //! - [`agent`]: an agent of the test's own, on a cgroup of its own;
 //! - [`app`]: programs in that cgroup, in Python and C;
 //! - [`firewall`]: one on a cgroup, as systemd makes them;
+//! - [`keyed`]: transfers in which every byte is known, and [`toxic`]: what networks do to them;
 //! - [`pki`]: certificates of every kind, good and bad;
 //! - [`server`]: peers, from well-behaved to hostile; [`nginx`] and `s_server` are real ones;
 //! - [`sniffer`]: every packet on an interface;
@@ -12,11 +13,13 @@
 pub mod agent;
 pub mod app;
 pub mod firewall;
+pub mod keyed;
 pub mod nginx;
 pub mod pki;
 pub mod report;
 pub mod server;
 pub mod sniffer;
+pub mod toxic;
 
 use std::time::{Duration, Instant};
 

@@ -2,6 +2,7 @@
 
 use std::{
     io::Read as _,
+    net::UdpSocket,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -23,6 +24,11 @@ pub struct Sniffer {
 impl Sniffer {
     /// Listens on all interfaces.
     pub fn start() -> Self {
+        Self::of(|_packet| true)
+    }
+
+    /// As [`Self::start`]; packets of which `keep` is false are let go.
+    pub fn of(keep: impl Fn(&[u8]) -> bool + Send + 'static) -> Self {
         let all = Some(nix::sys::socket::SockProtocol::EthAll);
         let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, all).expect("root can sniff");
         let mut socket = Socket::from(fd);
@@ -31,11 +37,14 @@ impl Sniffer {
         let stop = Arc::new(AtomicBool::new(false));
         let packets = Arc::new(Mutex::new(Vec::new()));
         let (stopped, kept) = (Arc::clone(&stop), Arc::clone(&packets));
+        let mark = mark();
         let thread = thread::spawn(move || {
             let mut buffer = vec![0; 1 << 17];
-            // Packets that were queued before the stop are still read.
+            // Packets that were queued before the stop are still read: up to the mark, or to silence.
             loop {
                 match socket.read(&mut buffer) {
+                    Ok(read) if stopped.load(Ordering::SeqCst) && holds(&buffer[..read], &mark) => return,
+                    Ok(read) if !keep(&buffer[..read]) => {}
                     Ok(read) => kept.lock().expect("no panic holds it").push(buffer[..read].to_vec()),
                     Err(_timeout) if stopped.load(Ordering::SeqCst) => return,
                     Err(_timeout) => {}
@@ -48,9 +57,21 @@ impl Sniffer {
     /// Stops, and returns all packets, from their link header on.
     pub fn stop(mut self) -> Vec<Vec<u8>> {
         self.stop.store(true, Ordering::SeqCst);
-        self.thread.take().expect("not stopped before").join().expect("it doesn't panic");
+        let thread = self.thread.take().expect("not stopped before");
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback is up");
+        while !thread.is_finished() {
+            // Nobody is to answer; and a full buffer may lose it.
+            let _sent = socket.send_to(&mark(), "127.0.0.1:9");
+            thread::sleep(Duration::from_millis(5));
+        }
+        thread.join().expect("it doesn't panic");
         std::mem::take(&mut self.packets.lock().expect("no panic holds it"))
     }
+}
+
+/// What ends the sniffers of this process.
+fn mark() -> Vec<u8> {
+    format!("the sniffers of {} are to stop", std::process::id()).into_bytes()
 }
 
 /// Whether a packet holds these bytes.

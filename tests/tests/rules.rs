@@ -98,12 +98,7 @@ fn rule_holds_while_the_agent_is_dead_and_after_it_has_come_back() {
     agent.restart();
     app.go();
     assert_eq!(app.said(), json!(["canary-in-plain-sight", true]));
-    let port = server.addr.port();
-    let leaked = |packet: &Vec<u8>| {
-        ssa_tests::sniffer::ports(packet).is_some_and(|(from, to)| from == port || to == port)
-            && holds(packet, b"canary")
-    };
-    assert!(!sniffer.stop().iter().any(leaked));
+    assert!(!sniffer.stop().iter().any(|packet| leaks(packet, server.addr.port())));
 }
 
 #[test]
@@ -300,6 +295,129 @@ fn unmodified_redis_cli_and_nc_reach_redis_with_tls() {
     let own = command(&agent, "redis-cli").args(arguments).output().unwrap();
     assert!(!text(&own).contains("value"), "{}", text(&own));
     eventually("the log says so", Duration::from_secs(5), || agent.log().contains("speaks TLS itself"));
+}
+
+#[test]
+fn own_tls_is_passed_on_where_a_rule_lets_it() {
+    let pki = Pki::new();
+    let (chain, key) = pki.write("redis", &pki.leaf(Leaf::of(&[NAME])));
+    let port = closed_port("127.0.0.1");
+    let text_port = port.to_string();
+    let tls = ["--port", "0", "--tls-port", &text_port, "--tls-cert-file", &chain, "--tls-key-file", &key];
+    let rest = ["--tls-ca-cert-file", &pki.ca(), "--tls-auth-clients", "no"];
+    let _redis = Peer::redis(pki.folder(), redis_server(), port, &[&tls[..], &rest[..]].concat());
+    let agent = Agent::start_with(&out(port, &pki, "own_tls = \"pass\""));
+    let redis_cli = |more: &[&str]| run(&agent, "redis-cli", &[&["-h", "127.0.0.1", "-p", &text_port], more].concat());
+    assert_eq!(redis_cli(&["set", "key", "value"]), "OK", "the agent's TLS");
+    assert_eq!(redis_cli(&["--tls", "--sni", NAME, "--cacert", &pki.ca(), "get", "key"]), "value", "its own");
+    eventually("the log says whose", Duration::from_secs(5), || {
+        let log = agent.log();
+        log.contains("its own TLS") && log.contains("TLS 1.3")
+    });
+    // What begins like TLS must go on like it.
+    let script = r#"
+sock = socket.create_connection(("127.0.0.1", int(args[0])))
+sock.settimeout(20)
+sock.sendall(bytes([22, 3, 1, 0, 1, 1]))
+time.sleep(0.2)
+try:
+    sock.sendall(b"canary-in-plain-sight")
+    out(sock.recv(100).decode())
+except OSError as error: out(errno.errorcode[error.errno])
+"#;
+    let sniffer = Sniffer::start();
+    assert_eq!(python(&agent, script, &[&text_port]), json!("ECONNRESET"));
+    assert!(!sniffer.stop().iter().any(|packet| leaks(packet, port)));
+    eventually("the log says why", Duration::from_secs(5), || agent.log().contains("goes on with something else"));
+}
+
+#[test]
+fn who_may_speak_own_tls_and_does_not_is_still_given_a_verified_peer() {
+    let pki = Pki::new();
+    let greets = |name: &str| {
+        Server::tls("127.0.0.1", server::context(&pki.leaf(Leaf::of(&[name]))), |mut stream| {
+            let _gone = stream.write_all(b"welcome");
+            let _gone = stream.read(&mut [0; 10]);
+        })
+    };
+    let (right, wrong) = (greets(NAME), greets("other.ssa.test"));
+    let rule = |server: &Server| {
+        let port = server.addr.port();
+        out(port, &pki, "own_tls = \"pass\"").replace("\"out\"\ndir", &format!("\"{port}\"\ndir"))
+    };
+    let agent = Agent::start_with(&(rule(&right) + &rule(&wrong)));
+    let script = r#"
+def first(port):
+    sock = socket.create_connection(("127.0.0.1", int(port)))
+    sock.settimeout(20)
+    try: return sock.recv(100).decode()
+    except OSError as reset: return [errno.errorcode[reset.errno], "other.ssa.test" in error(sock) or error(sock)]
+out([first(port) for port in args])
+"#;
+    let said = python(&agent, script, &[&right.port(), &wrong.port()]);
+    assert_eq!(said, json!(["welcome", ["ECONNRESET", true]]));
+}
+
+const NODE: &str = r#"
+const http = require("http");
+const [mode, port] = process.argv.slice(1);
+if (mode === "serve") {
+  http.createServer((request, response) => response.end(request.socket.remoteAddress)).listen(port, "127.0.0.1");
+} else {
+  http.get({ host: "127.0.0.1", port }, (response) => response.pipe(process.stdout));
+}
+"#;
+
+#[test]
+fn unmodified_node_reaches_nginx_and_is_served() {
+    let pki = Pki::new();
+    let (chain, key) = pki.write("peer", &pki.leaf(Leaf::of(&[NAME])));
+    let peer = Peer::nginx(&pki, &chain, &key);
+    let port = closed_port("127.0.0.1");
+    let agent = Agent::start_with(&(out(peer.port, &pki, "") + &served(port, &pki)));
+    let said = run(&agent, "node", &["-e", NODE, "get", &peer.port.to_string()]);
+    assert!(said.starts_with(&format!("ssa TLSv1.3 {NAME}")), "{said}");
+    let mut node = command(&agent, "node").args(["-e", NODE, "serve", &port.to_string()]).spawn().unwrap();
+    let (resolve, url) = (format!("{NAME}:{port}:127.0.0.1"), format!("https://{NAME}:{port}/"));
+    eventually("it is served", Duration::from_secs(30), || {
+        text(&curl(&["--cacert", &pki.ca(), "--resolve", &resolve, &url])) == "127.0.0.1"
+    });
+    node.kill().unwrap();
+    node.wait().unwrap();
+}
+
+#[test]
+fn no_plaintext_goes_either_way_while_rules_are_replaced() {
+    let (pki, server) = echo();
+    let (out_port, in_port) = (server.addr.port(), closed_port("127.0.0.1"));
+    let rules = out(out_port, &pki, "") + &served(in_port, &pki);
+    let others = format!("{rules}[[rule]]\nname = \"more\"\ndirection = \"out\"\nport = 9\nmode = \"deny\"\n");
+    let mut agent = Agent::start_with(&rules);
+    // There are many.
+    let sniffer = Sniffer::of(move |packet| leaks(packet, out_port));
+    let script = format!("{TALK}\nout(1)\nwhile True: out(talk())");
+    let mut client = App::start(&agent, &script, &[&server.port()]);
+    assert_eq!(client.said(), json!(1));
+    let mut listener = App::start(&agent, SERVE, &["127.0.0.1", &in_port.to_string()]);
+    assert_eq!(listener.said(), json!("ready"));
+    let asked = (0..20).map(|round| {
+        agent.configure(if round % 2 == 0 { &others } else { &rules });
+        assert!(agent.reload().0);
+        let plain = curl(&["--max-time", "1", &format!("http://127.0.0.1:{in_port}/canary-in-plain-sight")]);
+        assert!(!plain.status.success(), "{}", text(&plain));
+        client.said()
+    });
+    for said in asked.collect::<Vec<_>>() {
+        assert_eq!(said, json!(["canary-in-plain-sight", true]));
+    }
+    assert_eq!(sniffer.stop(), Vec::<Vec<u8>>::new());
+    client.kill();
+    listener.kill();
+}
+
+/// Whether a packet to or from a port has the canary in it.
+fn leaks(packet: &[u8], port: u16) -> bool {
+    ssa_tests::sniffer::ports(packet).is_some_and(|(from, to)| from == port || to == port) && holds(packet, b"canary")
 }
 
 #[test]
@@ -583,6 +701,35 @@ out(said)
             "two that fit": "EPROTO",
         })
     );
+}
+
+#[test]
+fn names_are_learned_from_answers_by_tcp() {
+    let pki = Pki::new();
+    let context = server::context(&pki.leaf(Leaf::of(&["one.ssa.test"])));
+    let server = Server::tls("127.0.0.1", context, server::echo);
+    let agent = Agent::start_with(&by_names(server.addr.port(), &pki, "[\"*.ssa.test\"]"));
+    // The length by itself, the answer in two: as resolvers may.
+    let script = r#"
+listener = socket.create_server(("127.0.0.53", 53))
+def by_tcp(name, addr, number=None):
+    sock = socket.create_connection(("127.0.0.53", 53))
+    resolve.number += 1
+    asked = question(name, resolve.number)
+    sock.sendall(struct.pack(">H", len(asked))); sock.sendall(asked)
+    peer, _client = listener.accept()
+    assert peer.recv(2 + len(asked), socket.MSG_WAITALL)[2:] == asked
+    reply = answer(question(name, number or resolve.number), addr)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    peer.sendall(struct.pack(">H", len(reply)) + reply[:20]); time.sleep(0.05); peer.sendall(reply[20:])
+    sock.recv(2 + len(reply), socket.MSG_WAITALL)
+said = [talk("127.0.0.1")]
+by_tcp("one.ssa.test", "127.0.0.1", number=7); said.append(talk("127.0.0.1"))
+by_tcp("one.ssa.test", "127.0.0.1"); said.append(talk("127.0.0.1"))
+out(said)
+"#;
+    let said = python(&agent, &format!("{ASK}{script}").replace("127.0.0.5", "127.0.0.8"), &[&server.port()]);
+    assert_eq!(said, json!(["EPROTO", "EPROTO", "hello"]));
 }
 
 #[test]

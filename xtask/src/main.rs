@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod ci;
 mod codegen;
+mod faults;
 mod image;
 mod man;
 mod manifests;
@@ -40,6 +41,8 @@ enum Verb {
     Test(test::Args),
     /// Measure: this agent, OpenSSL in the program, nginx, haproxy and stunnel, in one run
     Bench(bench::Args),
+    /// Inject faults, many of each, and tell what programs saw; takes half an hour
+    Faults(faults::Args),
     /// Make the Debian package; with --try, also install, use, upgrade and purge it in a clean Debian
     Package(package::Args),
     /// Make a container image of the agent and its libraries, with buildah
@@ -61,6 +64,7 @@ fn main() -> Result<()> {
         Verb::Run(args) => run::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Faults(args) => faults::run(&args),
         Verb::Image => image::run(),
         Verb::Manifests => manifests::run(),
         Verb::Package(args) => package::run(&args),

@@ -44,10 +44,12 @@ const TESTS: &[Package] = &[
     Package { name: "netcat-openbsd", reason: "the plainest of clients" },
     Package { name: "nftables", reason: "black holes" },
     Package { name: "nginx-light", reason: "a real TLS server" },
+    Package { name: "nodejs", reason: "programs with a runtime of their own" },
     Package { name: "openssl", reason: "s_server, another real TLS server" },
     Package { name: "postgresql", reason: "a server and a client that begin in plaintext" },
     Package { name: "python3", reason: "the programs under test" },
     Package { name: "redis-tools", reason: "a client, and the server's program, that know TLS or don't" },
+    Package { name: "strace", reason: "makes system calls fail" },
     Package { name: "systemd", reason: "a journal, and a judge of the unit files" },
     Package { name: "libpython3.11-testsuite", reason: "CPython's own socket tests" },
 ];

@@ -65,6 +65,9 @@ fn explain(args: &Args, file: &File, program: &Program, profiles: &[usize]) -> O
         Mode::Prefer => {
             println!("# {at}: rule {name}: TLS to {}, or PLAINTEXT if the peer speaks no TLS", rule.hostname());
         }
+        Mode::Require if rule.passes_own_tls() => {
+            println!("# {at}: rule {name}: TLS to {}, or the program's own TLS, or no connection", rule.hostname());
+        }
         Mode::Require => println!("# {at}: rule {name}: TLS to {}, or no connection", rule.hostname()),
         Mode::Plain => println!("# {at}: rule {name}: left alone"),
         Mode::Deny => println!("# {at}: rule {name}: refused with EACCES"),

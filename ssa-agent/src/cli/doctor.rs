@@ -78,7 +78,8 @@ fn trial(args: &Args) -> Result<Vec<Check>> {
     if made.is_ok() {
         let name = super::agent_name(&path)?;
         let (bpffs, cgroups) = (args.bpffs.clone(), vec![path.clone()]);
-        let options = agent::Options { name, cgroups, bpffs, config: Config::None, leave_guards: false };
+        let options =
+            agent::Options { name, cgroups, bpffs, config: Config::None, leave_guards: false, take_over: false };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let (mut fetched, mut refused) = (None, None);
         let served = runtime.block_on(agent::run(options, async || {
@@ -89,7 +90,7 @@ fn trial(args: &Args) -> Result<Vec<Check>> {
         runtime.shutdown_background();
         // Absent only if it was in use, which can't be.
         let _gone = fs::remove_dir(&path);
-        checks.push(doctor::trial("serving", served));
+        checks.push(doctor::trial("serving", served.map(drop)));
         checks.extend(fetched.map(|done| doctor::trial("fetching over TLS", done)));
         checks.extend(refused.map(|done| doctor::trial("refusals", done)));
     } else {

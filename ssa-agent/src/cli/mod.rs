@@ -9,6 +9,7 @@ mod probe;
 mod reload;
 mod run;
 mod status;
+mod upgrade;
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
@@ -39,6 +40,7 @@ enum Command {
     Status(status::StatusArgs),
     Connections(status::ConnectionsArgs),
     Reload(reload::Args),
+    Upgrade(upgrade::Args),
     Doctor(doctor::Args),
     Completions(generate::CompletionsArgs),
     #[command(hide = true)]
@@ -108,6 +110,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Status(args) => status::status(&args),
         Command::Connections(args) => status::connections(&args),
         Command::Reload(args) => reload::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => Ok(generate::completions(&args)),
         Command::Manual(args) => generate::manual(&args),

@@ -46,6 +46,10 @@ pub(crate) struct Args {
     /// run, which takes up what was attached. Without it the end waits until the programs have closed their TLS sockets
     #[arg(long)]
     leave_guards: bool,
+    /// Take the place of an agent of the same name, if one runs: it finishes its connections and ends, and nobody is refused
+    /// meanwhile. `ssa-agent upgrade` starts an agent in this way
+    #[arg(long, conflicts_with = "command")]
+    take_over: bool,
     /// Prove first that it works: a plain socket in the cgroup fetches from a TLS server of our own
     #[arg(long)]
     prove: bool,
@@ -76,13 +80,14 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         cgroups.push(path);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let code = runtime.block_on(serve(&args, cgroups));
+    let served = runtime.block_on(serve(&args, cgroups));
     runtime.shutdown_background();
-    if code.is_ok() {
+    let (code, ended) = served?;
+    if matches!(ended, agent::End::Detached) {
         // Programs that are still in it keep it; they may be in it for as long as they like.
         made.iter().for_each(|path| drop(fs::remove_dir(path)));
     }
-    code
+    Ok(code)
 }
 
 /// One clear sentence for what the kernel would say in many.
@@ -120,7 +125,7 @@ fn raise_file_limit() {
     }
 }
 
-async fn serve(args: &Args, cgroups: Vec<PathBuf>) -> Result<ExitCode> {
+async fn serve(args: &Args, cgroups: Vec<PathBuf>) -> Result<(ExitCode, agent::End)> {
     let name = cgroups.first().map_or_else(|| Ok(super::MACHINE.to_owned()), |path| super::agent_name(path))?;
     let config = args.config.config();
     let options = agent::Options {
@@ -129,15 +134,16 @@ async fn serve(args: &Args, cgroups: Vec<PathBuf>) -> Result<ExitCode> {
         bpffs: args.bpffs.clone(),
         config,
         leave_guards: args.leave_guards,
+        take_over: args.take_over,
     };
     let asked = CancellationToken::new();
     let mut code = ExitCode::SUCCESS;
     let attended = async || attended(args, &cgroups, &asked, &mut code).await;
-    tokio::select! {
+    let ended = tokio::select! {
         done = agent::run(options, attended) => done?,
         () = second_signal(&asked) => bail!("ended at once: the guards stay attached and refuse every TLS socket"),
-    }
-    Ok(code)
+    };
+    Ok((code, ended))
 }
 
 /// What happens while the agent serves.

@@ -12,6 +12,7 @@ use std::{
         unix::fs::{DirBuilderExt as _, MetadataExt as _},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aya::{
@@ -108,15 +109,17 @@ pub(crate) struct Hooks {
     services: OwnedFd,
     attached: OwnedFd,
     pins: PathBuf,
-    _lock: Flock<File>,
+    /// None while another agent takes over.
+    lock: Option<Flock<File>>,
+    opened: bool,
 }
 
 impl Hooks {
-    /// Loads the programs of the agent of this name, with the maps that one of the same name has left. `bpffs` is mounted
-    /// if nothing is there.
-    pub(crate) fn load(name: &str, bpffs: &Path) -> Result<Self, Error> {
+    /// Loads the programs of the agent of this name, with the maps that one of the same name has left, or uses: then, if
+    /// this one is to take its place, it has to [`Self::lock_again`]. `bpffs` is mounted if nothing is there.
+    pub(crate) fn load(name: &str, bpffs: &Path, in_place: bool) -> Result<Self, Error> {
         let pins = pin_folder(bpffs, name)?;
-        let lock = lock(&pins)?;
+        let lock = if in_place { None } else { Some(lock(&pins)?) };
         let mut loader = EbpfLoader::new();
         // Nothing is relocated against the kernel's types, whose reading would take a tenth of a second.
         loader.btf(None);
@@ -138,14 +141,35 @@ impl Hooks {
             let error = error as &dyn std::error::Error;
             info!(error, "socket(..., IPPROTO_TLS) can't be had; options make TLS sockets of plain ones, as ever");
         }
-        let maps = Maps::take(&mut ebpf)?;
+        let maps = Maps::take(&mut ebpf, &pins)?;
         let pinned = |name: &str| {
             let path = pins.join(name);
             sys::pinned(&path).map_err(|source| Error::Bpffs { path, source })
         };
         let (services, attached) = (pinned("SERVICES")?, pinned("ATTACHED")?);
         let (maps, socket_call, live) = (Some(maps), socket_call.is_ok(), Vec::new());
-        Ok(Self { maps, logger, live, ebpf, socket_call, services, attached, pins, _lock: lock })
+        Ok(Self { maps, logger, live, ebpf, socket_call, services, attached, pins, lock, opened: false })
+    }
+
+    /// Lets another agent of the same name be the one that serves.
+    pub(crate) fn unlock(&mut self) {
+        self.lock = None;
+    }
+
+    /// Becomes the one that serves, as soon as no other does.
+    pub(crate) async fn lock_again(&mut self) -> Result<(), Error> {
+        const LIMIT: Duration = Duration::from_secs(10);
+        let deadline = tokio::time::Instant::now() + LIMIT;
+        loop {
+            match lock(&self.pins) {
+                Ok(lock) => {
+                    self.lock = Some(lock);
+                    return Ok(());
+                }
+                Err(error) if tokio::time::Instant::now() >= deadline => return Err(error),
+                Err(_busy) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
     }
 
     /// Attaches to a cgroup, or puts the programs into the links that are there. Returns the cgroup's inode, and whether
@@ -206,6 +230,9 @@ impl Hooks {
 
     /// Says that the agent lives: from here on options can be set and sockets connect.
     pub(crate) fn open(&mut self) -> Result<(), Error> {
+        if std::mem::replace(&mut self.opened, true) {
+            return Ok(());
+        }
         for (array, names) in LIVE {
             let map = self.ebpf.take_map(array).ok_or(Error::Missing { name: array })?;
             let failed = |source| Error::Map { name: array, source };

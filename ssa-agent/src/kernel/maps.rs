@@ -6,6 +6,7 @@ use std::{
         fd::{AsFd as _, AsRawFd},
         unix::fs::MetadataExt as _,
     },
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -60,7 +61,8 @@ pub(crate) struct Maps {
     users: Mutex<HashMap<MapData, u32, u64>>,
     /// When to look at them next.
     users_at: Mutex<Instant>,
-    events: Mutex<Option<RingBuf<MapData>>>,
+    /// Where the maps are pinned.
+    pins: PathBuf,
     names: Mutex<Option<RingBuf<MapData>>>,
     names_wanted: Mutex<Array<MapData, u32>>,
 }
@@ -93,7 +95,7 @@ impl RuleKey {
 const MANY: usize = 1000;
 
 impl Maps {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+    pub(super) fn take(ebpf: &mut Ebpf, pins: &Path) -> Result<Self, Error> {
         Ok(Self {
             blobs: Mutex::new(take(ebpf, "BLOBS")?),
             certificates: Mutex::new(take(ebpf, "CERTIFICATES")?),
@@ -121,7 +123,7 @@ impl Maps {
             },
             users: Mutex::new(take(ebpf, "USERS")?),
             users_at: Mutex::new(Instant::now()),
-            events: Mutex::new(Some(take(ebpf, "EVENTS")?)),
+            pins: pins.to_owned(),
             names: Mutex::new(Some(take(ebpf, "NAMES")?)),
             names_wanted: Mutex::new(take(ebpf, "NAMES_WANTED")?),
         })
@@ -280,14 +282,9 @@ impl Maps {
         replace(&mut lock(&self.user_classes), users).map_err(|source| Error::Map { name: "USER_CLASSES", source })
     }
 
-    /// Deletes all classes and rows.
-    pub(crate) fn forget_policies(&self) {
-        let mut cgroups = lock(&self.cgroup_classes);
-        keys(&cgroups).iter().for_each(|id| drop(cgroups.remove(id)));
-        let mut users = lock(&self.user_classes);
-        keys(&users).iter().for_each(|uid| drop(users.remove(uid)));
-        let mut policies = lock(&self.policies);
-        keys(&policies).iter().for_each(|key| drop(policies.remove(key)));
+    /// The rows that an agent before this one has left.
+    pub(crate) fn policy_keys(&self) -> Vec<PolicyKey> {
+        keys(&lock(&self.policies))
     }
 
     /// Writes what the hooks look up for a set of rules, which is not in force yet.
@@ -352,9 +349,16 @@ impl Maps {
         Ok(())
     }
 
-    /// The ring buffer, for the one task that reads it.
-    pub(crate) fn take_events(&self) -> Option<RingBuf<MapData>> {
-        lock(&self.events).take()
+    /// The ring buffer, for the one task that reads it: from where it was read last, by whomever.
+    pub(crate) fn events(&self) -> Result<RingBuf<MapData>, Error> {
+        let failed = |source| Error::Map { name: "EVENTS", source };
+        let map = MapData::from_pin(self.pin("EVENTS")).map_err(failed)?;
+        RingBuf::try_from(Map::RingBuf(map)).map_err(failed)
+    }
+
+    /// Where a map is pinned.
+    pub(crate) fn pin(&self, name: &str) -> PathBuf {
+        self.pins.join(name)
     }
 
     /// The ring buffer of what goes to name servers and comes from them, for who reads it.

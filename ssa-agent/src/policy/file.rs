@@ -7,6 +7,7 @@ use std::{
     fmt, fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::Deserialize;
@@ -154,6 +155,7 @@ pub(super) struct Sessions {
 pub(super) struct Time {
     connect_seconds: Option<Seconds>,
     handshake_seconds: Option<Seconds>,
+    idle_seconds: Option<Count>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -168,12 +170,17 @@ pub(super) struct Credentials {
 struct Limits {
     sockets: Option<Count>,
     sockets_per_user: Option<Count>,
+    connections: Option<Count>,
+    connections_per_service: Option<Count>,
+    connections_per_user: Option<Count>,
+    handshakes: Option<Count>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Control {
     group: Option<UserGroup>,
+    finish_seconds: Option<Count>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -297,6 +304,12 @@ impl File {
         self.control.group
     }
 
+    /// How long connections may go on when another agent has taken over.
+    pub(crate) fn finish_limit(&self) -> Duration {
+        const DEFAULT: Duration = Duration::from_secs(3600);
+        self.control.finish_seconds.map_or(DEFAULT, |seconds| Duration::from_secs(seconds.into()))
+    }
+
     /// Reads all certificates and keys that it names, to see that they are good.
     pub(crate) fn load_all(&self) -> Result<(), super::LoadError> {
         let mut seen = Vec::new();
@@ -321,11 +334,16 @@ impl File {
     }
 
     /// The policy of programs that no profile is for.
-    pub(super) fn machine(&self) -> Policy {
+    pub(crate) fn machine(&self) -> Policy {
         let mut policy = Policy::default();
         refine(&mut policy, &self.tls, &self.trust, &self.sessions, &self.time, &self.credentials);
-        set(&mut policy.limits.sockets, self.limits.sockets.map(u64::from));
-        set(&mut policy.limits.sockets_per_user, self.limits.sockets_per_user.map(u64::from));
+        let (limits, given) = (&mut policy.limits, &self.limits);
+        set(&mut limits.sockets, given.sockets.map(u64::from));
+        set(&mut limits.sockets_per_user, given.sockets_per_user.map(u64::from));
+        set(&mut limits.connections, given.connections.map(u64::from));
+        set(&mut limits.connections_per_service, given.connections_per_service.map(u64::from));
+        set(&mut limits.connections_per_user, given.connections_per_user.map(u64::from));
+        set(&mut limits.handshakes, given.handshakes.map(u64::from));
         policy
     }
 }
@@ -386,6 +404,7 @@ pub(super) fn refine(
     set(&mut policy.sessions.tickets, sessions.tickets);
     set(&mut policy.time.connect_seconds, time.connect_seconds);
     set(&mut policy.time.handshake_seconds, time.handshake_seconds);
+    set(&mut policy.time.idle_seconds, time.idle_seconds.map(u64::from));
     if credentials.chain.is_some() || credentials.key.is_some() {
         policy.credentials.chain.clone_from(&credentials.chain);
         policy.credentials.key.clone_from(&credentials.key);

@@ -87,6 +87,8 @@ pub(crate) struct Sessions {
 pub(crate) struct Time {
     pub(crate) connect_seconds: Seconds,
     pub(crate) handshake_seconds: Seconds,
+    /// Zero: for as long as it likes.
+    pub(crate) idle_seconds: u64,
 }
 
 /// For programs that bring none.
@@ -102,6 +104,10 @@ pub(crate) struct Credentials {
 pub(crate) struct Limits {
     pub(crate) sockets: u64,
     pub(crate) sockets_per_user: u64,
+    pub(crate) connections: u64,
+    pub(crate) connections_per_service: u64,
+    pub(crate) connections_per_user: u64,
+    pub(crate) handshakes: u64,
 }
 
 /// How long sessions are cached if nobody says: what servers usually allow.
@@ -128,9 +134,20 @@ impl Default for Policy {
                 strict: false,
             },
             sessions: Sessions { reuse: true, lifetime_seconds: None, tickets: true },
-            time: Time { connect_seconds: Seconds::from_secs(10), handshake_seconds: Seconds::from_secs(10) },
+            time: Time {
+                connect_seconds: Seconds::from_secs(10),
+                handshake_seconds: Seconds::from_secs(10),
+                idle_seconds: 0,
+            },
             credentials: Credentials { chain: None, key: None },
-            limits: Limits { sockets: 100_000, sockets_per_user: 50_000 },
+            limits: Limits {
+                sockets: 100_000,
+                sockets_per_user: 50_000,
+                connections: 100_000,
+                connections_per_service: 50_000,
+                connections_per_user: 50_000,
+                handshakes: 4096,
+            },
         }
     }
 }

@@ -60,19 +60,25 @@ impl Policies {
     ) -> Result<Self, LoadError> {
         let mount = cgroup::mount().map_err(|error| LoadError::Files(error.to_string()))?;
         let base = Arc::new(Effective::load(file.policy(&[]))?);
+        // Classes of an agent before this one mean nothing, and go when those of this one are there.
+        let left: HashSet<PolicyKey> = maps.policy_keys().into_iter().collect();
         let now = Now {
             file,
             generation: 1,
             effective: HashMap::from([((Vec::new(), None), Arc::clone(&base))]),
             loaded: vec![base],
             cgroups: HashMap::new(),
-            rows: HashSet::new(),
+            next_class: left
+                .iter()
+                .flat_map(|key| [key.cgroup, key.user])
+                .filter(|class| *class != UNKNOWN_CGROUP)
+                .max()
+                .unwrap_or(0)
+                + 1,
+            rows: left,
             numbers: HashMap::new(),
-            next_class: 1,
         };
         let policies = Self { maps, services, pods, mount, now: Mutex::new(now) };
-        // Classes of an agent before this one mean nothing.
-        policies.maps.forget_policies();
         policies.write_rows(&mut policies.lock())?;
         Ok(policies)
     }

@@ -44,6 +44,9 @@ pub(crate) struct Rule {
     hostname: Option<Spanned<String>>,
     /// Whom it must prove to be, if the program has resolved one of these, and no other of them, to its address.
     hostnames: Option<Vec<Spanned<Pattern>>>,
+    /// What becomes of a program that speaks TLS itself.
+    #[serde(default)]
+    own_tls: OwnTls,
     /// How the peer is asked for TLS, if it does not begin with it.
     starttls: Option<starttls::Protocol>,
     /// A profile whose sections hold, before the rule's own.
@@ -69,6 +72,17 @@ enum Protocol {
     #[default]
     Tcp,
     Udp,
+}
+
+/// What becomes of a program that speaks TLS itself.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum OwnTls {
+    /// It is reset: TLS in TLS is a mistake.
+    #[default]
+    Refuse,
+    /// Its TLS goes to the peer as it is. Nobody but the program verifies the peer.
+    Pass,
 }
 
 /// What a rule says.
@@ -246,6 +260,10 @@ impl Rule {
         if self.starttls.is_some() && (!tls || self.direction == Direction::In) {
             return Err("`starttls` is for rules that go out and require TLS".to_owned());
         }
+        let pass = self.own_tls == OwnTls::Pass;
+        if pass && (self.mode != Mode::Require || self.direction == Direction::In || self.starttls.is_some()) {
+            return Err("`own_tls = \"pass\"` is for rules that go out and require TLS, without `starttls`".to_owned());
+        }
         if let Some(service) = &self.service {
             service.check()?;
         }
@@ -311,6 +329,11 @@ impl Rule {
             0 => Err("no name that the rule lists was resolved to this address by the program".to_owned()),
             _ => Err(format!("the program has resolved several names to this address: {}", names.join(", "))),
         }
+    }
+
+    /// Whether a program that speaks TLS itself is left to do so.
+    pub(crate) fn passes_own_tls(&self) -> bool {
+        self.own_tls == OwnTls::Pass
     }
 
     /// How the peer is asked for TLS.

@@ -120,6 +120,8 @@ const IDENTITY_BYTES: usize = 400;
 pub(crate) fn context(policy: &Policy, trusted: Option<Vec<X509>>) -> Result<SslContext, Error> {
     let mut builder = SslContextBuilder::new(SslMethod::tls_client())?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
+    // Whoever is there after it would not be looked at.
+    builder.set_options(SslOptions::NO_RENEGOTIATION);
     let mut store = match trusted {
         None => trust(&policy.trust)?,
         Some(certificates) => {
