@@ -116,32 +116,33 @@
 #define TLS_ERROR 100
 #endif
 
-/* check revocation at all
- * (not offered yet: ENOPROTOOPT) */
+/* refuse a peer unless it is known that no certificate of its chain is
+ * revoked
+ * int, 0 or 1; set: before connect or listen; get: any time */
 #ifndef TLS_REVOCATION_CHECKS
 #define TLS_REVOCATION_CHECKS 102
 #endif
 
-/* stapled OCSP responses may answer
- * (not offered yet: ENOPROTOOPT) */
+/* OCSP responses that the peer staples may answer
+ * int, 0 or 1; set: before connect or listen; get: any time */
 #ifndef TLS_OCSP_STAPLED_CHECKS
 #define TLS_OCSP_STAPLED_CHECKS 103
 #endif
 
 /* OCSP responders may answer
- * (not offered yet: ENOPROTOOPT) */
+ * int, 0 or 1; set: before connect or listen; get: any time */
 #ifndef TLS_OCSP_CHECKS
 #define TLS_OCSP_CHECKS 104
 #endif
 
-/* CRLs may answer
- * (not offered yet: ENOPROTOOPT) */
+/* lists of revoked certificates (CRLs) may answer
+ * int, 0 or 1; set: before connect or listen; get: any time */
 #ifndef TLS_CRL_CHECKS
 #define TLS_CRL_CHECKS 105
 #endif
 
-/* cached answers may answer
- * (not offered yet: ENOPROTOOPT) */
+/* answers from the agent's cache may answer
+ * int, 0 or 1; set: before connect or listen; get: any time */
 #ifndef TLS_CACHED_REV_CHECKS
 #define TLS_CACHED_REV_CHECKS 106
 #endif

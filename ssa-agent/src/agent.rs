@@ -44,6 +44,7 @@ use crate::{
     pods::{self, Pods},
     policy::{Policies, file::Config},
     registry::Registry,
+    revocation::Revocation,
     rules::Rules,
     services::{self, Services},
 };
@@ -88,6 +89,7 @@ pub(crate) struct Agent {
     pub(crate) predecessor: OnceLock<mpsc::UnboundedSender<Changed>>,
     /// Connects whose programs have no connection yet.
     pub(crate) resuming: TaskTracker,
+    pub(crate) revocation: Arc<Revocation>,
     retiring: Mutex<CancellationToken>,
     pub(crate) began: Instant,
     /// Cancelled when the agent is to end: held connects are refused, connections reset.
@@ -151,13 +153,14 @@ pub(crate) async fn run(options: Options, attended: impl AsyncFnOnce() -> Result
     // Before anything is attached: there is no moment in which a rule does not hold.
     let rules = Rules::new(Arc::clone(&maps), Arc::clone(&pods), Arc::clone(&file))?;
     let services = Arc::new(Services::attach_all(hooks, &maps, &options.cgroups, estate.detached, &stop)?);
+    let revocation = Revocation::new(file.cache_directory(), Arc::clone(&metrics));
     let agent = Arc::new(Agent {
         chains: Chains::new(Arc::clone(&maps)),
         changing: tokio::sync::Mutex::default(),
         connections: Connections::new(Arc::clone(&metrics)),
         metrics,
         names: Names::new(ring, estate.names),
-        contexts: Contexts::new(Arc::clone(&maps), estate.texts)?,
+        contexts: Contexts::new(Arc::clone(&maps), Arc::clone(&revocation), estate.texts)?,
         health: Health::default(),
         heirs,
         limits: Limits::new(&file.machine().limits),
@@ -168,6 +171,7 @@ pub(crate) async fn run(options: Options, attended: impl AsyncFnOnce() -> Result
         pods,
         predecessor: OnceLock::new(),
         resuming: TaskTracker::new(),
+        revocation,
         retiring: Mutex::default(),
         rules,
         services,

@@ -96,6 +96,9 @@ pub(crate) struct Shown {
     pub(crate) version: String,
     pub(crate) cipher: String,
     pub(crate) resumed: bool,
+    /// When and by whom its peer was revoked, since it was made.
+    #[serde(default)]
+    pub(crate) revoked: Option<String>,
     /// Seconds since 1970 of the finished handshake.
     pub(crate) since: u64,
     pub(crate) age_seconds: f64,
@@ -148,6 +151,17 @@ impl Entry {
     /// It was closed in order.
     pub(crate) fn closed(mut self) {
         self.error = None;
+    }
+
+    /// Its peer has become revoked.
+    pub(crate) fn revoked(&self, how: &str) {
+        self.connections.metrics.peer_revoked();
+        let mut inner = self.connections.lock();
+        let Some(open) = inner.open.get_mut(&self.number) else { return };
+        open.shown.revoked = Some(how.to_owned());
+        let (id, peer, name) = (open.shown.id, open.shown.peer, open.shown.name.clone());
+        drop(inner);
+        warn!(target: "access", id, peer = peer.map(tracing::field::display), name, error = how, "the peer is revoked");
     }
 
     /// It was reset.
@@ -223,6 +237,7 @@ impl Connections {
             version: reached.version_name().to_owned(),
             cipher: reached.cipher().to_owned(),
             resumed: reached.resumed(),
+            revoked: None,
             since: now(),
             age_seconds: 0.0,
             bytes_up: 0,

@@ -23,6 +23,7 @@ use crate::{
     caller::{self, Read},
     kernel::{self, maps::Maps},
     policy::Effective,
+    revocation::{Checks, Revocation, Ways},
     tls::{
         self,
         cipher::Suite,
@@ -35,6 +36,7 @@ use crate::{
 /// Contexts that the agent knows something of, by id.
 pub(crate) struct Contexts {
     maps: Arc<Maps>,
+    revocation: Arc<Revocation>,
     known: Mutex<HashMap<u64, Known>>,
     /// Contexts whose lists of cipher suites an agent with another OpenSSL has numbered.
     renumbered: HashSet<u64>,
@@ -61,6 +63,8 @@ struct Common {
     shape: Shape,
     /// None if sessions are not to be reused.
     session_ttl: Option<Duration>,
+    /// How peers are checked for revocation; none if they are not.
+    checks: Option<Checks>,
 }
 
 /// After this long a listener gets new keys for its session tickets.
@@ -133,12 +137,18 @@ pub(crate) struct Settings {
     pub(crate) session_ttl: Duration,
     /// Whether sessions of TLS 1.3, which are always tickets, may be kept.
     pub(crate) tickets: bool,
+    /// How the peer is checked for revocation; none if it is not.
+    pub(crate) checks: Option<Checks>,
 }
 
 impl Contexts {
     /// Gives the hooks the names of the cipher suites, and takes up what programs have set before: paths are kept in the
     /// kernel, texts only by an agent that hands over.
-    pub(crate) fn new(maps: Arc<Maps>, texts: Vec<BroughtText>) -> Result<Self, kernel::Error> {
+    pub(crate) fn new(
+        maps: Arc<Maps>,
+        revocation: Arc<Revocation>,
+        texts: Vec<BroughtText>,
+    ) -> Result<Self, kernel::Error> {
         let same = Suite::all().all(|suite| {
             let before = maps.cipher_name(suite.number());
             before.is_empty() || before == suite.name()
@@ -147,7 +157,7 @@ impl Contexts {
         for suite in Suite::all() {
             maps.put_cipher(suite.number(), suite.name(), suite.standard_name())?;
         }
-        let contexts = Self { maps, known: Mutex::default(), renumbered };
+        let contexts = Self { maps, revocation, known: Mutex::default(), renumbered };
         contexts.restore(texts);
         Ok(contexts)
     }
@@ -230,8 +240,10 @@ impl Contexts {
 
     /// What `id`'s connections are made with under a policy, once it is read.
     pub(crate) async fn settings(&self, id: u64, effective: &Effective) -> Result<Settings, tls::Error> {
-        let Common { known, made, shape, session_ttl, .. } = self.common(id, effective).await?;
-        let sessions = session_ttl.map(|_ttl| known.sessions);
+        let Common { known, made, shape, session_ttl, checks, .. } = self.common(id, effective).await?;
+        // A resumed handshake brings no staples: where nothing else may answer, every one is a full one.
+        let asks = |checks: &Checks| checks.ways.cached || checks.ways.ocsp || checks.ways.crl;
+        let sessions = session_ttl.filter(|_ttl| checks.as_ref().is_none_or(asks)).map(|_ttl| known.sessions);
         let tickets = effective.policy.sessions.tickets;
         let Shape { versions, suites, alpn, .. } = shape;
         let session_ttl = session_ttl.unwrap_or_default();
@@ -244,12 +256,13 @@ impl Contexts {
             alpn,
             session_ttl,
             tickets,
+            checks,
         })
     }
 
     /// What a listener serves its clients with under a policy, once it is read.
     pub(crate) async fn front(&self, id: u64, effective: &Effective) -> Result<Arc<Front>, tls::Error> {
-        let Common { context, known, made, shape, session_ttl } = self.common(id, effective).await?;
+        let Common { context, known, made, shape, session_ttl, checks } = self.common(id, effective).await?;
         if let Some((made_at, front)) = &known.front
             && made_at.elapsed() < TICKET_KEY_LIFE
         {
@@ -260,7 +273,8 @@ impl Contexts {
             credentials: made.credentials,
             trusted: made.trusted.as_deref(),
             peer_auth: context.scalar(Setting::PeerAuth),
-            stapling: context.scalar(Setting::Stapling) != 0,
+            stapling: (context.scalar(Setting::Stapling) != 0).then(|| Arc::clone(&self.revocation)),
+            checks,
             versions: shape.versions,
             suites: shape.suites.clone(),
             alpn: shape.alpn.clone(),
@@ -358,7 +372,19 @@ impl Contexts {
         }
         let made = known.made.made.get_or_init(|| make(effective, &known.blobs)).await;
         let made = made.clone().map_err(tls::Error::Brought)?;
-        Ok(Common { context, known, made, shape, session_ttl: reuse.then_some(session_ttl) })
+        let checks = if scalar(Setting::RevocationChecks)? == 0 {
+            None
+        } else {
+            let way = |setting| scalar(setting).map(|value| value != 0);
+            let ways = Ways {
+                stapled: way(Setting::StapledChecks)?,
+                ocsp: way(Setting::OcspChecks)?,
+                crl: way(Setting::CrlChecks)?,
+                cached: way(Setting::CachedChecks)?,
+            };
+            Some(Checks { ways, policy: effective.policy.revocation.clone() })
+        };
+        Ok(Common { context, known, made, shape, session_ttl: reuse.then_some(session_ttl), checks })
     }
 
     /// Forgets a context that no socket uses any more.

@@ -100,6 +100,7 @@ impl Error {
             Self::Limit(_) => "limit",
             Self::Stopping => "stopping",
             Self::NoRule => "no_rule",
+            Self::Tls(tls::Error::Revocation(_)) => "revocation",
             Self::Tls(_) => "tls",
         }
     }

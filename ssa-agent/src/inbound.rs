@@ -31,6 +31,7 @@ use crate::{
     policy::rule::Mode,
     reached::Reached,
     relay,
+    revocation::Inquiry,
     rules::Found,
     tls::{self, server},
 };
@@ -91,16 +92,19 @@ async fn client_of(
     let idle = Duration::from_secs(policy.policy.time.idle_seconds);
     let limit = policy.policy.time.handshake_seconds.get();
     let stop = agent.services.stop(listener.caller.service);
-    let secured = tokio::select! {
+    let (secured, inquiry) = tokio::select! {
         biased;
         () = stop.cancelled() => return Err(Error::Stopping),
         secured = timeout(limit, async {
             if listener.rule(agent).is_some_and(|found| found.rule().mode() == Mode::Prefer) && !speaks_tls(&stream).await {
                 warn!(target: "access", "plaintext: the client speaks no TLS");
-                return Ok(Reached::Plain(stream));
+                return Ok((Reached::Plain(stream), None));
             }
             let front = agent.contexts.front(listener.context, &policy).await?;
-            server::accept(&front, stream).await.map(|secured| Reached::Tls(Box::new(secured)))
+            front.keep_stapled(&agent.revocation, &policy.policy.revocation, || listener.origin());
+            let inquiry = front.checks.clone().map(|checks| agent.revocation.inquiry(checks, listener.origin(), limit));
+            let secured = server::accept(&front, inquiry.as_ref(), stream).await?;
+            Ok::<_, tls::Error>((Reached::Tls(Box::new(secured)), inquiry))
         }) => secured.map_err(|_elapsed| Error::HandshakeTimeout { to: from, limit })??,
     };
     drop((permit, handshake));
@@ -122,10 +126,12 @@ async fn client_of(
     let (found, name) = (listener.rule(agent), secured.sni().unwrap_or_default());
     let entry = agent.connections.open(&which(agent, listener, found.as_ref(), id, name, from), &secured, began);
     let news = peer_leg::news(wishes, [ssa_common::peer_option::ABSENT; ssa_common::peer_option::SLOTS]);
+    let chain = if inquiry.is_some() { secured.chain().to_vec() } else { Vec::new() };
+    let revoked = Inquiry::watch(inquiry.as_ref(), &chain, |how| entry.revoked(how));
     let relayed = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
-        relayed = secured.relay(AppStream::new(leg), news, before_reset, &entry.copied, idle) => relayed,
+        relayed = secured.relay(AppStream::new(leg), news, before_reset, &entry.copied, idle, revoked) => relayed,
     };
     let established = passage.withdraw();
     drop(passage);

@@ -32,6 +32,7 @@ use crate::{
     netns::{Entrance, Namespace, Steered, mapped, socket_addr},
     peer_leg::Wishes,
     policy::{Effective, profile::Program},
+    revocation::Origin,
     rules::Found,
     tls,
 };
@@ -92,6 +93,13 @@ impl Listener {
     /// What is in force for its clients.
     pub(crate) fn policy(&self, agent: &Agent) -> Result<Arc<Effective>, Error> {
         policy(agent, self.by_rule, &self.caller, &self.program, self.at)
+    }
+
+    /// From where is asked what its certificates, and its clients', tell to ask.
+    pub(crate) fn origin(&self) -> Origin {
+        let caller = self.caller;
+        let owner = Owner { cgroups: [caller.cgroup; 2], uid: caller.uid, gid: caller.gid };
+        Origin::Program { namespace: Arc::clone(&self.namespace), caller, owner }
     }
 
     /// The rule by which it is TLS.
@@ -395,7 +403,7 @@ async fn begin(agent: &Arc<Agent>, listening: &Listening) -> Result<(), Error> {
     let at = socket_addr(&listening.at);
     let at = if listening.at.addr == [0; 16] { SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), at.port()) } else { at };
     let effective = policy(agent, by_rule, &listening.caller, &program, at)?;
-    agent.contexts.front(listening.context, &effective).await?;
+    let front = agent.contexts.front(listening.context, &effective).await?;
     let namespace = loop {
         match agent.namespaces.of(&listening.caller).await {
             Ok(namespace) => break namespace,
@@ -425,6 +433,7 @@ async fn begin(agent: &Arc<Agent>, listening: &Listening) -> Result<(), Error> {
         dual,
         passed: Mutex::default(),
     });
+    front.keep_stapled(&agent.revocation, &effective.policy.revocation, || listener.origin());
     agent.listeners.lock().listeners.insert(listening.id, Arc::clone(&listener));
     agent.listeners.pass_others(&listener, &listed)?;
     for key in listener.keys() {

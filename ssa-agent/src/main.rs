@@ -39,6 +39,7 @@ mod reached;
 mod registry;
 mod relay;
 mod resolve;
+mod revocation;
 mod rules;
 mod selftest;
 mod services;

@@ -25,6 +25,8 @@ pub(crate) struct Metrics {
     received: IntCounterVec,
     handshakes: HistogramVec,
     reload_failures: IntCounter,
+    revocation: IntCounterVec,
+    revoked: IntCounter,
     // Set when somebody asks.
     connections: GaugeVec,
     services: Gauge,
@@ -81,6 +83,16 @@ impl Metrics {
                 all,
                 IntCounter::new("ssa_policy_reload_failures_total", "Configurations that were refused at a reload"),
             )?,
+            revocation: counter(
+                "ssa_revocation_answers_total",
+                "Certificates whose revocation was checked, by where the answer came from (none: from nowhere), and what it is \
+                 (good, revoked, none; let: none, and the policy lets it be)",
+                &["way", "answer"],
+            )?,
+            revoked: add(
+                all,
+                IntCounter::new("ssa_connections_revoked_total", "Open connections whose peer has become revoked"),
+            )?,
             connections: gauge("ssa_connections", "Open connections", &OF)?,
             services: add(all, Gauge::new("ssa_services", "Attached cgroups"))?,
             sockets: gauge("ssa_sockets", "Open TLS sockets, without those that were accepted", &["service"])?,
@@ -131,6 +143,16 @@ impl Metrics {
                 }
             }
         }
+    }
+
+    /// A certificate's revocation was checked.
+    pub(crate) fn asked_of_revocation(&self, way: &str, answer: &str) {
+        self.revocation.with_label_values(&[way, answer]).inc();
+    }
+
+    /// The peer of an open connection has become revoked.
+    pub(crate) fn peer_revoked(&self) {
+        self.revoked.inc();
     }
 
     /// A configuration was refused.

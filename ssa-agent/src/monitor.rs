@@ -52,7 +52,16 @@ impl Health {
 
     fn is_alive(&self) -> bool {
         // Before the first, it is about to begin.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).beat.is_none_or(|beat| beat.elapsed() < BEAT_LIMIT)
+        self.last_beat().is_none_or(|beat| beat.elapsed() < BEAT_LIMIT)
+    }
+
+    /// As [`Self::is_alive`], and it has begun: the service manager was told that it is ready.
+    fn beats(&self) -> bool {
+        self.last_beat().is_some_and(|beat| beat.elapsed() < BEAT_LIMIT)
+    }
+
+    fn last_beat(&self) -> Option<Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).beat
     }
 }
 
@@ -95,7 +104,7 @@ pub(crate) fn tell(states: &[NotifyState<'_>]) {
 pub(crate) async fn watchdog(agent: Arc<Agent>, stop: CancellationToken) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     while !stop.is_cancelled() {
-        if agent.health.is_alive() {
+        if agent.health.beats() {
             tell(&[NotifyState::Watchdog]);
         }
         let _stopped = stop.run_until_cancelled(sleep(limit / 2)).await;

@@ -40,6 +40,7 @@ use crate::{
     reached::Reached,
     relay,
     resolve::{self, Families},
+    revocation::{Inquiry, Origin},
     rules::Found,
     starttls,
     tls::{self, name::ServerName},
@@ -157,11 +158,12 @@ async fn attempt(
         Ok((None, ..)) => debug!("given up by the application"),
         Ok((Some((app, mut answers)), leg)) => {
             drop(resuming);
-            let PeerLeg { reached, idle, permit: _permit, greeting, later } = leg;
+            let PeerLeg { reached, idle, permit: _permit, greeting, later, inquiry } = leg;
+            let inquiry = inquiry.as_ref();
             let decided = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                decided = decide(reached, later, &app) => decided,
+                decided = decide(reached, later, inquiry, &app) => decided,
             };
             let mut secured = match decided {
                 Ok(secured) => secured,
@@ -189,7 +191,9 @@ async fn attempt(
                         Some(found) => begin_by_rule(found, app, &greeting, &mut secured).await?,
                         None => AppStream::new(app),
                     };
-                    secured.relay(app, news, before_reset, &entry.copied, idle).await
+                    let chain = if inquiry.is_some() { secured.chain().to_vec() } else { Vec::new() };
+                    let revoked = Inquiry::watch(inquiry, &chain, |how| entry.revoked(how));
+                    secured.relay(app, news, before_reset, &entry.copied, idle, revoked).await
                 } => relayed,
             };
             match relayed {
@@ -243,11 +247,13 @@ struct PeerLeg {
     greeting: Vec<u8>,
     /// A handshake that waits for what the program says first; then nobody was verified yet.
     later: Option<Later>,
+    /// Whether the peer's certificates are revoked, if that is asked.
+    inquiry: Option<Inquiry>,
 }
 
 impl PeerLeg {
     fn new(reached: Reached, idle: Duration) -> Self {
-        Self { reached, idle, permit: None, greeting: Vec::new(), later: None }
+        Self { reached, idle, permit: None, greeting: Vec::new(), later: None, inquiry: None }
     }
 }
 
@@ -263,7 +269,12 @@ struct Later {
 const FIRST_BYTES_LIMIT: Duration = Duration::from_secs(1);
 
 /// Leaves TLS to a program that begins it; or else shakes hands.
-async fn decide(reached: Reached, later: Option<Later>, app: &TcpStream) -> Result<Reached, Error> {
+async fn decide(
+    reached: Reached,
+    later: Option<Later>,
+    inquiry: Option<&Inquiry>,
+    app: &TcpStream,
+) -> Result<Reached, Error> {
     let (later, stream) = match (later, reached) {
         (Some(later), Reached::Own(stream)) => (later, stream),
         (_, reached) => return Ok(reached),
@@ -271,7 +282,7 @@ async fn decide(reached: Reached, later: Option<Later>, app: &TcpStream) -> Resu
     if timeout(FIRST_BYTES_LIMIT, says_hello(app)).await.unwrap_or(false) {
         return Ok(Reached::Own(stream));
     }
-    match timeout(later.limit, tls::connect(&later.settings, stream, &later.name)).await {
+    match timeout(later.limit, tls::connect(&later.settings, inquiry, stream, &later.name)).await {
         Ok(shaken) => Ok(Reached::Tls(Box::new(shaken?))),
         Err(_elapsed) => Err(Error::HandshakeTimeout { to: later.to, limit: later.limit }),
     }
@@ -338,6 +349,10 @@ async fn secure(agent: &Agent, held: &Held, target: &Target, namespace: &Arc<Nam
         Some(_) => Settings { sessions: settings.sessions.map(|_own| Arc::clone(&policy.sessions)), ..settings },
         None => settings,
     };
+    let inquiry = settings.checks.clone().map(|checks| {
+        let program = Origin::Program { namespace: Arc::clone(namespace), caller: held.caller, owner };
+        agent.revocation.inquiry(checks, program, handshake_limit)
+    });
     let stream = if orig_dst.ip().is_unspecified() && target.rule.is_none() {
         dial_name(namespace, held, orig_dst.port(), setup, connect_limit).await?
     } else {
@@ -345,7 +360,7 @@ async fn secure(agent: &Agent, held: &Held, target: &Target, namespace: &Arc<Nam
     };
     if target.rule.as_ref().is_some_and(|found| found.rule().passes_own_tls()) {
         let later = Later { settings, name, to: orig_dst, limit: handshake_limit };
-        return Ok(PeerLeg { later: Some(later), ..PeerLeg::new(Reached::Own(stream), idle) });
+        return Ok(PeerLeg { later: Some(later), inquiry, ..PeerLeg::new(Reached::Own(stream), idle) });
     }
     let starttls = target.rule.as_ref().and_then(|found| found.rule().starttls());
     let shake_hands = async {
@@ -355,8 +370,8 @@ async fn secure(agent: &Agent, held: &Held, target: &Target, namespace: &Arc<Nam
             None => Ok(Vec::new()),
         };
         let greeting = greeting.map_err(|error| tls::Error::NoTls(error.to_string()))?;
-        let secured = tls::connect(&settings, stream, &name).await?;
-        Ok(PeerLeg { greeting, ..PeerLeg::new(Reached::Tls(Box::new(secured)), idle) })
+        let secured = tls::connect(&settings, inquiry.as_ref(), stream, &name).await?;
+        Ok(PeerLeg { greeting, inquiry, ..PeerLeg::new(Reached::Tls(Box::new(secured)), idle) })
     };
     let shaken = match timeout(handshake_limit, shake_hands).await {
         Ok(shaken) => shaken.map_err(Error::Tls),

@@ -95,11 +95,12 @@ impl Reached {
         before_reset: impl FnOnce(&relay::Error),
         copied: &Copied,
         idle: Duration,
+        revoked: impl Future<Output = String>,
     ) -> Result<(), relay::Error> {
         match self {
-            Self::Tls(secured) => relay::run(app, secured.stream, news, before_reset, copied, idle).await,
+            Self::Tls(secured) => relay::run(app, secured.stream, news, before_reset, copied, idle, revoked).await,
             Self::Plain(stream) | Self::Own(stream) => {
-                relay::run(app, AppStream::new(stream), news, before_reset, copied, idle).await
+                relay::run(app, AppStream::new(stream), news, before_reset, copied, idle, revoked).await
             }
         }
     }

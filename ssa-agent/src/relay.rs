@@ -54,16 +54,23 @@ pub(crate) enum Error {
     Peer(#[source] io::Error),
     #[error("nothing was sent for {} s, which is the limit (`idle_seconds` of [time])", .0.as_secs())]
     Idle(Duration),
+    #[error("the peer was revoked while it was connected")]
+    Revoked(#[source] Revoked),
     #[error("the program is not served by its rule")]
     Unserved(#[source] Unserved),
 }
+
+/// When and whose, in words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Revoked(pub(crate) String);
 
 /// Relays until both sides have ended, or one was reset.
 ///
 /// `news` may do something to the peer leg, and is ready when the application has closed its socket for
 /// good: then nobody is left to read what the peer still sends. `before_reset` is told why before the
-/// other side is reset. After `idle`, if it is not zero, without a byte either way it ends. Both legs are reset on an error and on cancellation, because they come with a
-/// linger time of zero.
+/// other side is reset. After `idle`, if it is not zero, without a byte either way it ends; and when `revoked` completes. Both
+/// legs are reset on an error and on cancellation, because they come with a linger time of zero.
 pub(crate) async fn run(
     mut app: AppStream,
     mut peer: impl Peer,
@@ -71,6 +78,7 @@ pub(crate) async fn run(
     before_reset: impl FnOnce(&Error),
     copied: &Copied,
     idle: Duration,
+    revoked: impl Future<Output = String>,
 ) -> Result<(), Error> {
     let mut up = Pipe::new(&copied.up);
     let mut down = Pipe::new(&copied.down);
@@ -89,6 +97,7 @@ pub(crate) async fn run(
         biased;
         ended = both => ended,
         () = idled(copied, idle) => Err(Error::Idle(idle)),
+        how = revoked => Err(Error::Revoked(Revoked(how))),
     };
     match ended {
         Ok(()) => {
@@ -296,5 +305,163 @@ impl Source for AppStream {
 impl Source for SslStream<PeerStream> {
     fn ended_in_order(&self) -> bool {
         !self.get_ref().was_cut()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, task::Waker};
+
+    use proptest::prelude::*;
+    use tokio::io::ReadBuf;
+
+    use super::*;
+
+    /// What a side does at one call.
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// So many bytes come, or are taken; as far as there is room.
+        Bytes(usize),
+        Pending,
+        /// An end of file that was sent.
+        Close,
+        /// One that was not.
+        Cut,
+        Reset,
+    }
+
+    /// One side, by a script; what is not in it is pending for ever, but for a writer, which takes all.
+    #[derive(Debug)]
+    struct Side {
+        steps: VecDeque<Step>,
+        /// Bytes that were given or taken.
+        bytes: Vec<u8>,
+        cut: bool,
+        shut: usize,
+    }
+
+    impl Side {
+        fn new(steps: &[Step]) -> Self {
+            Self { steps: steps.iter().cloned().collect(), bytes: Vec::new(), cut: false, shut: 0 }
+        }
+    }
+
+    impl AsyncRead for Side {
+        fn poll_read(mut self: Pin<&mut Self>, _cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            match self.steps.pop_front() {
+                Some(Step::Bytes(count)) => {
+                    for _ in 0..count.min(buf.remaining()) {
+                        // No byte is that of its neighbours, nor of a usual distance.
+                        let byte = (self.bytes.len() * 31 % 251) as u8;
+                        self.bytes.push(byte);
+                        buf.put_slice(&[byte]);
+                    }
+                    Poll::Ready(Ok(()))
+                }
+                Some(Step::Close) => Poll::Ready(Ok(())),
+                Some(Step::Cut) => {
+                    self.cut = true;
+                    Poll::Ready(Ok(()))
+                }
+                Some(Step::Reset) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+                Some(Step::Pending) | None => Poll::Pending,
+            }
+        }
+    }
+
+    impl Source for Side {
+        fn ended_in_order(&self) -> bool {
+            !self.cut
+        }
+    }
+
+    impl AsyncWrite for Side {
+        fn poll_write(mut self: Pin<&mut Self>, _cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            assert_eq!(self.shut, 0, "nothing is written after the end");
+            match self.steps.pop_front() {
+                Some(Step::Bytes(count)) => {
+                    let taken = count.clamp(1, bytes.len());
+                    self.bytes.extend_from_slice(&bytes[..taken]);
+                    Poll::Ready(Ok(taken))
+                }
+                Some(Step::Pending) => Poll::Pending,
+                Some(Step::Close | Step::Cut | Step::Reset) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                None => {
+                    self.bytes.extend_from_slice(bytes);
+                    Poll::Ready(Ok(bytes.len()))
+                }
+            }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if let Some(Step::Pending) = self.steps.front() {
+                self.steps.pop_front();
+                return Poll::Pending;
+            }
+            self.shut += 1;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn steps(ends: bool) -> impl Strategy<Value = Vec<Step>> {
+        let end = if ends { 1 } else { 0 };
+        let step = prop_oneof![
+            8 => prop_oneof![1..40_usize, 1000..70_000_usize].prop_map(Step::Bytes),
+            4 => Just(Step::Pending),
+            end => prop_oneof![Just(Step::Close), Just(Step::Cut), Just(Step::Reset)],
+        ];
+        proptest::collection::vec(step, 0..24)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Whatever reads and writes do: what arrives is a prefix of what was sent; an end arrives only where it was sent, once,
+        /// and after everything before it; what was cut is an error.
+        #[test]
+        fn pipe_is_a_queue_of_bytes(mut from in steps(false), last in 0..4_u8, to in steps(true)) {
+            from.extend(match last {
+                0 => Some(Step::Close),
+                1 => Some(Step::Cut),
+                2 => Some(Step::Reset),
+                _ => None,
+            });
+            let copied = AtomicU64::new(0);
+            let (mut reader, mut writer, mut pipe) = (Side::new(&from), Side::new(&to), Pipe::new(&copied));
+            let writes_fail = to.iter().any(|step| matches!(step, Step::Close | Step::Cut | Step::Reset));
+            let mut cx = Context::from_waker(Waker::noop());
+            let mut ended = None;
+            for _ in 0..200 {
+                if let Poll::Ready(done) = pipe.poll(&mut cx, Pin::new(&mut reader), Pin::new(&mut writer)) {
+                    ended = Some(done);
+                    break;
+                }
+                prop_assert!(pipe.buffer.len() <= BUFFER_BYTES);
+            }
+            prop_assert!(reader.bytes.starts_with(&writer.bytes));
+            prop_assert_eq!(copied.load(Ordering::Relaxed), writer.bytes.len() as u64);
+            match ended {
+                Some(Ok(())) => {
+                    prop_assert_eq!((last, &writer.bytes, writer.shut), (0, &reader.bytes, 1));
+                    let again = pipe.poll(&mut cx, Pin::new(&mut reader), Pin::new(&mut writer));
+                    prop_assert!(matches!(again, Poll::Ready(Ok(()))) && writer.shut == 1);
+                }
+                Some(Err(Failed::Read(error))) => {
+                    let kind = if last == 1 { io::ErrorKind::UnexpectedEof } else { io::ErrorKind::ConnectionReset };
+                    prop_assert_eq!((error.kind(), &writer.bytes, writer.shut), (kind, &reader.bytes, 0));
+                    prop_assert!(last == 1 || last == 2);
+                }
+                Some(Err(Failed::Write(_))) => prop_assert!(writes_fail && writer.shut == 0),
+                None => {
+                    prop_assert_eq!(last, 3, "an end was never passed on");
+                    prop_assert_eq!(&writer.bytes, &reader.bytes);
+                    prop_assert_eq!((writer.shut, pipe.buffer.capacity()), (0, 0), "an idle pipe keeps no buffer");
+                }
+            }
+        }
     }
 }

@@ -25,10 +25,20 @@ pub enum Setting {
     PeerAuth = 4,
     /// `TLS_SERVER_OCSP_STAPLING`: 0 or 1.
     Stapling = 5,
+    /// `TLS_REVOCATION_CHECKS`: 0 or 1.
+    RevocationChecks = 6,
+    /// `TLS_OCSP_STAPLED_CHECKS`: 0 or 1.
+    StapledChecks = 7,
+    /// `TLS_OCSP_CHECKS`: 0 or 1.
+    OcspChecks = 8,
+    /// `TLS_CRL_CHECKS`: 0 or 1.
+    CrlChecks = 9,
+    /// `TLS_CACHED_REV_CHECKS`: 0 or 1.
+    CachedChecks = 10,
 }
 
 /// Slots of [`Context::scalars`].
-pub const SETTINGS: usize = 8;
+pub const SETTINGS: usize = 16;
 
 /// What a context holds. Written by the hooks only; read by the hooks and by the agent.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
@@ -128,7 +138,7 @@ pod!(Context);
 pod!(BlobKey);
 pod!(Blob);
 
-const _: () = assert!(size_of::<Context>() == 904);
+const _: () = assert!(size_of::<Context>() == 968);
 const _: () = assert!(size_of::<BlobKey>() == 16);
 const _: () = assert!(size_of::<KeptPath>() == 568);
 const _: () = assert!(size_of::<Blob>() == 4104);

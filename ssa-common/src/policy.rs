@@ -47,4 +47,4 @@ pub struct Policy {
 pod!(PolicyKey);
 pod!(Policy);
 
-const _: () = assert!(size_of::<Policy>() == 472);
+const _: () = assert!(size_of::<Policy>() == 664);

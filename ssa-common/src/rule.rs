@@ -86,7 +86,6 @@ const fn rules() -> [Rule; ROWS] {
             Place::Error => (place::ERROR, 0),
             Place::HostName => (place::HOST_NAME, 0),
             Place::Id => (place::ID, 0),
-            Place::Nowhere => (place::NOWHERE, 0),
             Place::Setting(setting) => (place::SETTING, setting as u8),
             Place::State => (place::STATE, 0),
         };

@@ -105,8 +105,6 @@ pub enum Place {
     HostName,
     /// The socket's id.
     Id,
-    /// Not built yet: neither direction is offered.
-    Nowhere,
     /// A setting of the context.
     Setting(Setting),
     /// The socket's phase.
@@ -150,10 +148,6 @@ impl Opt {
     }
 }
 
-const fn planned(number: i32, name: &'static str, kind: Kind, doc: &'static str) -> Opt {
-    opt(number, name, Never, Never, kind, Place::Nowhere, doc)
-}
-
 /// Every option, by number.
 #[rustfmt::skip]
 pub const OPTIONS: &[Opt] = &[
@@ -172,11 +166,11 @@ pub const OPTIONS: &[Opt] = &[
     opt(97, "TLS_TRUSTED_CIPHERS", Fresh, Any, Kind::Ciphers, Place::Ciphers, "cipher suites that may be used, colon separated, best first"),
     opt(98, "TLS_CHOSEN_CIPHER", Never, Connected, Kind::String(OPTION_BYTES), Place::AnswerText(Text::Cipher), "the negotiated cipher"),
     opt(100, "TLS_ERROR", Never, Any, Kind::String(256), Place::Error, "why the last operation failed, in words; empty if none did"),
-    planned(102, "TLS_REVOCATION_CHECKS", Kind::Bool, "check revocation at all"),
-    planned(103, "TLS_OCSP_STAPLED_CHECKS", Kind::Bool, "stapled OCSP responses may answer"),
-    planned(104, "TLS_OCSP_CHECKS", Kind::Bool, "OCSP responders may answer"),
-    planned(105, "TLS_CRL_CHECKS", Kind::Bool, "CRLs may answer"),
-    planned(106, "TLS_CACHED_REV_CHECKS", Kind::Bool, "cached answers may answer"),
+    opt(102, "TLS_REVOCATION_CHECKS", Fresh, Any, Kind::Bool, Place::Setting(Setting::RevocationChecks), "refuse a peer unless it is known that no certificate of its chain is revoked"),
+    opt(103, "TLS_OCSP_STAPLED_CHECKS", Fresh, Any, Kind::Bool, Place::Setting(Setting::StapledChecks), "OCSP responses that the peer staples may answer"),
+    opt(104, "TLS_OCSP_CHECKS", Fresh, Any, Kind::Bool, Place::Setting(Setting::OcspChecks), "OCSP responders may answer"),
+    opt(105, "TLS_CRL_CHECKS", Fresh, Any, Kind::Bool, Place::Setting(Setting::CrlChecks), "lists of revoked certificates (CRLs) may answer"),
+    opt(106, "TLS_CACHED_REV_CHECKS", Fresh, Any, Kind::Bool, Place::Setting(Setting::CachedChecks), "answers from the agent's cache may answer"),
     opt(107, "TLS_CONTEXT", Fresh, Fresh, Kind::Id, Place::Context, "get: this socket's context, frozen from then on; set: adopt another's settings and sessions"),
     opt(108, "TLS_SESSION_REUSE", Fresh, Any, Kind::Bool, Place::Setting(Setting::SessionReuse), "cache and resume sessions"),
     opt(109, "TLS_RESUMED_SESSION", Never, Connected, Kind::Bool, Place::Answer(Scalar::Resumed), "was this connection resumed"),
@@ -209,11 +203,8 @@ mod tests {
     }
 
     #[test]
-    fn options_without_a_place_are_not_offered() {
-        for option in OPTIONS {
-            let offered = option.set != Never || option.get != Never;
-            assert_eq!(offered, option.place != Place::Nowhere, "{}", option.name);
-        }
+    fn every_option_is_offered_in_some_direction() {
+        assert!(OPTIONS.iter().all(|option| option.set != Never || option.get != Never));
     }
 
     #[test]

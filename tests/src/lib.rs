@@ -8,6 +8,7 @@
 //! - [`pki`]: certificates of every kind, good and bad;
 //! - [`server`]: peers, from well-behaved to hostile; [`nginx`] and `s_server` are real ones;
 //! - [`sniffer`]: every packet on an interface;
+//! - [`status`]: who says whether certificates are revoked;
 //! - [`report`]: the table of errnos.
 
 pub mod agent;
@@ -19,6 +20,7 @@ pub mod pki;
 pub mod report;
 pub mod server;
 pub mod sniffer;
+pub mod status;
 pub mod toxic;
 
 use std::time::{Duration, Instant};

@@ -58,6 +58,31 @@ impl Peer {
         Self::start(command, port)
     }
 
+    /// nginx that serves the files of a folder, in plaintext.
+    pub fn nginx_files(folder: &Path) -> Self {
+        let port = closed_port("127.0.0.1");
+        // nginx's workers are of another user.
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        let own = folder.join(format!(".nginx-{port}"));
+        fs::create_dir(&own).expect("the folder is ours");
+        let config = format!(
+            "daemon off; worker_processes 1; pid {dir}/pid; error_log stderr warn; events {{}}
+            http {{
+              access_log off;
+              client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f;
+              uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
+              server {{ listen 127.0.0.1:{port}; root {root}; }}
+            }}",
+            dir = own.display(),
+            root = folder.display(),
+        );
+        let file = own.join("nginx.conf");
+        fs::write(&file, config).expect("the folder is ours");
+        let mut command = Command::new("/usr/sbin/nginx");
+        command.arg("-e").arg("stderr").arg("-p").arg(&own).arg("-c").arg(&file);
+        Self::start(command, port)
+    }
+
     /// `openssl s_server` with these extra arguments; echoes lines in reverse.
     pub fn s_server(chain: &str, key: &str, arguments: &[&str]) -> Self {
         let port = closed_port("127.0.0.1");

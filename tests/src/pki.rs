@@ -13,7 +13,7 @@ use openssl::{
     nid::Nid,
     pkey::{PKey, Private},
     x509::{
-        X509, X509Builder, X509NameBuilder,
+        X509, X509Builder, X509Extension, X509NameBuilder,
         extension::{AuthorityKeyIdentifier, BasicConstraints, KeyUsage, SubjectAlternativeName, SubjectKeyIdentifier},
     },
 };
@@ -40,12 +40,19 @@ pub struct Leaf<'a> {
     pub names: &'a [&'a str],
     /// Days from now.
     pub valid: (i64, i64),
+    /// More extensions, as OpenSSL's configuration has them (x509v3_config(5)).
+    pub extensions: &'a [(&'a str, &'a str)],
 }
 
 impl<'a> Leaf<'a> {
     /// Valid now, for these names.
     pub fn of(names: &'a [&'a str]) -> Self {
-        Self { names, valid: (-1, 30) }
+        Self { names, valid: (-1, 30), extensions: &[] }
+    }
+
+    /// With these extensions as well.
+    pub fn with(self, extensions: &'a [(&'a str, &'a str)]) -> Self {
+        Self { extensions, ..self }
     }
 }
 
@@ -58,7 +65,7 @@ impl Default for Pki {
 impl Pki {
     pub fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("ssa-pki").tempdir().expect("a folder can be made");
-        let root = authority("SSA test root", None);
+        let root = authority("SSA test root", None, &[]);
         fs::write(folder.path().join("ca.pem"), pem(&root.certificate)).expect("the folder is ours");
         let key = root.key.private_key_to_pem_pkcs8().expect("keys can be written");
         fs::write(folder.path().join("ca.key"), key).expect("the folder is ours");
@@ -89,15 +96,28 @@ impl Pki {
 
     /// A server's certificate, signed by an intermediate.
     pub fn leaf_below_intermediate(&self, leaf: Leaf<'_>) -> Identity {
-        let intermediate = authority("SSA test intermediate", Some(&self.root));
-        let chain = vec![intermediate.certificate.clone()];
-        signed(leaf, &intermediate, chain)
+        self.leaf_below(&self.intermediate(&[]), leaf)
+    }
+
+    /// An intermediate authority, signed by the root.
+    pub fn intermediate(&self, extensions: &[(&str, &str)]) -> Identity {
+        authority("SSA test intermediate", Some(&self.root), extensions)
+    }
+
+    /// A certificate that an authority has signed.
+    pub fn leaf_below(&self, authority: &Identity, leaf: Leaf<'_>) -> Identity {
+        signed(leaf, authority, vec![authority.certificate.clone()])
+    }
+
+    /// The root itself.
+    pub fn root(&self) -> &Identity {
+        &self.root
     }
 
     /// As [`Self::leaf`], with a key of the test's own.
     pub fn leaf_with_key(&self, leaf: Leaf<'_>, key: PKey<Private>) -> Identity {
         let name = leaf.names.first().copied().unwrap_or("leaf");
-        let certificate = build(name, &key, Some(&self.root), Some(leaf), leaf.valid);
+        let certificate = build(name, &key, Some(&self.root), Some(leaf), leaf.valid, leaf.extensions);
         Identity { certificate, key, intermediates: Vec::new() }
     }
 
@@ -120,20 +140,21 @@ impl Pki {
 /// A certificate that has signed itself.
 pub fn self_signed(leaf: Leaf<'_>) -> Identity {
     let key = new_key();
-    let certificate = build(leaf.names.first().copied().unwrap_or("self"), &key, None, Some(leaf), leaf.valid);
+    let name = leaf.names.first().copied().unwrap_or("self");
+    let certificate = build(name, &key, None, Some(leaf), leaf.valid, leaf.extensions);
     Identity { certificate, key, intermediates: Vec::new() }
 }
 
-fn authority(name: &str, issuer: Option<&Identity>) -> Identity {
+fn authority(name: &str, issuer: Option<&Identity>, extensions: &[(&str, &str)]) -> Identity {
     let key = new_key();
-    let certificate = build(name, &key, issuer, None, (-2, 365));
+    let certificate = build(name, &key, issuer, None, (-2, 365), extensions);
     Identity { certificate, key, intermediates: Vec::new() }
 }
 
 fn signed(leaf: Leaf<'_>, issuer: &Identity, intermediates: Vec<X509>) -> Identity {
     let key = new_key();
     let name = leaf.names.first().copied().unwrap_or("leaf");
-    let certificate = build(name, &key, Some(issuer), Some(leaf), leaf.valid);
+    let certificate = build(name, &key, Some(issuer), Some(leaf), leaf.valid, leaf.extensions);
     Identity { certificate, key, intermediates }
 }
 
@@ -143,12 +164,14 @@ fn new_key() -> PKey<Private> {
 }
 
 /// Of a CA if there is no `leaf`.
+#[expect(deprecated, reason = "no other function takes extensions as texts")]
 fn build(
     common_name: &str,
     key: &PKey<Private>,
     issuer: Option<&Identity>,
     leaf: Option<Leaf<'_>>,
     (from, to): (i64, i64),
+    extensions: &[(&str, &str)],
 ) -> X509 {
     let made = || -> Result<X509, openssl::error::ErrorStack> {
         let mut subject = X509NameBuilder::new()?;
@@ -188,6 +211,10 @@ fn build(
                 let names = names.build(&builder.x509v3_context(signer, None))?;
                 builder.append_extension(names)?;
             }
+        }
+        for (name, value) in extensions {
+            let extension = X509Extension::new(None, Some(&builder.x509v3_context(signer, None)), name, value)?;
+            builder.append_extension(extension)?;
         }
         builder.sign(issuer.map_or(key, |issuer| &issuer.key), MessageDigest::sha256())?;
         Ok(builder.build())

@@ -44,13 +44,13 @@ fn certificate_refused(case: &str, make: impl FnOnce(&Pki) -> ssa_tests::pki::Id
 
 #[test]
 fn expired_certificate_gets_eproto() {
-    let expired = Leaf { names: &[NAME], valid: (-30, -2) };
+    let expired = Leaf { valid: (-30, -2), ..Leaf::of(&[NAME]) };
     certificate_refused("certificate expired", |pki| pki.leaf(expired), "certificate expired on 20");
 }
 
 #[test]
 fn certificate_not_yet_valid_gets_eproto() {
-    let future = Leaf { names: &[NAME], valid: (2, 30) };
+    let future = Leaf { valid: (2, 30), ..Leaf::of(&[NAME]) };
     certificate_refused("certificate not yet valid", |pki| pki.leaf(future), "certificate not valid before 20");
 }
 

@@ -296,7 +296,7 @@ fn refused_option_makes_a_socket_that_never_speaks_plaintext() {
     let script = format!(
         "{SEND_CANARY}
 came = []
-for option, value in ((102, 1), (HOSTNAME, b'no nul'), (HOSTNAME, b'.test\\0'), (999, 1), (CONTEXT, b'12345678')):
+for option, value in ((101, 1), (102, 2), (HOSTNAME, b'no nul'), (HOSTNAME, b'.test\\0'), (999, 1), (CONTEXT, b'12345678')):
     sock = socket.socket()
     came.append([attempt(sock.setsockopt, IPPROTO_TLS, option, value), attempt(sock.connect, ('127.0.0.1', int(port)))])
     send_regardless(sock)
@@ -305,6 +305,7 @@ out(came)"
     let came = python(&agent, &script, &arguments(&server.port(), &pki.ca()));
     let expected = json!([
         ["ENOPROTOOPT", "EPROTO"],
+        ["EINVAL", "EPROTO"],
         ["EINVAL", "EPROTO"],
         ["EINVAL", "EPROTO"],
         ["ENOPROTOOPT", "EPROTO"],

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, fs};
 
 use anyhow::{Context as _, Result, ensure};
-use ssa_common::uapi::{ALIASES, IPPROTO_TLS, Kind, OPTIONS, Opt, Place, When};
+use ssa_common::uapi::{ALIASES, IPPROTO_TLS, Kind, OPTIONS, Opt, When};
 
 use crate::{man, process::root};
 
@@ -65,9 +65,6 @@ fn define(text: &mut String, name: &str, value: &str) {
 
 /// Type and directions of an option, in words.
 pub(crate) fn usage(option: &Opt) -> String {
-    if option.place == Place::Nowhere {
-        return "(not offered yet: ENOPROTOOPT)".to_owned();
-    }
     let kind = match option.kind {
         Kind::Bool => "int, 0 or 1".to_owned(),
         Kind::Bytes(count) => format!("{count} bytes"),

@@ -16,6 +16,7 @@ mod package;
 mod process;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 
@@ -43,6 +44,8 @@ enum Verb {
     Bench(bench::Args),
     /// Inject faults, many of each, and tell what programs saw; takes half an hour
     Faults(faults::Args),
+    /// Keep the agent under load for an hour, and see that it holds no more in the end than in the beginning
+    Soak(soak::Args),
     /// Make the Debian package; with --try, also install, use, upgrade and purge it in a clean Debian
     Package(package::Args),
     /// Make a container image of the agent and its libraries, with buildah
@@ -65,6 +68,7 @@ fn main() -> Result<()> {
         Verb::Test(args) => test::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Faults(args) => faults::run(&args),
+        Verb::Soak(args) => soak::run(&args),
         Verb::Image => image::run(),
         Verb::Manifests => manifests::run(),
         Verb::Package(args) => package::run(&args),

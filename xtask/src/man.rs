@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result, ensure};
 use ssa_common::{
     peer_option::PEER_OPTIONS,
-    uapi::{ALIASES, OPTIONS, Opt, Place},
+    uapi::{ALIASES, OPTIONS, Opt},
 };
 
 use crate::codegen::usage;
@@ -37,14 +37,8 @@ pub(crate) fn options() -> String {
     page.paragraphs(END);
     page.section("OPTIONS");
     page.paragraphs(BEFORE_OPTIONS);
-    let (planned, offered): (Vec<_>, Vec<_>) = OPTIONS.iter().partition(|option| option.place == Place::Nowhere);
-    for option in offered {
+    for option in OPTIONS {
         page.item(&tag(option), &format!("{}\n({}.)\n{}", sentence(option.doc), usage(option), more(option.name)));
-    }
-    page.subsection("Not offered yet");
-    page.paragraphs("The header has these as well. They give `ENOPROTOOPT`.");
-    for option in planned {
-        page.item(&tag(option), &sentence(option.doc));
     }
     page.section("ERRORS");
     page.subsection("setsockopt and getsockopt");
@@ -357,7 +351,34 @@ const MORE: &[(&str, &str)] = &[
         "Clients' certificates are checked against `TLS_TRUSTED_PEER_CERTIFICATES` only, without which the socket \
          can't serve. Where a certificate is asked for, sessions are not resumed.",
     ),
-    ("TLS_SERVER_OCSP_STAPLING", "It has no effect yet (see BUGS)."),
+    (
+        "TLS_REVOCATION_CHECKS",
+        "Each certificate of the verified chain but the root needs an answer that it is good. One that is revoked, and one \
+         of which nothing can be learned in time, gives `EPROTO` from `connect`; a client with such a certificate is \
+         reset. Resumed sessions are checked as well. A certificate that says that its status must be stapled (RFC 7633) \
+         is refused without.\n\
+         `EPROTO`: off, while the policy says on.",
+    ),
+    (
+        "TLS_OCSP_STAPLED_CHECKS",
+        "Of a TLS 1.3 peer those of intermediate certificates, too.\n`EPROTO`: on, while the policy says off.",
+    ),
+    (
+        "TLS_OCSP_CHECKS",
+        "The responders are those that the certificate names. They and CRLs are asked side by side, and the first answer \
+         counts.\n`EPROTO`: on, while the policy says off.",
+    ),
+    ("TLS_CRL_CHECKS", "The lists are those that the certificate names.\n`EPROTO`: on, while the policy says off."),
+    (
+        "TLS_CACHED_REV_CHECKS",
+        "Answers are cached for as long as they say, and for 7 days at most. Off, every connection asks anew.\n\
+         `EPROTO`: on, while the policy says off.",
+    ),
+    (
+        "TLS_SERVER_OCSP_STAPLING",
+        "The response is fetched from the responder that the certificate names, if its issuer is in the chain, and kept \
+         fresh. Else it is that of the file `CHAIN.ocsp` beside the chain, if there is one.",
+    ),
     (
         "TLS_PEER_CERTIFICATE_CHAIN",
         "They have at most 4096 bytes together. The others can be had by `TLS_PEER_CERTIFICATE(i)`.\n\
@@ -545,11 +566,9 @@ The agent needs Linux 6.1 or later, cgroup version 2, and a loopback interface t
 namespace.";
 
 const BUGS: &str = "\
-`TLS_SERVER_OCSP_STAPLING` can be set and read, and does nothing yet.
 A socket that listens already can't become a TLS socket. A plain socket outside the cgroup that listens at one address of \
 a port is passed over, if it begins to listen after a TLS socket does so at every address of that port.
-`socket`(2) does not take `IPPROTO_TLS` as a protocol.
-Revocation is not checked: a certificate is good until it expires.
+`socket`(2) takes `IPPROTO_TLS` as a protocol on Linux 6.6 and later only.
 A bound source port does not hold on the connection to the peer. `SO_BINDTODEVICE` reads empty after `connect`.
 A link-local IPv6 address can only be reached by a socket that is bound to an interface.
 nsswitch.conf(5) is not looked at where the agent resolves a name.

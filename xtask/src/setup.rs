@@ -37,6 +37,7 @@ const BUILD: &[Package] = &[
 const TESTS: &[Package] = &[
     Package { name: "bpftool", reason: "shows what is attached" },
     Package { name: "curl", reason: "a real client" },
+    Package { name: "faketime", reason: "answers of another day" },
     Package { name: "g++", reason: "the header must compile as C++" },
     Package { name: "gnutls-bin", reason: "a TLS client that is not OpenSSL" },
     Package { name: "iproute2", reason: "network namespaces" },

@@ -132,5 +132,8 @@ fn print(connections: &[Shown]) {
             one.bytes_down,
             one.service,
         );
+        if let Some(how) = &one.revoked {
+            println!("    REVOKED: {how}");
+        }
     }
 }

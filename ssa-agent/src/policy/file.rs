@@ -16,7 +16,7 @@ use toml::Spanned;
 use crate::pods::Pods;
 
 use super::{
-    Policy, Version,
+    FetchFrom, Policy, Version,
     rule::Rule,
     service::Service,
     value::{Alpn, Count, Group, Seconds, SignatureAlgorithm, Suite12, Suite13, User, UserGroup},
@@ -28,10 +28,12 @@ use super::{
 pub(crate) struct File {
     tls: Tls,
     trust: Trust,
+    revocation: Revocation,
     sessions: Sessions,
     time: Time,
     credentials: Credentials,
     limits: Limits,
+    cache: Cache,
     monitor: Monitor,
     control: Control,
     #[serde(rename = "profile")]
@@ -107,6 +109,8 @@ pub(super) struct Profile {
     #[serde(default)]
     trust: Trust,
     #[serde(default)]
+    revocation: Revocation,
+    #[serde(default)]
     sessions: Sessions,
     #[serde(default)]
     time: Time,
@@ -144,6 +148,23 @@ pub(super) struct Trust {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub(super) struct Revocation {
+    checks: Option<bool>,
+    stapled: Option<bool>,
+    ocsp: Option<bool>,
+    crl: Option<bool>,
+    cached: Option<bool>,
+    nonce: Option<bool>,
+    /// For profiles only.
+    soft_fail: Option<Spanned<bool>>,
+    fetch_from: Option<FetchFrom>,
+    fetch_seconds: Option<Seconds>,
+    fetch_local: Option<bool>,
+    close_revoked: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct Sessions {
     reuse: Option<bool>,
     lifetime_seconds: Option<Count>,
@@ -174,6 +195,12 @@ struct Limits {
     connections_per_service: Option<Count>,
     connections_per_user: Option<Count>,
     handshakes: Option<Count>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Cache {
+    directory: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -236,6 +263,10 @@ impl File {
             what: error.message().replace('\n', ", "),
         })?;
         std::iter::once(&file.tls).chain(file.profiles.iter().map(|profile| &profile.tls)).try_for_each(Tls::check)?;
+        if let Some(soft) = file.revocation.soft_fail.as_ref().filter(|soft| *soft.get_ref()) {
+            let what = "`soft_fail` is for profiles only, so that it is known for whom nothing is sure".to_owned();
+            return Err(Wrong { at: Some(soft.span().start), what });
+        }
         let section = |name: &str| find_section(text, name, None);
         file.machine().check().map_err(|(name, what)| Wrong { at: section(name), what })?;
         for service in &file.services {
@@ -304,6 +335,13 @@ impl File {
         self.control.group
     }
 
+    /// Where answers about revocation are kept; none if they are not.
+    pub(crate) fn cache_directory(&self) -> Option<PathBuf> {
+        const DEFAULT: &str = "/var/cache/ssa-agent";
+        let directory = self.cache.directory.clone().unwrap_or_else(|| PathBuf::from(DEFAULT));
+        (!directory.as_os_str().is_empty()).then_some(directory)
+    }
+
     /// How long connections may go on when another agent has taken over.
     pub(crate) fn finish_limit(&self) -> Duration {
         const DEFAULT: Duration = Duration::from_secs(3600);
@@ -336,7 +374,8 @@ impl File {
     /// The policy of programs that no profile is for.
     pub(crate) fn machine(&self) -> Policy {
         let mut policy = Policy::default();
-        refine(&mut policy, &self.tls, &self.trust, &self.sessions, &self.time, &self.credentials);
+        let Self { tls, trust, revocation, sessions, time, credentials, .. } = self;
+        refine(&mut policy, tls, trust, revocation, sessions, time, credentials);
         let (limits, given) = (&mut policy.limits, &self.limits);
         set(&mut limits.sockets, given.sockets.map(u64::from));
         set(&mut limits.sockets_per_user, given.sockets_per_user.map(u64::from));
@@ -358,7 +397,8 @@ pub(super) struct Wrong {
 impl Profile {
     /// Overrides what the profile has keys for.
     pub(super) fn refine(&self, policy: &mut Policy) {
-        refine(policy, &self.tls, &self.trust, &self.sessions, &self.time, &self.credentials);
+        let Self { tls, trust, revocation, sessions, time, credentials, .. } = self;
+        refine(policy, tls, trust, revocation, sessions, time, credentials);
         set(&mut policy.limits.sockets_per_user, self.limits.sockets_per_user.map(u64::from));
     }
 
@@ -380,6 +420,7 @@ pub(super) fn refine(
     policy: &mut Policy,
     tls: &Tls,
     trust: &Trust,
+    revocation: &Revocation,
     sessions: &Sessions,
     time: &Time,
     credentials: &Credentials,
@@ -397,6 +438,18 @@ pub(super) fn refine(
     set(&mut policy.trust.programs_may_bring_cas, trust.programs_may_bring_cas);
     set(&mut policy.trust.verify_depth, trust.verify_depth.map(u64::from));
     set(&mut policy.trust.strict, trust.strict);
+    let checks = &mut policy.revocation;
+    set(&mut checks.checks, revocation.checks);
+    set(&mut checks.stapled, revocation.stapled);
+    set(&mut checks.ocsp, revocation.ocsp);
+    set(&mut checks.crl, revocation.crl);
+    set(&mut checks.cached, revocation.cached);
+    set(&mut checks.nonce, revocation.nonce);
+    set(&mut checks.soft_fail, revocation.soft_fail.as_ref().map(|soft| *soft.get_ref()));
+    set(&mut checks.fetch_from, revocation.fetch_from);
+    set(&mut checks.fetch_seconds, revocation.fetch_seconds);
+    set(&mut checks.fetch_local, revocation.fetch_local);
+    set(&mut checks.close_revoked, revocation.close_revoked);
     set(&mut policy.sessions.reuse, sessions.reuse);
     if let Some(lifetime) = sessions.lifetime_seconds {
         policy.sessions.lifetime_seconds = Some(lifetime.into());
@@ -423,6 +476,13 @@ fn check<T: TryFrom<String, Error = String>>(texts: &Option<Texts>) -> Result<()
         Ok(_) => Ok(()),
         Err(what) => Err(Wrong { at: Some(text.span().start), what }),
     })
+}
+
+impl Revocation {
+    /// Whether it lets peers be of which nothing is known.
+    pub(super) fn is_soft(&self) -> bool {
+        self.soft_fail.as_ref().is_some_and(|soft| *soft.get_ref())
+    }
 }
 
 impl Tls {

@@ -20,7 +20,7 @@ use std::{
 };
 
 use openssl::ssl::SslContext;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use ssa_common::policy::Policy as Row;
 
 pub(crate) use self::{
@@ -38,6 +38,7 @@ use crate::tls::{
 pub(crate) struct Policy {
     pub(crate) tls: Tls,
     pub(crate) trust: Trust,
+    pub(crate) revocation: Revocation,
     pub(crate) sessions: Sessions,
     pub(crate) time: Time,
     pub(crate) credentials: Credentials,
@@ -72,6 +73,36 @@ pub(crate) struct Trust {
     pub(crate) verify_depth: u64,
     /// `X509_V_FLAG_X509_STRICT`.
     pub(crate) strict: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Revocation {
+    /// Programs may check where this is off, and can't do without where it is on.
+    pub(crate) checks: bool,
+    /// Ways that may answer, for programs that allow them.
+    pub(crate) stapled: bool,
+    pub(crate) ocsp: bool,
+    pub(crate) crl: bool,
+    pub(crate) cached: bool,
+    /// Responders must answer with the number that was asked with.
+    pub(crate) nonce: bool,
+    /// No answer is as good as a good one.
+    pub(crate) soft_fail: bool,
+    pub(crate) fetch_from: FetchFrom,
+    /// For each server.
+    pub(crate) fetch_seconds: Seconds,
+    /// Whether servers on this machine, on its links, and clouds' metadata services may be asked.
+    pub(crate) fetch_local: bool,
+    /// Open connections are reset when their peer becomes revoked.
+    pub(crate) close_revoked: bool,
+}
+
+/// From whose network namespace, and as whom.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FetchFrom {
+    Host,
+    Program,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -133,6 +164,19 @@ impl Default for Policy {
                 verify_depth: 100,
                 strict: false,
             },
+            revocation: Revocation {
+                checks: false,
+                stapled: true,
+                ocsp: true,
+                crl: true,
+                cached: true,
+                nonce: false,
+                soft_fail: false,
+                fetch_from: FetchFrom::Program,
+                fetch_seconds: Seconds::from_secs(4),
+                fetch_local: false,
+                close_revoked: false,
+            },
             sessions: Sessions { reuse: true, lifetime_seconds: None, tickets: true },
             time: Time {
                 connect_seconds: Seconds::from_secs(10),
@@ -169,6 +213,11 @@ impl Policy {
         if !trust.system && trust.files.is_empty() && trust.directories.is_empty() && !trust.programs_may_bring_cas {
             let what = "nobody is trusted: give `files` or `directories`, or set `system` or `programs_may_bring_cas`";
             return Err(("trust", what.to_owned()));
+        }
+        let revocation = &self.revocation;
+        if revocation.checks && !(revocation.stapled || revocation.ocsp || revocation.crl) && !revocation.soft_fail {
+            let what = "`checks` is on and no way may answer: allow `stapled`, `ocsp` or `crl`";
+            return Err(("revocation", what.to_owned()));
         }
         let seconds = self.time.connect_seconds.get() + self.time.handshake_seconds.get();
         if seconds.as_secs_f64() > Seconds::MAX {

@@ -17,7 +17,7 @@ use ssa_common::{
 use tracing::{info, warn};
 
 use super::{
-    Effective, LoadError, Policy, SESSION_SECONDS, Version,
+    Effective, LoadError, Policy, Revocation, SESSION_SECONDS, Version,
     file::{File, Profile},
     profile::Program,
 };
@@ -384,6 +384,8 @@ pub(super) fn exact(policy: &Policy) -> Row {
     };
     let (min, max) = (number(policy.tls.version_min), number(policy.tls.version_max));
     let reuse = i64::from(policy.sessions.reuse);
+    let Revocation { checks, stapled, ocsp, crl, cached, .. } = policy.revocation;
+    let [checks, stapled, ocsp, crl, cached] = [checks, stapled, ocsp, crl, cached].map(i64::from);
     let seconds = |seconds: Option<u64>| seconds.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX));
     let longest = seconds(policy.sessions.lifetime_seconds);
     let mut row = Row {
@@ -404,6 +406,11 @@ pub(super) fn exact(policy: &Policy) -> Row {
         (Setting::SessionTtl, longest.unwrap_or(SESSION_SECONDS.cast_signed()), 0, longest.unwrap_or(i64::MAX)),
         (Setting::PeerAuth, 0, 0, 2),
         (Setting::Stapling, 0, 0, 1),
+        (Setting::RevocationChecks, checks, checks, 1),
+        (Setting::StapledChecks, stapled, 0, stapled),
+        (Setting::OcspChecks, ocsp, 0, ocsp),
+        (Setting::CrlChecks, crl, 0, crl),
+        (Setting::CachedChecks, cached, 0, cached),
     ] {
         row.defaults[setting as usize] = default;
         row.least[setting as usize] = least;

@@ -14,7 +14,7 @@ use toml::{Spanned, Value};
 
 use super::{
     Policy,
-    file::{Credentials, File, Sessions, Time, Tls, Trust, refine},
+    file::{Credentials, File, Revocation, Sessions, Time, Tls, Trust, refine},
     service::Service,
 };
 use crate::{
@@ -53,6 +53,7 @@ pub(crate) struct Rule {
     profile: Option<Spanned<String>>,
     tls: Option<Tls>,
     trust: Option<Trust>,
+    revocation: Option<Revocation>,
     sessions: Option<Sessions>,
     time: Option<Time>,
     credentials: Option<Credentials>,
@@ -229,6 +230,7 @@ impl Rule {
         let sections = [
             self.tls.is_some(),
             self.trust.is_some(),
+            self.revocation.is_some(),
             self.sessions.is_some(),
             self.time.is_some(),
             self.credentials.is_some(),
@@ -272,6 +274,9 @@ impl Rule {
         {
             return Err(format!("there is no profile {:?}", name.get_ref()));
         }
+        if self.revocation.as_ref().is_some_and(Revocation::is_soft) {
+            return Err("`soft_fail` is for profiles only: give the rule a `profile` that has it".to_owned());
+        }
         self.tls.iter().try_for_each(Tls::check).map_err(|wrong| wrong.what)?;
         let mut policy = file.machine();
         self.refine(file, &mut policy);
@@ -294,6 +299,7 @@ impl Rule {
             policy,
             &of(&self.tls),
             &self.trust.clone().unwrap_or_default(),
+            &self.revocation.clone().unwrap_or_default(),
             &self.sessions.clone().unwrap_or_default(),
             &self.time.clone().unwrap_or_default(),
             &self.credentials.clone().unwrap_or_default(),

@@ -89,7 +89,7 @@ fn address(bytes: &[u8]) -> String {
 }
 
 /// `2026-01-02`, of OpenSSL's `Jan  2 03:04:05 2026 GMT`.
-fn date(time: &Asn1TimeRef) -> String {
+pub(crate) fn date(time: &Asn1TimeRef) -> String {
     const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
     let text = time.to_string();
     let words: Vec<&str> = text.split_whitespace().collect();

@@ -9,6 +9,8 @@ use openssl::{
     x509::X509,
 };
 
+use crate::revocation::Subject;
+
 /// A certificate chain, leaf first, and the key of its leaf.
 #[derive(Clone)]
 pub(crate) struct Credential {
@@ -62,6 +64,11 @@ impl Credentials {
 impl Credential {
     pub(crate) fn leaf(&self) -> &X509 {
         &self.chain[0]
+    }
+
+    /// The leaf and its issuer, if the chain has it.
+    pub(super) fn subject(&self) -> Option<Subject> {
+        Subject::new(&self.chain[0], self.chain.get(1)?).ok()
     }
 
     pub(crate) fn key_type(&self) -> Id {

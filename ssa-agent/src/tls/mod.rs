@@ -7,8 +7,9 @@ pub(crate) mod name;
 pub(crate) mod peer;
 pub(crate) mod server;
 pub(crate) mod session;
+pub(crate) mod staples;
 
-use std::{io, pin::Pin, sync::Arc};
+use std::{io, pin::Pin, sync::Arc, time::Instant};
 
 use openssl::{
     error::ErrorStack,
@@ -27,10 +28,11 @@ use ssa_common::uapi;
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
-use self::{cipher::Suite, name::ServerName, peer::PeerStream, session::Attempt};
+use self::{cipher::Suite, name::ServerName, peer::PeerStream, session::Attempt, staples::Staples};
 use crate::{
     contexts::Settings,
     policy::{self, Policy},
+    revocation::{self, Inquiry},
 };
 
 /// Why there is no TLS connection: the peer's fault, or the settings'.
@@ -45,6 +47,9 @@ pub(crate) enum Error {
     /// The same, and the peer has said nothing that would be TLS.
     #[error("TLS handshake failed: {0}")]
     NoTls(String),
+    /// A certificate of the peer's chain is revoked, or nobody says that it is not.
+    #[error(transparent)]
+    Revocation(#[from] revocation::Error),
     /// The host name is none that can be verified.
     #[error(transparent)]
     Name(#[from] name::Invalid),
@@ -209,10 +214,16 @@ fn trust(trust: &policy::Trust) -> Result<X509StoreBuilder, Error> {
     Ok(store)
 }
 
-/// Shakes hands with a peer that must prove to be `name`.
+/// Shakes hands with a peer that must prove to be `name`, and whose certificates must not be revoked, as far as is asked.
 ///
 /// Cancellation closes the connection.
-pub(crate) async fn connect(settings: &Settings, stream: TcpStream, name: &ServerName) -> Result<Secured, Error> {
+pub(crate) async fn connect(
+    settings: &Settings,
+    inquiry: Option<&Inquiry>,
+    stream: TcpStream,
+    name: &ServerName,
+) -> Result<Secured, Error> {
+    let began = Instant::now();
     let mut ssl = Ssl::new(&settings.tls)?;
     restrict(&mut ssl, settings.versions, &settings.suites)?;
     for credential in settings.credentials.iter() {
@@ -232,6 +243,9 @@ pub(crate) async fn connect(settings: &Settings, stream: TcpStream, name: &Serve
     }
     let attempt = Attempt::begin(name.clone(), settings, &mut ssl);
     ssl.set_ex_data(*session::ATTEMPT, Arc::clone(&attempt));
+    if inquiry.is_some() {
+        staples::ask(&mut ssl)?;
+    }
     let mut stream = SslStream::new(ssl, PeerStream::new(stream))?;
     Pin::new(&mut stream).connect().await.map_err(|error| failure(&error, &attempt, stream.ssl()))?;
     // OpenSSL has checked all of this; a handshake that got here without is a bug that must not pass.
@@ -240,6 +254,12 @@ pub(crate) async fn connect(settings: &Settings, stream: TcpStream, name: &Serve
         return Err(Error::Certificate("the peer was not verified".to_owned()));
     }
     let chain = attempt.finish(stream.ssl());
+    if let Some(inquiry) = inquiry {
+        staples::stop(stream.ssl());
+        let fresh = !stream.ssl().session_reused();
+        let staples = fresh.then(|| Staples::taken(stream.ssl(), &attempt.staples));
+        inquiry.check(&chain, staples.as_ref(), began).await?;
+    }
     Ok(Secured { stream, chain })
 }
 

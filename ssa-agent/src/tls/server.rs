@@ -1,6 +1,13 @@
 //! The server's side of a handshake: whose certificate is shown, and who may come in.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use openssl::{
     hash::MessageDigest,
@@ -12,6 +19,7 @@ use openssl::{
 };
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
+use tracing::warn;
 
 use super::{
     Error, Secured,
@@ -21,7 +29,10 @@ use super::{
     peer::PeerStream,
     session::{ATTEMPT, Attempt},
 };
-use crate::policy::Policy;
+use crate::{
+    policy::{self, Policy},
+    revocation::{Checks, Inquiry, Origin, Revocation, Subject},
+};
 
 /// What a listener's context comes to.
 pub(crate) struct Front {
@@ -29,6 +40,11 @@ pub(crate) struct Front {
     /// Lowest and highest version, as on the wire.
     pub(crate) versions: (i64, i64),
     pub(crate) suites: Vec<Suite>,
+    /// How certificates of clients are checked for revocation; none if they are not, or no client is asked for one.
+    pub(crate) checks: Option<Checks>,
+    /// Own certificates with their issuers, for which responses are fetched to be stapled.
+    stapled: Vec<Subject>,
+    is_stapling: AtomicBool,
 }
 
 /// With what a [`Front`] is made.
@@ -37,8 +53,10 @@ pub(crate) struct Setup<'a> {
     pub(crate) credentials: Arc<[Credential]>,
     /// For clients' certificates.
     pub(crate) trusted: Option<&'a [X509]>,
-    /// `TLS_SERVER_OCSP_STAPLING`
-    pub(crate) stapling: bool,
+    /// `TLS_SERVER_OCSP_STAPLING`: with what is fetched, or lies beside the chain.
+    pub(crate) stapling: Option<Arc<Revocation>>,
+    /// `TLS_REVOCATION_CHECKS` and the ways.
+    pub(crate) checks: Option<Checks>,
     /// `TLS_REQUEST_PEER_AUTH`: 0, 1 (ask) or 2 (require).
     pub(crate) peer_auth: i64,
     pub(crate) versions: (i64, i64),
@@ -67,9 +85,12 @@ impl Front {
         super::limit_algorithms(&mut builder, setup.policy)?;
         ask_for_certificate(&mut builder, &setup)?;
         keep_sessions(&mut builder, &setup)?;
-        if setup.stapling {
+        let mut stapled = Vec::new();
+        if let Some(revocation) = setup.stapling {
             let credentials = Arc::clone(&setup.credentials);
-            builder.set_status_callback(move |ssl| staple(ssl, &credentials))?;
+            let subjects: Vec<Option<Subject>> = credentials.iter().map(Credential::subject).collect();
+            stapled.extend(subjects.iter().flatten().filter(|subject| subject.has_responder()).cloned());
+            builder.set_status_callback(move |ssl| staple(ssl, &credentials, &subjects, &revocation))?;
         }
         let credentials = Arc::clone(&setup.credentials);
         builder.set_servername_callback(move |ssl, _alert| {
@@ -87,7 +108,37 @@ impl Front {
                 offered.windows(chosen.len()).find(|part| *part == chosen).ok_or(AlpnError::NOACK)
             });
         }
-        Ok(Self { tls: builder.build(), versions: setup.versions, suites: setup.suites })
+        let checks = setup.checks.filter(|_checks| setup.peer_auth != 0);
+        let is_stapling = AtomicBool::new(false);
+        Ok(Self { tls: builder.build(), versions: setup.versions, suites: setup.suites, checks, stapled, is_stapling })
+    }
+
+    /// Keeps what is stapled fresh, for as long as this is in use.
+    pub(crate) fn keep_stapled(
+        self: &Arc<Self>,
+        revocation: &Arc<Revocation>,
+        policy: &policy::Revocation,
+        from: impl FnOnce() -> Origin,
+    ) {
+        if self.stapled.is_empty() || self.is_stapling.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (front, revocation, policy, from) = (Arc::downgrade(self), Arc::clone(revocation), policy.clone(), from());
+        tokio::spawn(async move {
+            const LOOK: Duration = Duration::from_secs(5);
+            let mut told = String::new();
+            while let Some(stapled) = front.upgrade().map(|front| front.stapled.clone()) {
+                for subject in &stapled {
+                    if let Err(error) = revocation.refresh_staple(subject, &policy, from.clone()).await
+                        && error != told
+                    {
+                        warn!(error, "nothing fresh to staple");
+                        told = error;
+                    }
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        });
     }
 }
 
@@ -160,20 +211,28 @@ fn show(ssl: &mut SslRef, credentials: &[Credential], name: Option<&str>) -> Res
     Ok(())
 }
 
-/// Sends the response that was found beside the chain that is shown, if there was one.
-fn staple(ssl: &mut SslRef, credentials: &[Credential]) -> Result<bool, openssl::error::ErrorStack> {
+/// Sends the response that was fetched for the chain that is shown, or else the one that was found beside it.
+fn staple(
+    ssl: &mut SslRef,
+    credentials: &[Credential],
+    subjects: &[Option<Subject>],
+    revocation: &Revocation,
+) -> Result<bool, openssl::error::ErrorStack> {
     let Some(shown) = ssl.certificate() else { return Ok(false) };
-    let ocsp = credentials.iter().find(|credential| **credential.leaf() == *shown).and_then(|one| one.ocsp.clone());
-    match ocsp {
+    let shown = credentials.iter().zip(subjects).find(|(credential, _subject)| **credential.leaf() == *shown);
+    let Some((credential, subject)) = shown else { return Ok(false) };
+    let fetched = subject.as_ref().and_then(|subject| revocation.staple(subject));
+    match fetched.or_else(|| credential.ocsp.clone()) {
         Some(ocsp) => ssl.set_ocsp_status(&ocsp).map(|()| true),
         None => Ok(false),
     }
 }
 
-/// Shakes hands with a client.
+/// Shakes hands with a client, whose certificates, if it has shown one, must not be revoked, as far as is asked.
 ///
 /// Cancellation closes the connection.
-pub(crate) async fn accept(front: &Front, stream: TcpStream) -> Result<Secured, Error> {
+pub(crate) async fn accept(front: &Front, inquiry: Option<&Inquiry>, stream: TcpStream) -> Result<Secured, Error> {
+    let began = Instant::now();
     let mut ssl = Ssl::new(&front.tls)?;
     super::restrict(&mut ssl, front.versions, &front.suites)?;
     let attempt = Attempt::of_client();
@@ -185,5 +244,8 @@ pub(crate) async fn accept(front: &Front, stream: TcpStream) -> Result<Secured, 
         return Err(Error::Certificate("the client was not verified".to_owned()));
     }
     let chain = attempt.finish(stream.ssl());
+    if let Some(inquiry) = inquiry {
+        inquiry.check(&chain, None, began).await?;
+    }
     Ok(Secured { stream, chain })
 }

@@ -20,7 +20,7 @@ use openssl::{
     x509::X509,
 };
 
-use super::name::ServerName;
+use super::{name::ServerName, staples::Staples};
 use crate::contexts::Settings;
 
 /// Where an `Ssl` keeps its [`Attempt`].
@@ -90,6 +90,8 @@ pub(crate) struct Attempt {
     /// The verified chain: of the offered session, or of this handshake.
     chain: OnceLock<Arc<[X509]>>,
     failure: Mutex<Option<String>>,
+    /// Responses that the peer has stapled to the certificates of its chain.
+    pub(super) staples: Mutex<Staples>,
 }
 
 impl Attempt {
@@ -104,13 +106,15 @@ impl Attempt {
                 chain.get_or_init(|| cached.chain);
             }
         }
-        Arc::new(Self { name, sessions, tickets: settings.tickets, chain, failure: Mutex::default() })
+        let (failure, staples) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { name, sessions, tickets: settings.tickets, chain, failure, staples })
     }
 
     /// Of a server: OpenSSL keeps the sessions.
     pub(super) fn of_client() -> Arc<Self> {
         let name = ServerName::Ip(std::net::Ipv4Addr::UNSPECIFIED.into());
-        Arc::new(Self { name, sessions: None, tickets: false, chain: OnceLock::new(), failure: Mutex::default() })
+        let (failure, staples) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { name, sessions: None, tickets: false, chain: OnceLock::new(), failure, staples })
     }
 
     /// Caches a session that the peer offers, now or at any time while connected.

@@ -29,6 +29,7 @@ use ssa_tests::{
     eventually,
     pki::{Identity, Leaf, Pki},
     server::{Server, closed_port, context_with},
+    status::{Known, Responder, Setup, response},
 };
 
 const NAME: &str = "bench.ssa.test";
@@ -117,7 +118,46 @@ fn bench() -> String {
     section(&mut text, "Plain TCP: connections per second, 8 threads", "1/s", &others, &pki, false, &["rate", "8"], 0);
     section(&mut text, "Plain TCP: download, one stream", "MB/s", &others, &pki, false, &["bulk", "1"], 0);
     rules(&mut text, &agent, &pki);
+    revocation(&mut text, &pki);
     text
+}
+
+/// What it costs to know that the server's certificate is not revoked.
+fn revocation(text: &mut String, pki: &Pki) {
+    let port = closed_port("127.0.0.1");
+    let url = format!("OCSP;URI:http://127.0.0.1:{port}/");
+    let identity = pki.leaf(Leaf::of(&[NAME]).with(&[("authorityInfoAccess", &url)]));
+    let (folder, root) = (pki.folder(), pki.root());
+    let (known, setup) = (Known::Good, Setup { at: None, arguments: &["-nmin", "60"] });
+    let staple = response(folder, &root.certificate, root, &identity.certificate, known, setup);
+    let certificates = [(&identity.certificate, known)];
+    let _responder = Responder::start_at(port, folder, &root.certificate, root, &certificates, setup);
+    let context = context_with(&identity, |acceptor| {
+        acceptor.set_min_proto_version(Some(openssl::ssl::SslVersion::TLS1_3)).expect("TLS 1.3 is there");
+        let staples = move |ssl: &mut openssl::ssl::SslRef| ssl.set_ocsp_status(&staple).map(|()| true);
+        acceptor.set_status_callback(staples).expect("it can be set");
+    });
+    let server = Server::tls("127.0.0.1", context, serve);
+    let agent = Agent::start_with("[revocation]\nfetch_local = true\n[cache]\ndirectory = \"\"\n");
+    let way = |name, mode| Way { name, mode, full: server.addr, resumed: server.addr, inside: Some(&agent) };
+    let ways = [
+        way("not checked", "ssa"),
+        way("answered by the cache", "ssa-cached"),
+        way("answered by what is stapled", "ssa-stapled"),
+        way("answered by a responder, asked each time", "ssa-asked"),
+    ];
+    text.push_str("\n## What it costs to check revocation\n\nThe responder is `openssl ocsp`, on the same machine.\n");
+    section(
+        text,
+        "Connect and get one byte back, full handshake",
+        "ms, p50",
+        &ways,
+        pki,
+        false,
+        &["latency", "200"],
+        0,
+    );
+    section(text, "The same", "ms, p99", &ways, pki, false, &["latency", "200"], 1);
 }
 
 /// What a lookup among many rules costs a connect, which none of them is for in the end.
@@ -464,12 +504,22 @@ impl Client {
     fn new(mode: &str, target: SocketAddr, ca: &str, resume: bool) -> Self {
         match mode {
             "openssl" => Self::openssl(target, ca, resume),
-            "ssa" => {
+            "ssa" | "ssa-cached" | "ssa-stapled" | "ssa-asked" => {
                 let owner = new_socket();
                 let (name, ca) = (format!("{NAME}\0"), format!("{ca}\0"));
                 set(&owner, TLS_HOSTNAME, name.as_bytes()).expect("the agent serves this cgroup");
                 set(&owner, TLS_TRUSTED_PEER_CERTIFICATES, ca.as_bytes()).expect("a path");
                 set(&owner, TLS_SESSION_REUSE, &i32::from(resume).to_ne_bytes()).expect("a bool");
+                // TLS_REVOCATION_CHECKS, and the ways that may answer: stapled, OCSP, CRL, cached.
+                let checks = match mode {
+                    "ssa-cached" => [1, 0, 1, 0, 1],
+                    "ssa-stapled" => [1, 1, 0, 0, 0],
+                    "ssa-asked" => [1, 0, 1, 0, 0],
+                    _ => [0, 1, 1, 1, 1],
+                };
+                for (option, on) in (102..).zip(checks) {
+                    set(&owner, option, &i32::to_ne_bytes(on)).expect("the policy allows all");
+                }
                 let context = context_of(&owner).expect("it has one");
                 Self::Ssa { target, context, _owner: owner }
             }

@@ -1,0 +1,106 @@
+//! A certificate whose status is asked for, with its issuer: what both are known by.
+
+use foreign_types::ForeignTypeRef as _;
+use openssl::{
+    error::ErrorStack,
+    nid::Nid,
+    sha::Sha256,
+    x509::{X509, X509Ref},
+};
+
+use crate::tls::certificate;
+
+/// What an answer is stored under: who has issued the certificate (name and key), and its serial number. Two certificates
+/// of one issuer, such as an old one and its renewal, are one issuer.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Key(pub(super) [u8; 32]);
+
+/// A certificate and the one that has signed it, as they were verified.
+#[derive(Clone)]
+pub(crate) struct Subject {
+    pub(super) certificate: X509,
+    pub(super) issuer: X509,
+    pub(super) key: Key,
+}
+
+impl Subject {
+    pub(crate) fn new(certificate: &X509Ref, issuer: &X509Ref) -> Result<Self, ErrorStack> {
+        let mut digest = Sha256::new();
+        digest.update(&issuer.subject_name().to_der()?);
+        digest.update(&issuer.public_key()?.public_key_to_der()?);
+        digest.update(&certificate.serial_number().to_bn()?.to_vec());
+        let key = Key(digest.finish());
+        Ok(Self { certificate: certificate.to_owned(), issuer: issuer.to_owned(), key })
+    }
+
+    /// Each certificate of a verified chain, leaf first, but the root: nobody but its owner could revoke that.
+    pub(crate) fn all(chain: &[X509]) -> Result<Vec<Self>, ErrorStack> {
+        chain.windows(2).map(|pair| Self::new(&pair[0], &pair[1])).collect()
+    }
+
+    /// For people: whose certificate it is.
+    pub(super) fn name(&self) -> String {
+        let certificate = &self.certificate;
+        let issuer = certificate::name(certificate.issuer_name());
+        format!("{}, issued by {issuer}", certificate::name(certificate.subject_name()))
+    }
+
+    /// URLs of OCSP responders (RFC 5280, section 4.2.2.1).
+    pub(super) fn responders(&self) -> Vec<String> {
+        let urls = self.certificate.ocsp_responders().ok();
+        let urls = urls.iter().flatten().map(|url| url.to_string());
+        urls.filter(|url| is_web(url)).take(URLS).collect()
+    }
+
+    pub(crate) fn has_responder(&self) -> bool {
+        !self.responders().is_empty()
+    }
+
+    /// URLs of lists of revoked certificates (RFC 5280, section 4.2.1.13).
+    pub(super) fn lists(&self) -> Vec<String> {
+        let points = self.certificate.crl_distribution_points();
+        let names = points.iter().flatten().filter_map(|point| point.distpoint().and_then(|name| name.fullname()));
+        let urls = names.flatten().filter_map(|name| name.uri().map(str::to_owned));
+        urls.filter(|url| is_web(url)).take(URLS).collect()
+    }
+
+    /// Whether its status has to come with it: it has the TLS feature `status_request` (RFC 7633).
+    pub(super) fn must_be_stapled(&self) -> bool {
+        const STATUS_REQUEST: [u8; 3] = [2, 1, 5];
+        let feature = extension(&self.certificate, NID_TLSFEATURE);
+        // A sequence of integers, of which each has its tag, its length and its value.
+        feature.is_some_and(|der| der.get(2..).unwrap_or_default().chunks(3).any(|one| one == STATUS_REQUEST))
+    }
+}
+
+/// More are not looked at: a certificate of a stranger may name thousands.
+const URLS: usize = 4;
+
+/// `NID_tlsfeature` (openssl/obj_mac.h), which the openssl crate lacks.
+const NID_TLSFEATURE: i32 = 1020;
+
+fn is_web(url: &str) -> bool {
+    let scheme = url.split_once("://").map_or("", |(scheme, _rest)| scheme);
+    scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
+}
+
+/// The value of an extension.
+#[expect(unsafe_code, reason = "the openssl crate gives only the extensions that it knows")]
+pub(super) fn extension(certificate: &X509Ref, nid: i32) -> Option<&[u8]> {
+    // SAFETY: the certificate is alive; what is returned belongs to it, and is of the length that it says.
+    unsafe {
+        let index = openssl_sys::X509_get_ext_by_NID(certificate.as_ptr(), nid, -1);
+        if index < 0 {
+            return None;
+        }
+        let data = openssl_sys::X509_EXTENSION_get_data(openssl_sys::X509_get_ext(certificate.as_ptr(), index));
+        let text = data.cast::<openssl_sys::ASN1_STRING>();
+        let length = usize::try_from(openssl_sys::ASN1_STRING_length(text)).ok()?;
+        Some(std::slice::from_raw_parts(openssl_sys::ASN1_STRING_get0_data(text), length))
+    }
+}
+
+/// Whether a responder's certificate need not be checked itself (RFC 6960, section 4.2.2.2.1).
+pub(super) fn has_no_check(certificate: &X509Ref) -> bool {
+    extension(certificate, Nid::ID_PKIX_OCSP_NOCHECK.as_raw()).is_some()
+}

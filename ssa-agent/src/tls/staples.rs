@@ -1,0 +1,159 @@
+//! OCSP responses that a peer has stapled: to its own certificate, and in TLS 1.3 to each of its chain (RFC 8446, section
+//! 4.4.2.1). OpenSSL 3.0 hands out the first only, so the others are read from the message itself.
+
+#![expect(unsafe_code, reason = "the openssl crate has no message callback")]
+
+use std::{
+    ffi::{c_int, c_void},
+    slice,
+    sync::{Mutex, PoisonError},
+};
+
+use foreign_types::ForeignTypeRef as _;
+use openssl::{
+    ssl::{SslRef, StatusType},
+    x509::X509Ref,
+};
+
+use super::session::ATTEMPT;
+
+type Callback = unsafe extern "C" fn(c_int, c_int, c_int, *const c_void, usize, *mut openssl_sys::SSL, *mut c_void);
+
+unsafe extern "C" {
+    fn SSL_set_msg_callback(ssl: *mut openssl_sys::SSL, callback: Option<Callback>);
+}
+
+/// Responses by certificate, both in DER. Nothing is known of what they are worth.
+#[derive(Clone, Default)]
+pub(crate) struct Staples(Vec<(Vec<u8>, Vec<u8>)>);
+
+impl Staples {
+    /// The response to a certificate.
+    pub(crate) fn of(&self, certificate: &X509Ref) -> Option<&[u8]> {
+        let der = certificate.to_der().ok()?;
+        self.0.iter().find(|(stapled, _response)| *stapled == der).map(|(_certificate, response)| response.as_slice())
+    }
+
+    /// Of a handshake that is done.
+    pub(super) fn taken(ssl: &SslRef, others: &Mutex<Staples>) -> Self {
+        let mut staples = others.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let (Some(response), Some(leaf)) = (ssl.ocsp_status(), ssl.peer_certificate())
+            && let Ok(der) = leaf.to_der()
+            && staples.of(&leaf).is_none()
+        {
+            staples.0.push((der, response.to_vec()));
+        }
+        staples
+    }
+}
+
+/// Asks the peer for responses. The `Ssl` must have an attempt.
+pub(super) fn ask(ssl: &mut SslRef) -> Result<(), openssl::error::ErrorStack> {
+    ssl.set_status_type(StatusType::OCSP)?;
+    // SAFETY: the `Ssl` is alive, and the callback is one for as long as the program runs.
+    unsafe { SSL_set_msg_callback(ssl.as_ptr(), Some(message)) };
+    Ok(())
+}
+
+/// The handshake is done: what comes is no business of ours.
+pub(super) fn stop(ssl: &SslRef) {
+    // SAFETY: the `Ssl` is alive.
+    unsafe { SSL_set_msg_callback(ssl.as_ptr(), None) };
+}
+
+/// Sees each message of the handshake, decrypted.
+unsafe extern "C" fn message(
+    is_own: c_int,
+    version: c_int,
+    content_type: c_int,
+    bytes: *const c_void,
+    length: usize,
+    ssl: *mut openssl_sys::SSL,
+    _own: *mut c_void,
+) {
+    const TLS_1_3: c_int = 0x0304;
+    const HANDSHAKE: c_int = 22;
+    if is_own != 0 || version != TLS_1_3 || content_type != HANDSHAKE || bytes.is_null() {
+        return;
+    }
+    // SAFETY: OpenSSL calls this with a message of that length, and its own `Ssl`.
+    let (bytes, ssl) = unsafe { (slice::from_raw_parts(bytes.cast::<u8>(), length), SslRef::from_ptr(ssl)) };
+    if let (Some(attempt), Some(found)) = (ssl.ex_data(*ATTEMPT), parse(bytes)) {
+        *attempt.staples.lock().unwrap_or_else(PoisonError::into_inner) = Staples(found);
+    }
+}
+
+/// The certificates of a Certificate message of TLS 1.3 that have a response, with it (RFC 8446, section 4.4.2).
+fn parse(message: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
+    const CERTIFICATE: u8 = 11;
+    const STATUS_REQUEST: usize = 5;
+    const OCSP: u8 = 1;
+    let mut message = Reader(message);
+    if message.number(1)? != usize::from(CERTIFICATE) {
+        return None;
+    }
+    let mut body = message.vector(3)?;
+    body.vector(1)?;
+    let mut entries = body.vector(3)?;
+    let mut found = Vec::new();
+    while !entries.0.is_empty() {
+        let certificate = entries.vector(3)?;
+        let mut extensions = entries.vector(2)?;
+        while !extensions.0.is_empty() {
+            let kind = extensions.number(2)?;
+            let mut value = extensions.vector(2)?;
+            if kind == STATUS_REQUEST && value.number(1)? == usize::from(OCSP) {
+                found.push((certificate.0.to_vec(), value.vector(3)?.0.to_vec()));
+            }
+        }
+    }
+    Some(found)
+}
+
+/// What is left of some bytes.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// A number of so many bytes, the highest first.
+    fn number(&mut self, bytes: usize) -> Option<usize> {
+        let (number, rest) = self.0.split_at_checked(bytes)?;
+        self.0 = rest;
+        Some(number.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)))
+    }
+
+    /// Bytes with their count before them, in so many bytes.
+    fn vector(&mut self, bytes: usize) -> Option<Self> {
+        let length = self.number(bytes)?;
+        let (vector, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(Self(vector))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vector(bytes: usize, value: &[u8]) -> Vec<u8> {
+        let length = (value.len() as u32).to_be_bytes();
+        [&length[4 - bytes..], value].concat()
+    }
+
+    fn entry(certificate: &[u8], response: Option<&[u8]>) -> Vec<u8> {
+        let other = [vec![0, 18], vector(2, b"sct")].concat();
+        let status = response.map(|one| [vec![0, 5], vector(2, &[vec![1], vector(3, one)].concat())].concat());
+        [vector(3, certificate), vector(2, &[other, status.unwrap_or_default()].concat())].concat()
+    }
+
+    #[test]
+    fn responses_are_found_by_certificate() {
+        let entries = [entry(b"leaf", Some(b"good")), entry(b"middle", None), entry(b"upper", Some(b"too"))].concat();
+        let message = [vec![11], vector(3, &[vector(1, b""), vector(3, &entries)].concat())].concat();
+        let found = parse(&message).unwrap();
+        assert_eq!(found, [(b"leaf".to_vec(), b"good".to_vec()), (b"upper".to_vec(), b"too".to_vec())]);
+        for cut in 0..message.len() {
+            assert!(parse(&message[..cut]).is_none(), "{cut}");
+        }
+        assert!(parse(&[&[8], &message[1..]].concat()).is_none(), "another message");
+    }
+}
