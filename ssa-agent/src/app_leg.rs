@@ -140,6 +140,16 @@ impl Records {
     }
 }
 
+/// For fuzzers: however a stream is cut, it is a row of records or not.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let whole = Records::default().go_on(bytes);
+    let mut one_by_one = Records::default();
+    let all = bytes.iter().all(|byte| one_by_one.go_on(&[*byte]));
+    assert_eq!(whole, all);
+    assert!(!is_client_hello(bytes) || may_be_hello(bytes));
+}
+
 impl Says {
     /// Checks what was read.
     fn check(&mut self, bytes: &[u8]) -> Result<(), Unserved> {

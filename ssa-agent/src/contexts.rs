@@ -241,9 +241,7 @@ impl Contexts {
     /// What `id`'s connections are made with under a policy, once it is read.
     pub(crate) async fn settings(&self, id: u64, effective: &Effective) -> Result<Settings, tls::Error> {
         let Common { known, made, shape, session_ttl, checks, .. } = self.common(id, effective).await?;
-        // A resumed handshake brings no staples: where nothing else may answer, every one is a full one.
-        let asks = |checks: &Checks| checks.ways.cached || checks.ways.ocsp || checks.ways.crl;
-        let sessions = session_ttl.filter(|_ttl| checks.as_ref().is_none_or(asks)).map(|_ttl| known.sessions);
+        let sessions = session_ttl.map(|_ttl| known.sessions);
         let tickets = effective.policy.sessions.tickets;
         let Shape { versions, suites, alpn, .. } = shape;
         let session_ttl = session_ttl.unwrap_or_default();

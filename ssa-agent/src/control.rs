@@ -329,6 +329,16 @@ pub(crate) fn names() -> Vec<String> {
     names.filter(|name| std::os::unix::net::UnixStream::connect(path(name)).is_ok()).collect()
 }
 
+/// For fuzzers: what may come on the socket.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Ok(request) = serde_json::from_slice::<Request>(bytes) {
+        let text = serde_json::to_vec(&request).expect("what was read can be written");
+        serde_json::from_slice::<Request>(&text).expect("and read again");
+    }
+    let _none = serde_json::from_slice::<handover::Estate>(bytes);
+}
+
 /// A command, as it is sent.
 pub(crate) fn request(command: Command) -> Request {
     Request { version: VERSION, command }

@@ -31,7 +31,7 @@ use crate::{
     policy::rule::Mode,
     reached::Reached,
     relay,
-    revocation::Inquiry,
+    revocation::{self, Inquiry},
     rules::Found,
     tls::{self, server},
 };
@@ -92,6 +92,7 @@ async fn client_of(
     let idle = Duration::from_secs(policy.policy.time.idle_seconds);
     let limit = policy.policy.time.handshake_seconds.get();
     let stop = agent.services.stop(listener.caller.service);
+    let until = revocation::deadline(limit);
     let (secured, inquiry) = tokio::select! {
         biased;
         () = stop.cancelled() => return Err(Error::Stopping),
@@ -101,9 +102,9 @@ async fn client_of(
                 return Ok((Reached::Plain(stream), None));
             }
             let front = agent.contexts.front(listener.context, &policy).await?;
-            front.keep_stapled(&agent.revocation, &policy.policy.revocation, || listener.origin());
-            let inquiry = front.checks.clone().map(|checks| agent.revocation.inquiry(checks, listener.origin(), limit));
-            let secured = server::accept(&front, inquiry.as_ref(), stream).await?;
+            front.keep_stapled(&agent.revocation, &policy.policy.revocation, || listener.origin.clone());
+            let inquiry = front.checks.clone().map(|checks| agent.revocation.inquiry(checks, listener.origin.clone()));
+            let secured = server::accept(&front, inquiry.as_ref(), stream, until).await?;
             Ok::<_, tls::Error>((Reached::Tls(Box::new(secured)), inquiry))
         }) => secured.map_err(|_elapsed| Error::HandshakeTimeout { to: from, limit })??,
     };

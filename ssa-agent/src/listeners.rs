@@ -69,6 +69,8 @@ pub(crate) struct Listener {
     /// It is a rule that makes it a TLS socket.
     by_rule: bool,
     pub(crate) namespace: Arc<Namespace>,
+    /// From where is asked what its certificates, and its clients', tell to ask.
+    pub(crate) origin: Origin,
     entrance: Arc<Entrance>,
     /// One permit for each handshake in flight.
     pub(crate) handshakes: Arc<Semaphore>,
@@ -93,13 +95,6 @@ impl Listener {
     /// What is in force for its clients.
     pub(crate) fn policy(&self, agent: &Agent) -> Result<Arc<Effective>, Error> {
         policy(agent, self.by_rule, &self.caller, &self.program, self.at)
-    }
-
-    /// From where is asked what its certificates, and its clients', tell to ask.
-    pub(crate) fn origin(&self) -> Origin {
-        let caller = self.caller;
-        let owner = Owner { cgroups: [caller.cgroup; 2], uid: caller.uid, gid: caller.gid };
-        Origin::Program { namespace: Arc::clone(&self.namespace), caller, owner }
     }
 
     /// The rule by which it is TLS.
@@ -420,6 +415,9 @@ async fn begin(agent: &Arc<Agent>, listening: &Listening) -> Result<(), Error> {
     let listed = namespace.make(move || sock_diag::listening(port)).await.unwrap_or_default();
     let same = |one: &&Listed| one.at.ip() == at.ip();
     let dual = at.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && listed.iter().find(same).is_none_or(|one| !one.only_v6);
+    let origin = Origin::program(Arc::clone(&namespace), *caller, owner);
+    // Who has called listen may be gone, or another, when there is something to ask.
+    origin.prepare().await;
     let listener = Arc::new(Listener {
         id: listening.id,
         context: listening.context,
@@ -427,13 +425,14 @@ async fn begin(agent: &Arc<Agent>, listening: &Listening) -> Result<(), Error> {
         program,
         by_rule,
         namespace: Arc::clone(&namespace),
+        origin,
         entrance: agent.listeners.entrance(&namespace, owner).await?,
         handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
         at,
         dual,
         passed: Mutex::default(),
     });
-    front.keep_stapled(&agent.revocation, &effective.policy.revocation, || listener.origin());
+    front.keep_stapled(&agent.revocation, &effective.policy.revocation, || listener.origin.clone());
     agent.listeners.lock().listeners.insert(listening.id, Arc::clone(&listener));
     agent.listeners.pass_others(&listener, &listed)?;
     for key in listener.keys() {

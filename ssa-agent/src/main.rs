@@ -1,55 +1,7 @@
-//! `ssa-agent`: TLS as a service of the operating system.
-//!
-//! The path of a connection through these modules:
-//!
-//! 1. `kernel::events`: a hook has held a SYN;
-//! 2. `registry`: which attempt of which socket it is;
-//! 3. `outbound`: dials from inside the program's `netns`, shakes hands (`tls`), with the settings of
-//!    the socket's context (`contexts`, and `caller` for files that they name);
-//! 4. `kernel::maps`: the answers to the program's questions are published;
-//! 5. `kernel::packet`: the SYN is resumed, or refused with what `error` says;
-//! 6. `relay`: bytes both ways.
-#![deny(unsafe_code)]
-
-mod agent;
-mod app_leg;
-mod caller;
-mod cgroup;
-mod chains;
-mod cli;
-mod connections;
-mod contexts;
-mod control;
-mod doctor;
-mod error;
-mod handover;
-mod inbound;
-mod kernel;
-mod limits;
-mod listeners;
-mod metrics;
-mod monitor;
-mod names;
-mod netns;
-mod outbound;
-mod peer_leg;
-mod pods;
-mod policy;
-mod reached;
-mod registry;
-mod relay;
-mod resolve;
-mod revocation;
-mod rules;
-mod selftest;
-mod services;
-mod sockopt;
-mod starttls;
-mod tls;
-mod uncaptured;
+//! `ssa-agent`: the program; all that it does is in the library beside it, where fuzzers reach it.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cli::main()
+    ssa_agent::main()
 }

@@ -140,6 +140,31 @@ impl Inner {
     }
 }
 
+/// For fuzzers: each piece has a byte that says where it comes from, a number, and two bytes of length before it.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn fuzz(mut bytes: &[u8], now: Instant) {
+    use zerocopy::FromZeros as _;
+    let (mut streams, mut talk) = (Streams::default(), Talk::default());
+    let mut piece = Datagram::new_zeroed();
+    while let [from, number, high, low, rest @ ..] = bytes {
+        let length = usize::from(u16::from_be_bytes([*high, *low])).min(rest.len()).min(piece.bytes.len());
+        let (own, after) = rest.split_at(length);
+        bytes = after;
+        piece.cookie = u64::from(from & 3);
+        (piece.egress, piece.tcp) = (u32::from(from >> 2 & 1), u32::from(from >> 3 & 1));
+        (piece.seq, piece.next) = (u32::from(*number), u32::from(*number));
+        piece.len = u32::try_from(length).unwrap_or(0);
+        if piece.tcp == 0 {
+            talk.hear(&piece, own, now);
+        } else {
+            for message in streams.go_on(&piece, own, now) {
+                talk.hear(&piece, &message, now);
+            }
+        }
+    }
+    assert!(talk.asked.len() <= MANY && talk.known.0.len() <= MANY && streams.0.len() <= STREAMS);
+}
+
 impl Talk {
     /// Takes in one message.
     fn hear(&mut self, datagram: &Datagram, bytes: &[u8], now: Instant) {

@@ -40,7 +40,7 @@ use crate::{
     reached::Reached,
     relay,
     resolve::{self, Families},
-    revocation::{Inquiry, Origin},
+    revocation::{self, Inquiry, Origin},
     rules::Found,
     starttls,
     tls::{self, name::ServerName},
@@ -282,7 +282,8 @@ async fn decide(
     if timeout(FIRST_BYTES_LIMIT, says_hello(app)).await.unwrap_or(false) {
         return Ok(Reached::Own(stream));
     }
-    match timeout(later.limit, tls::connect(&later.settings, inquiry, stream, &later.name)).await {
+    let until = revocation::deadline(later.limit);
+    match timeout(later.limit, tls::connect(&later.settings, inquiry, stream, &later.name, until)).await {
         Ok(shaken) => Ok(Reached::Tls(Box::new(shaken?))),
         Err(_elapsed) => Err(Error::HandshakeTimeout { to: later.to, limit: later.limit }),
     }
@@ -349,10 +350,10 @@ async fn secure(agent: &Agent, held: &Held, target: &Target, namespace: &Arc<Nam
         Some(_) => Settings { sessions: settings.sessions.map(|_own| Arc::clone(&policy.sessions)), ..settings },
         None => settings,
     };
-    let inquiry = settings.checks.clone().map(|checks| {
-        let program = Origin::Program { namespace: Arc::clone(namespace), caller: held.caller, owner };
-        agent.revocation.inquiry(checks, program, handshake_limit)
-    });
+    let inquiry = settings
+        .checks
+        .clone()
+        .map(|checks| agent.revocation.inquiry(checks, Origin::program(Arc::clone(namespace), held.caller, owner)));
     let stream = if orig_dst.ip().is_unspecified() && target.rule.is_none() {
         dial_name(namespace, held, orig_dst.port(), setup, connect_limit).await?
     } else {
@@ -363,6 +364,7 @@ async fn secure(agent: &Agent, held: &Held, target: &Target, namespace: &Arc<Nam
         return Ok(PeerLeg { later: Some(later), inquiry, ..PeerLeg::new(Reached::Own(stream), idle) });
     }
     let starttls = target.rule.as_ref().and_then(|found| found.rule().starttls());
+    let until = revocation::deadline(handshake_limit);
     let shake_hands = async {
         let mut stream = stream;
         let greeting = match starttls {
@@ -370,7 +372,7 @@ async fn secure(agent: &Agent, held: &Held, target: &Target, namespace: &Arc<Nam
             None => Ok(Vec::new()),
         };
         let greeting = greeting.map_err(|error| tls::Error::NoTls(error.to_string()))?;
-        let secured = tls::connect(&settings, inquiry.as_ref(), stream, &name).await?;
+        let secured = tls::connect(&settings, inquiry.as_ref(), stream, &name, until).await?;
         Ok(PeerLeg { greeting, inquiry, ..PeerLeg::new(Reached::Tls(Box::new(secured)), idle) })
     };
     let shaken = match timeout(handshake_limit, shake_hands).await {
@@ -409,8 +411,11 @@ async fn dial_name(
     let host = held.hostname.as_str().unwrap_or_default().to_owned();
     let v4 = Ipv6Addr::from(held.orig_dst.addr).to_canonical().is_ipv4();
     let families = if v4 { Families::V4 } else { Families::Both };
-    let addresses = match timeout(limit, resolve::addresses(namespace, held.caller, setup.owner, &host, families)).await
-    {
+    let resolved = async {
+        let files = resolve::Files::read(held.caller).await?;
+        resolve::addresses(namespace, &files, setup.owner, &host, families).await
+    };
+    let addresses = match timeout(limit, resolved).await {
         Ok(found) => found.map_err(|source| Error::Resolve { host: host.clone(), source })?,
         Err(_elapsed) => return Err(Error::ResolveTimeout { host, limit }),
     };

@@ -51,31 +51,45 @@ pub(crate) enum Families {
     Both,
 }
 
+/// What a program's names are resolved with: its `/etc/resolv.conf` and `/etc/hosts`.
+#[derive(Clone)]
+pub(crate) struct Files {
+    resolv_conf: Vec<u8>,
+    hosts: Vec<u8>,
+}
+
+impl Files {
+    /// Reads them as the program, which has to be there.
+    pub(crate) async fn read(caller: Caller) -> Result<Self, Error> {
+        let read = |path: &'static str| {
+            tokio::task::spawn_blocking(move || match caller::read(caller, None, Path::new(path)) {
+                Ok(read) => Ok(read.files.join(&b'\n')),
+                Err(caller::Error::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+                Err(error) => Err(Error::File(error.to_string())),
+            })
+        };
+        let (resolv_conf, hosts) = tokio::join!(read("/etc/resolv.conf"), read("/etc/hosts"));
+        let failed = |error: tokio::task::JoinError| Error::File(error.to_string());
+        let (mut resolv_conf, hosts) = (resolv_conf.map_err(failed)??, hosts.map_err(failed)??);
+        if !names_server(&resolv_conf) {
+            // resolv.conf(5): the server on this machine, if none is named.
+            resolv_conf.extend_from_slice(b"\nnameserver 127.0.0.1\n");
+        }
+        Ok(Self { resolv_conf, hosts })
+    }
+}
+
 /// All addresses of `host`, in the order in which they are to be tried.
 ///
 /// Cancellation closes the sockets.
 pub(crate) async fn addresses(
     namespace: &Arc<Namespace>,
-    caller: Caller,
+    files: &Files,
     owner: Owner,
     host: &str,
     families: Families,
 ) -> Result<Vec<IpAddr>, Error> {
-    let read = |path: &'static str| {
-        tokio::task::spawn_blocking(move || match caller::read(caller, None, Path::new(path)) {
-            Ok(read) => Ok(read.files.join(&b'\n')),
-            Err(caller::Error::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(Error::File(error.to_string())),
-        })
-    };
-    let (resolv_conf, hosts_file) = tokio::join!(read("/etc/resolv.conf"), read("/etc/hosts"));
-    let failed = |error: tokio::task::JoinError| Error::File(error.to_string());
-    let (mut resolv_conf, hosts_file) = (resolv_conf.map_err(failed)??, hosts_file.map_err(failed)??);
-    if !names_server(&resolv_conf) {
-        // resolv.conf(5): the server on this machine, if none is named.
-        resolv_conf.extend_from_slice(b"\nnameserver 127.0.0.1\n");
-    }
-    let (config, mut options) = parse_resolv_conf(&resolv_conf).map_err(Error::ResolvConf)?;
+    let (config, mut options) = parse_resolv_conf(&files.resolv_conf).map_err(Error::ResolvConf)?;
     options.ip_strategy = match families {
         Families::V4 => LookupIpStrategy::Ipv4Only,
         Families::Both => LookupIpStrategy::Ipv6AndIpv4,
@@ -85,7 +99,7 @@ pub(crate) async fn addresses(
     let sockets = Sockets { namespace: Arc::clone(namespace), owner, handle: TokioHandle::default() };
     let mut resolver = Resolver::builder_with_config(config, sockets).with_options(options).build()?;
     let mut hosts = Hosts::default();
-    if hosts.read_hosts_conf(&hosts_file[..]).is_ok() {
+    if hosts.read_hosts_conf(&files.hosts[..]).is_ok() {
         resolver.set_hosts(Arc::new(hosts));
     }
     // A literal is given back as it is.

@@ -20,7 +20,7 @@ use openssl::{
 use serde_json::{Value, json};
 use ssa_tests::{
     agent::{Agent, program},
-    app::{App, programs, python},
+    app::{App, command, programs, python},
     eventually,
     nginx::Peer,
     pki::{Identity, Leaf, Pki},
@@ -268,7 +268,7 @@ fn each_trouble_is_refused_in_time_with_a_reason() {
         ("an error", Page::Status(404), "HTTP status 404"),
         ("slow", Page::Slow(slow, vec![0; 100]), "no answer within 1 s"),
         ("garbage", Page::Bytes(b"<html>no</html>".to_vec()), "no CRL"),
-        ("huge", Page::Endless, ""),
+        ("huge", Page::Endless, "length limit exceeded"),
         ("redirect loop", Page::Redirect(String::new()), "more than 3 redirects"),
         ("wrong signer", list(&impostor, HOUR), "CRL signature failure"),
         ("unknown issuer", list(&wrong, HOUR), "not for this certificate"),
@@ -388,7 +388,8 @@ fn resumed_session_is_refused_when_its_peer_is_revoked() {
     let server = Server::echo("127.0.0.1", &leaf);
     let script = r#"
 host, ca, port = args
-first = tls(host, ca); first.setsockopt(IPPROTO_TLS, 102, 1); first.setsockopt(IPPROTO_TLS, 106, 0)
+first = tls(host, ca)
+for option, on in ((102, 1), (103, 0), (106, 0)): first.setsockopt(IPPROTO_TLS, option, on)
 context = id_of(first, CONTEXT)
 def again(sock):
     came = connect(sock, "127.0.0.1", port)
@@ -619,9 +620,15 @@ fn soft_profile_lets_be_what_nobody_knows_and_says_so() {
         "{LOCAL}[[profile]]\nname = \"lenient\"\nuser = 0\n[profile.revocation]\nchecks = true\nsoft_fail = true\n"
     );
     let agent = Agent::start_with(&config);
-    let script = "out([connect(tls(args[0], args[1]), '127.0.0.1', port)['result'] for port in args[2:]])";
+    let script = r#"
+said = [connect(tls(args[0], args[1]), '127.0.0.1', port)['result'] for port in args[2:]]
+sock = tls(args[0], args[1])
+said += [attempt(sock.setsockopt, IPPROTO_TLS, option, 0) for option in range(102, 107)]
+out(said + [connect(sock, "127.0.0.1", args[3])["result"]])
+"#;
     let said = python(&agent, script, &[NAME, &pki.ca(), &server.port(), &revoked.port()]);
-    assert_eq!(said, json!(["ok", "EPROTO"]));
+    let weaker = "EPROTO";
+    assert_eq!(said, json!(["ok", "EPROTO", weaker, weaker, weaker, weaker, weaker, "EPROTO"]));
     eventually("the log says so", Duration::from_secs(5), || agent.log().contains("NOT CHECKED: soft_fail"));
     // For the whole machine it can't be had.
     let path = pki.folder().join("soft.toml");
@@ -812,16 +819,6 @@ while True:
 }
 
 #[test]
-fn host_may_ask_instead_of_the_program() {
-    let mut scene = Scene::with(&LOCAL.replace("[revocation]", "[revocation]\nfetch_from = \"host\""));
-    let folder = tempfile::tempdir().unwrap();
-    let nginx = Peer::nginx_files(folder.path());
-    fs::write(folder.path().join("a.crl"), crl(scene.root(), &[], HOUR, &[])).unwrap();
-    let leaf = scene.leaf(None, Some(&format!("http://localhost:{}/a.crl", nginx.port)));
-    assert_eq!(scene.connect(&peer(&leaf, None), CRL), ("ok".to_owned(), String::new()));
-}
-
-#[test]
 fn responses_that_are_stapled_by_nginx_are_taken() {
     let mut scene = Scene::new();
     let leaf = scene.leaf(None, None);
@@ -835,4 +832,113 @@ fn responses_that_are_stapled_by_nginx_are_taken() {
     scene.program.say(&format!("{} {}", nginx.port, STAPLED.options()));
     let said = scene.program.said();
     assert_eq!(said[0], "ok", "{said}");
+}
+
+#[test]
+fn older_good_answer_never_replaces_a_revoked_one() {
+    let mut scene = Scene::new();
+    let root = scene.root().clone();
+    let port = closed_port("127.0.0.1");
+    let web_root = tempfile::tempdir().unwrap();
+    let nginx = Peer::nginx_files(web_root.path());
+    let crl_url = format!("http://127.0.0.1:{}/old.crl", nginx.port);
+    let leaf = scene.leaf(Some(&format!("http://127.0.0.1:{port}/")), Some(&crl_url));
+    let yesterday = Setup { at: Some("-1d"), arguments: &["-ndays", "3"] };
+    let old = answer_of(&scene, &leaf, &root, &root, yesterday);
+    fs::write(web_root.path().join("old.crl"), crl(&root, &[], (-3600, 3600), &[])).unwrap();
+    let (stapling, plain) = (peer(&leaf, Some(old)), peer(&leaf, None));
+    assert_eq!(scene.connect(&stapling, STAPLED).0, "ok", "nobody knows better yet");
+    let known = [(&leaf.certificate, Known::Revoked)];
+    let _responder = Responder::start_at(port, scene.folder(), &root.certificate, &root, &known, FOR_AN_HOUR);
+    for (case, target, ways) in [
+        ("asked", &plain, OCSP),
+        ("an old staple", &stapling, STAPLED),
+        ("an old CRL", &plain, CRL),
+        ("cached", &plain, CACHED),
+        ("all", &stapling, Ways { stapled: true, ocsp: true, crl: true, cached: true }),
+    ] {
+        let (result, text) = scene.connect(target, ways);
+        assert!(result == "EPROTO" && text.contains("certificate revoked on 2026-01-02"), "{case}: {result} {text}");
+    }
+}
+
+#[test]
+fn later_crl_counts_over_an_older_response_after_a_restart() {
+    let mut scene = Scene::new();
+    let cache = tempfile::tempdir().unwrap();
+    scene.agent.stop();
+    scene.agent.configure(&LOCAL.replace("\"\"", &format!("\"{}\"", cache.path().display())));
+    scene.agent.restart();
+    scene.program = App::start(&scene.agent, PROGRAM, &[NAME, &scene.pki.ca()]);
+    let root = scene.root().clone();
+    let port = closed_port("127.0.0.1");
+    let web_root = tempfile::tempdir().unwrap();
+    let nginx = Peer::nginx_files(web_root.path());
+    let crl_url = format!("http://127.0.0.1:{}/new.crl", nginx.port);
+    let leaf = scene.leaf(Some(&format!("http://127.0.0.1:{port}/")), Some(&crl_url));
+    let hour_ago = Setup { at: Some("-1h"), arguments: &["-ndays", "3"] };
+    let known = [(&leaf.certificate, Known::Good)];
+    let responder = Responder::start_at(port, scene.folder(), &root.certificate, &root, &known, hour_ago);
+    let target = peer(&leaf, None);
+    let files = || fs::read_dir(cache.path()).unwrap().count();
+    assert_eq!(scene.connect(&target, OCSP).0, "ok");
+    eventually("the response is written", Duration::from_secs(5), || files() == 1);
+    drop(responder);
+    fs::write(web_root.path().join("new.crl"), crl(&root, &[&leaf.certificate], HOUR, &[])).unwrap();
+    assert!(scene.connect(&target, CRL).1.contains("certificate revoked"));
+    eventually("the list has taken its place", Duration::from_secs(5), || {
+        fs::read_dir(cache.path())
+            .unwrap()
+            .flatten()
+            .all(|file| file.path().extension().is_some_and(|kind| kind == "crl"))
+    });
+    drop(nginx);
+    scene.program.kill();
+    scene.agent.stop();
+    scene.agent.restart();
+    scene.program = App::start(&scene.agent, PROGRAM, &[NAME, &scene.pki.ca()]);
+    assert!(scene.connect(&target, CACHED).1.contains("certificate revoked"));
+}
+
+#[test]
+fn answers_that_come_too_late_for_the_handshake_are_a_refusal_with_a_reason() {
+    let mut scene = Scene::with(&LOCAL.replace("fetch_seconds = 1", "fetch_seconds = 30"));
+    let server = web(|_path, _body| Page::Slow(Duration::from_secs(20), Vec::new()));
+    let leaf = scene.leaf(Some(&format!("http://{}/", server.addr)), Some(&format!("http://{}/crl", server.addr)));
+    scene.row("OCSP and CRL, too late", &peer(&leaf, None), BOTH, "EPROTO", "no answer before the handshake's limit");
+}
+
+/// A server with a CRL in a network namespace of its own: who asks from another one finds nobody.
+#[test]
+fn who_asks_is_in_the_programs_namespace_unless_the_policy_says_host() {
+    let pki = Pki::new();
+    let port = closed_port("127.0.0.1");
+    let url = format!("URI:http://localhost:{port}/a.crl");
+    let leaf = pki.leaf(Leaf::of(&[NAME]).with(&[("crlDistributionPoints", &url)]));
+    let (chain, key) = pki.write("inner", &leaf);
+    fs::write(pki.folder().join("a.crl"), crl(pki.root(), &[], HOUR, &[])).unwrap();
+    let script = r#"
+import subprocess
+host, ca, chain, key, port, folder = args
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+servers = [subprocess.Popen(["openssl", "s_server", "-quiet", "-rev", "-accept", "4433", "-cert", chain, "-key", key], **quiet),
+           subprocess.Popen(["python3", "-m", "http.server", port, "--bind", "127.0.0.1", "-d", folder], **quiet)]
+for waited in (4433, int(port)):
+    while attempt(lambda: socket.create_connection(("127.0.0.1", waited)).close()) != "ok": time.sleep(0.05)
+sock = tls(host, ca); sock.setsockopt(IPPROTO_TLS, 102, 1)
+came = connect(sock, "127.0.0.1", 4433)
+for server in servers: server.kill()
+out([came["result"], came["error"]])
+"#;
+    for (from, errno) in [("program", "ok"), ("host", "EPROTO")] {
+        let agent =
+            Agent::start_with(&LOCAL.replace("[revocation]", &format!("[revocation]\nfetch_from = \"{from}\"")));
+        let mut command = command(&agent, "unshare");
+        command.args(["--net", "python3"]);
+        let folder = pki.folder().to_string_lossy().into_owned();
+        let app = App::start_by(command, script, &[NAME, &pki.ca(), &chain, &key, &port.to_string(), &folder]);
+        let said = app.finish();
+        assert_eq!(said[0], errno, "{from}: {said}");
+    }
 }

@@ -9,6 +9,7 @@ mod build;
 mod ci;
 mod codegen;
 mod faults;
+mod fuzz;
 mod image;
 mod man;
 mod manifests;
@@ -44,6 +45,8 @@ enum Verb {
     Bench(bench::Args),
     /// Inject faults, many of each, and tell what programs saw; takes half an hour
     Faults(faults::Args),
+    /// Fuzz all that the agent parses, with an address sanitizer
+    Fuzz(fuzz::Args),
     /// Keep the agent under load for an hour, and see that it holds no more in the end than in the beginning
     Soak(soak::Args),
     /// Make the Debian package; with --try, also install, use, upgrade and purge it in a clean Debian
@@ -68,6 +71,7 @@ fn main() -> Result<()> {
         Verb::Test(args) => test::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Faults(args) => faults::run(&args),
+        Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Soak(args) => soak::run(&args),
         Verb::Image => image::run(),
         Verb::Manifests => manifests::run(),

@@ -90,6 +90,8 @@ const BPF_LINKER: &str = "0.10.3";
 
 const CARGO_DEB: &str = "3.8.0";
 
+const CARGO_FUZZ: &str = "0.13.2";
+
 /// Debian's package of the library sources of rustc 1.95.0, for where rustup can't download.
 const RUST_SRC_DEB: &str = "rust-src=1.95.0+dfsg1-2~bpo13+1";
 const RUST_SRC_SUITE: &str = "trixie-backports";
@@ -126,6 +128,15 @@ pub(crate) fn package() -> Result<()> {
     }
     eprintln!("setup: installing cargo-deb {CARGO_DEB}: makes the Debian package (a minute)");
     check(crate::process::cargo().args(["install", &format!("cargo-deb@{CARGO_DEB}"), "--locked"]))
+}
+
+/// What only fuzzing needs.
+pub(crate) fn fuzz() -> Result<()> {
+    if output(crate::process::cargo().args(["fuzz", "--version"])).is_ok_and(|found| found.ends_with(CARGO_FUZZ)) {
+        return Ok(());
+    }
+    eprintln!("setup: installing cargo-fuzz {CARGO_FUZZ}: runs fuzzers (a minute)");
+    check(crate::process::cargo().args(["install", &format!("cargo-fuzz@{CARGO_FUZZ}"), "--locked"]))
 }
 
 /// What only virtual machines need.

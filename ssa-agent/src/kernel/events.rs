@@ -51,7 +51,7 @@ impl Events {
     }
 }
 
-fn parse(record: &[u8]) -> Option<Event> {
+pub(crate) fn parse(record: &[u8]) -> Option<Event> {
     let number = u32::from_ne_bytes(record.get(..4)?.try_into().ok()?);
     match number {
         kind::OPENED => Opened::read_from_bytes(record).ok().map(Event::Opened),

@@ -298,6 +298,15 @@ impl File {
         Ok(file)
     }
 
+    /// For fuzzers: reads a text, and what the policies come to.
+    #[cfg(any(fuzzing, test))]
+    pub(crate) fn fuzz(text: &str) {
+        match Self::parse(text) {
+            Ok(file) => file.policies().for_each(|(_key, policy)| assert!(policy.check().is_ok(), "{policy:?}")),
+            Err(wrong) => drop(wrong.at.map(|at| position(text, at))),
+        }
+    }
+
     /// Whether the agent is to attach a cgroup by itself; by its path below the mount, with a slash before it.
     pub(crate) fn wants(&self, cgroup: &Path, pods: &Pods) -> bool {
         self.all_services().any(|service| service.takes(cgroup, pods))

@@ -386,6 +386,8 @@ pub(super) fn exact(policy: &Policy) -> Row {
     let reuse = i64::from(policy.sessions.reuse);
     let Revocation { checks, stapled, ocsp, crl, cached, .. } = policy.revocation;
     let [checks, stapled, ocsp, crl, cached] = [checks, stapled, ocsp, crl, cached].map(i64::from);
+    // Where no answer is let be, a program that turns ways off would turn all of it off.
+    let ways = if policy.revocation.soft_fail { [stapled, ocsp, crl, cached] } else { [0; 4] };
     let seconds = |seconds: Option<u64>| seconds.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX));
     let longest = seconds(policy.sessions.lifetime_seconds);
     let mut row = Row {
@@ -407,10 +409,10 @@ pub(super) fn exact(policy: &Policy) -> Row {
         (Setting::PeerAuth, 0, 0, 2),
         (Setting::Stapling, 0, 0, 1),
         (Setting::RevocationChecks, checks, checks, 1),
-        (Setting::StapledChecks, stapled, 0, stapled),
-        (Setting::OcspChecks, ocsp, 0, ocsp),
-        (Setting::CrlChecks, crl, 0, crl),
-        (Setting::CachedChecks, cached, 0, cached),
+        (Setting::StapledChecks, stapled, ways[0], stapled),
+        (Setting::OcspChecks, ocsp, ways[1], ocsp),
+        (Setting::CrlChecks, crl, ways[2], crl),
+        (Setting::CachedChecks, cached, ways[3], cached),
     ] {
         row.defaults[setting as usize] = default;
         row.least[setting as usize] = least;

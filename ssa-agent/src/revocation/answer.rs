@@ -53,6 +53,8 @@ pub(crate) enum Status {
 pub(crate) struct Answer {
     pub(super) status: Status,
     pub(super) way: Way,
+    /// When it was said (`thisUpdate`): seconds since 1970. Of two answers the later is right.
+    pub(super) said: u64,
     /// When it was taken in, and until when it counts: seconds since 1970.
     pub(super) since: u64,
     pub(super) until: u64,
@@ -68,11 +70,21 @@ pub(super) const LONGEST: Duration = Duration::from_secs(7 * 86_400);
 const UNSAID: Duration = Duration::from_secs(300);
 
 impl Answer {
-    /// That counts until `next`, if it says.
-    pub(super) fn new(status: Status, way: Way, next: Option<Duration>, ocsp: Option<Arc<[u8]>>) -> Self {
+    /// That was said at a time, and counts until `next`, if it says.
+    pub(super) fn new(
+        status: Status,
+        way: Way,
+        (said, next): (&Asn1TimeRef, Option<Duration>),
+        ocsp: Option<Arc<[u8]>>,
+    ) -> Self {
         let since = now();
         let until = since + next.unwrap_or(UNSAID).min(LONGEST).as_secs();
-        Self { status, way, since, until, ocsp }
+        Self { status, way, said: seconds(said).unwrap_or(0), since, until, ocsp }
+    }
+
+    /// Whether it is right where another one is known: it was said later, or at the same time and is the worse.
+    pub(super) fn supersedes(&self, known: &Self) -> bool {
+        !known.is_valid() || self.said > known.said || (self.said == known.said && known.status == Status::Good)
     }
 
     pub(super) fn is_valid(&self) -> bool {
@@ -90,22 +102,25 @@ pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// How long it is until a time; none if it has passed.
+/// A time as seconds since 1970; none if it is no time, or before that.
+pub(super) fn seconds(time: &Asn1TimeRef) -> Option<u64> {
+    let since = Asn1Time::from_unix(0).ok()?.diff(time).ok()?;
+    u64::try_from(i64::from(since.days) * 86_400 + i64::from(since.secs)).ok()
+}
+
+/// How long it is until a time; none if it has passed, or is no time.
 pub(super) fn until(time: &Asn1TimeRef) -> Option<Duration> {
-    let left = Asn1Time::days_from_now(0).ok()?.diff(time).ok()?;
-    let seconds = i64::from(left.days) * 86_400 + i64::from(left.secs);
-    u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
+    seconds(time)?.checked_sub(now()).filter(|left| *left > 0).map(Duration::from_secs)
 }
 
-/// Whether a time is in the future, by more than clocks may differ.
+/// Whether a time is in the future, by more than clocks may differ; or no time.
 pub(super) fn is_ahead(time: &Asn1TimeRef) -> bool {
-    until(time).is_some_and(|ahead| ahead > LEEWAY)
+    seconds(time).is_none_or(|at| at > now() + LEEWAY.as_secs())
 }
 
-/// Whether a time has passed, by more than clocks may differ.
+/// Whether a time has passed, by more than clocks may differ; or no time.
 pub(super) fn is_past(time: &Asn1TimeRef) -> bool {
-    let allowed = i64::try_from(now().saturating_sub(LEEWAY.as_secs())).unwrap_or(0);
-    Asn1Time::from_unix(allowed).is_ok_and(|allowed| time < &*allowed)
+    seconds(time).is_none_or(|at| at + LEEWAY.as_secs() < now())
 }
 
 /// A reason for revocation (RFC 5280, section 5.3.1), as it is written there.
@@ -136,13 +151,25 @@ mod tests {
 
     #[test]
     fn answers_count_for_as_long_as_they_say_and_seven_days_at_most() {
-        let of = |next| Answer::new(Status::Good, Way::Ocsp, next, None);
+        let of = |next| Answer::new(Status::Good, Way::Ocsp, (&Asn1Time::from_unix(1000).unwrap(), next), None);
         let (short, long, unsaid) = (of(Some(Duration::from_secs(100))), of(Some(LONGEST * 2)), of(None));
         assert_eq!([short.until - short.since, long.until - long.since], [100, LONGEST.as_secs()]);
         assert_eq!(unsaid.until - unsaid.since, UNSAID.as_secs());
         assert!(short.is_valid() && !short.is_ripe());
         assert!(Answer { since: short.since - 80, until: short.until - 80, ..short.clone() }.is_ripe());
         assert!(!of(Some(Duration::ZERO)).is_valid());
+    }
+
+    #[test]
+    fn later_answer_is_right_and_of_two_at_once_the_worse() {
+        let of = |status, said: i64| {
+            let said = Asn1Time::from_unix(said).unwrap();
+            Answer::new(status, Way::Ocsp, (&said, Some(Duration::from_secs(100))), None)
+        };
+        let (good, revoked) = (|said| of(Status::Good, said), |said| of(Status::Revoked(String::new()), said));
+        assert!(!good(1000).supersedes(&revoked(1000)) && revoked(1000).supersedes(&good(1000)));
+        assert!(!good(999).supersedes(&revoked(1000)) && good(1001).supersedes(&revoked(1000)));
+        assert!(!revoked(999).supersedes(&good(1000)) && good(1000).supersedes(&good(1000)));
     }
 
     #[test]

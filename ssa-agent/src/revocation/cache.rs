@@ -1,40 +1,45 @@
 //! Answers that still count, in memory and on disk, for all contexts: who has signed them is bound to the issuer that they are
-//! stored under, whoever has asked.
+//! stored under, whoever has asked. Of two answers the one that was said later is right: nobody makes the agent forget a
+//! "revoked" by playing it an older "good".
 //!
 //! On disk are OCSP responses and CRLs as they came, and they are verified when they are read as when they came: whoever
 //! can write there can make the agent forget an answer, and no more.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fs,
     io::{self, Write as _},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
-use openssl::sha::sha256;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::{
     answer::{Answer, LONGEST, Status, Way},
     crl::{self, Crl},
+    fetch::Place,
     ocsp,
     subject::{Key, Subject},
 };
 
 /// Answers in memory.
 const ANSWERS: usize = 1 << 14;
+/// Answers whose response is kept in memory as well, to be stapled.
+const STAPLES: usize = 1 << 10;
 /// Bytes of the CRLs in memory, as they were fetched; parsed they take some times as much.
 const CRL_BYTES: usize = 64 << 20;
-/// Files on disk, and their bytes. What is over goes when an agent starts, the oldest first.
+/// Files on disk, and their bytes: what is over goes, the oldest first.
 const FILES: usize = 1 << 14;
 const FILE_BYTES: u64 = 256 << 20;
+/// After so many bytes were written, it is looked at what is there.
+const LOOK_BYTES: u64 = 32 << 20;
 
 pub(super) struct Cache {
     inner: Mutex<Inner>,
@@ -42,27 +47,36 @@ pub(super) struct Cache {
     folder: Option<PathBuf>,
     /// It was said that nothing can be kept there.
     told: AtomicBool,
+    /// Bytes that were written since it was looked at what is there.
+    written: AtomicU64,
     /// How many answers were taken in that say "revoked".
     revoked: watch::Sender<u64>,
 }
 
 #[derive(Default)]
 struct Inner {
-    answers: HashMap<Key, Answer>,
-    /// By URL.
-    crls: HashMap<String, Arc<Crl>>,
+    /// With who has asked.
+    answers: HashMap<Key, (Answer, Option<Place>)>,
+    staples: HashMap<Key, Answer>,
+    crls: HashMap<Key, Arc<Crl>>,
 }
 
 impl Cache {
     /// With what an agent before this one has left in a folder, which is made when there is something to keep.
     pub(super) fn new(folder: Option<PathBuf>) -> Self {
         folder.iter().for_each(|folder| clear(folder));
-        Self { inner: Mutex::default(), folder, told: AtomicBool::new(false), revoked: watch::channel(0).0 }
+        Self {
+            inner: Mutex::default(),
+            folder,
+            told: AtomicBool::new(false),
+            written: AtomicU64::new(0),
+            revoked: watch::channel(0).0,
+        }
     }
 
     /// An answer in memory, if it still counts.
     pub(super) fn known(&self, key: &Key) -> Option<Answer> {
-        self.lock().answers.get(key).filter(|answer| answer.is_valid()).cloned()
+        self.lock().answers.get(key).map(|(answer, _place)| answer).filter(|answer| answer.is_valid()).cloned()
     }
 
     /// An answer in memory or on disk, or a CRL that has one.
@@ -72,14 +86,16 @@ impl Cache {
         }
         let (cache, own) = (Arc::clone(self), subject.clone());
         // Files, and signatures over megabytes.
-        let found = tokio::task::spawn_blocking(move || cache.read_ocsp(&own).or_else(|| cache.look(&own)));
-        let answer = found.await.ok().flatten()?;
-        self.put(&subject.key, answer.clone());
-        Some(answer)
+        let found = tokio::task::spawn_blocking(move || [cache.read_ocsp(&own), cache.look(&own)]);
+        for answer in found.await.ok()?.into_iter().flatten() {
+            self.put(&subject.key, answer, None);
+        }
+        // The later of what was found, and of what has come meanwhile.
+        self.known(&subject.key)
     }
 
     fn read_ocsp(&self, subject: &Subject) -> Option<Answer> {
-        let path = self.path(&subject.key.0, "ocsp")?;
+        let path = self.path(&subject.key, "ocsp")?;
         let der = fs::read(&path).ok()?;
         match ocsp::read(&der, subject, Way::Ocsp, None) {
             Ok(answer) => Some(answer).filter(Answer::is_valid),
@@ -92,7 +108,7 @@ impl Cache {
     }
 
     fn look(&self, subject: &Subject) -> Option<Answer> {
-        let lists: Vec<Arc<Crl>> = subject.lists().iter().filter_map(|url| self.crl(url)).collect();
+        let lists: Vec<Arc<Crl>> = subject.lists().iter().filter_map(|url| self.crl(&subject.list_key(url))).collect();
         if lists.is_empty() {
             return None;
         }
@@ -100,14 +116,18 @@ impl Cache {
     }
 
     /// A CRL that still counts.
-    fn crl(&self, url: &str) -> Option<Arc<Crl>> {
-        let known = self.lock().crls.get(url).map(Arc::clone);
+    fn crl(&self, key: &Key) -> Option<Arc<Crl>> {
+        let known = self.lock().crls.get(key).map(Arc::clone);
         if let Some(known) = known {
             return known.check_times().is_ok().then_some(known);
         }
-        let path = self.path(&sha256(url.as_bytes()), "crl")?;
+        let path = self.path(key, "crl")?;
         match Crl::read(&fs::read(&path).ok()?) {
-            Ok(list) => Some(self.keep_crl(url, Arc::new(list))),
+            Ok(list) => {
+                let list = Arc::new(list);
+                self.put_list(key, Arc::clone(&list));
+                Some(list)
+            }
             Err(_old) => {
                 let _gone = fs::remove_file(&path);
                 None
@@ -115,10 +135,10 @@ impl Cache {
         }
     }
 
-    /// Takes an answer in, over an older one.
-    pub(super) fn put(&self, key: &Key, answer: Answer) {
+    /// Takes an answer in that was asked for from a place, unless a later one is known. Says whether it did.
+    pub(super) fn put(&self, key: &Key, answer: Answer, place: Option<Place>) -> bool {
         if !answer.is_valid() {
-            return;
+            return false;
         }
         let revoked = answer.status != Status::Good;
         {
@@ -126,38 +146,76 @@ impl Cache {
             if inner.answers.len() >= ANSWERS && !inner.answers.contains_key(key) {
                 inner.make_room();
             }
-            inner.answers.insert(*key, answer);
+            // The response itself is of use to be stapled, and on disk.
+            let answer = Answer { ocsp: None, ..answer };
+            match inner.answers.entry(*key) {
+                Entry::Occupied(known) if !answer.supersedes(&known.get().0) => return false,
+                Entry::Occupied(mut known) => drop(known.insert((answer, place))),
+                Entry::Vacant(room) => drop(room.insert((answer, place))),
+            }
         }
         if revoked {
             self.revoked.send_modify(|count| *count += 1);
         }
+        true
     }
 
-    /// As [`Self::put`], of an answer that has just come; and keeps it on disk. Blocks.
-    pub(super) fn keep(&self, key: &Key, answer: &Answer) {
-        self.put(key, answer.clone());
-        if let (Some(der), Some(path)) = (&answer.ocsp, self.path(&key.0, "ocsp")) {
-            self.write(&path, der);
+    /// Keeps an answer on disk that was just taken in. Blocks.
+    pub(super) fn store(&self, key: &Key, answer: &Answer) {
+        let Some(path) = self.path(key, "ocsp") else { return };
+        match &answer.ocsp {
+            Some(der) => self.write(&path, der),
+            // A CRL has said it: the older response counts no longer.
+            None => drop(fs::remove_file(&path)),
         }
+    }
+
+    /// Keeps a response to be stapled.
+    pub(super) fn keep_staple(&self, key: &Key, answer: Answer) {
+        let mut inner = self.lock();
+        if inner.staples.len() >= STAPLES && !inner.staples.contains_key(key) {
+            inner.staples.retain(|_key, answer| answer.is_valid());
+            if inner.staples.len() >= STAPLES {
+                return;
+            }
+        }
+        inner.staples.insert(*key, answer);
+    }
+
+    /// A response to be stapled.
+    pub(super) fn staple(&self, key: &Key) -> Option<Answer> {
+        self.lock().staples.get(key).filter(|answer| answer.is_valid()).cloned()
     }
 
     /// Keeps a CRL that has just come, and has said something. Blocks.
-    pub(super) fn keep_list(&self, url: &str, list: Arc<Crl>) {
-        if let (Some(path), Ok(der)) = (self.path(&sha256(url.as_bytes()), "crl"), list.to_der()) {
+    pub(super) fn keep_list(&self, key: &Key, list: Arc<Crl>) {
+        if !self.put_list(key, Arc::clone(&list)) {
+            return;
+        }
+        if let (Some(path), Ok(der)) = (self.path(key, "crl"), list.to_der()) {
             self.write(&path, &der);
         }
-        self.keep_crl(url, list);
     }
 
-    fn keep_crl(&self, url: &str, list: Arc<Crl>) -> Arc<Crl> {
+    /// Takes a CRL in, unless a later one is known. Says whether it did.
+    fn put_list(&self, key: &Key, list: Arc<Crl>) -> bool {
         let mut inner = self.lock();
-        let others: usize =
-            inner.crls.iter().filter(|(other, _list)| *other != url).map(|(_url, list)| list.length).sum();
-        if others + list.length > CRL_BYTES {
-            inner.crls.clear();
+        if let Some(known) = inner.crls.get(key)
+            && known.check_times().is_ok()
+            && known.said() > list.said()
+        {
+            return false;
         }
-        inner.crls.insert(url.to_owned(), Arc::clone(&list));
-        list
+        inner.crls.remove(key);
+        let mut bytes: usize = inner.crls.values().map(|list| list.length).sum();
+        while bytes + list.length > CRL_BYTES
+            && let Some(oldest) = inner.crls.iter().min_by_key(|(_key, list)| list.said()).map(|(key, _list)| *key)
+            && let Some(gone) = inner.crls.remove(&oldest)
+        {
+            bytes -= gone.length;
+        }
+        inner.crls.insert(*key, list);
+        true
     }
 
     /// Tells when answers are taken in that say "revoked".
@@ -165,15 +223,17 @@ impl Cache {
         self.revoked.subscribe()
     }
 
-    fn path(&self, name: &[u8; 32], kind: &str) -> Option<PathBuf> {
-        let name: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+    fn path(&self, key: &Key, kind: &str) -> Option<PathBuf> {
+        let name: String = key.0.iter().map(|byte| format!("{byte:02x}")).collect();
         Some(self.folder.as_ref()?.join(format!("{name}.{kind}")))
     }
 
     /// In one step: nobody reads half a file.
     fn write(&self, path: &Path, bytes: &[u8]) {
+        /// What a small file takes.
+        const BLOCK: u64 = 4096;
+        let Some(folder) = path.parent() else { return };
         let write = || -> io::Result<()> {
-            let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
             fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
             let mut file = tempfile::NamedTempFile::new_in(folder)?;
             file.write_all(bytes)?;
@@ -185,6 +245,11 @@ impl Cache {
         {
             warn!(path = %path.display(), %error, "answers about revocation can't be kept on disk, and go with the agent");
         }
+        let bytes = (bytes.len() as u64).max(BLOCK);
+        if self.written.fetch_add(bytes, Ordering::Relaxed) + bytes > LOOK_BYTES {
+            self.written.store(0, Ordering::Relaxed);
+            clear(folder);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -193,16 +258,21 @@ impl Cache {
 }
 
 impl Inner {
-    /// What no longer counts goes; then an eighth of what is good, the first to expire first. "Revoked" stays longest.
+    /// What no longer counts goes; then some of what the place has asked for that has asked for most: good answers first, and
+    /// those that expire first.
     fn make_room(&mut self) {
-        self.answers.retain(|_key, answer| answer.is_valid());
+        self.answers.retain(|_key, (answer, _place)| answer.is_valid());
         if self.answers.len() < ANSWERS {
             return;
         }
-        let mut all: Vec<(bool, u64, Key)> =
-            self.answers.iter().map(|(key, answer)| (answer.status != Status::Good, answer.until, *key)).collect();
-        all.sort_by_key(|(revoked, until, _key)| (*revoked, *until));
-        all.iter().take(ANSWERS / 8).for_each(|(.., key)| drop(self.answers.remove(key)));
+        let mut counts: HashMap<Option<Place>, usize> = HashMap::new();
+        self.answers.values().for_each(|(_answer, place)| *counts.entry(*place).or_default() += 1);
+        let Some((most, _count)) = counts.into_iter().max_by_key(|(_place, count)| *count) else { return };
+        let own = self.answers.iter().filter(|(_key, (_answer, place))| *place == most);
+        let mut own: Vec<(bool, u64, Key)> =
+            own.map(|(key, (answer, _place))| (answer.status != Status::Good, answer.until, *key)).collect();
+        own.sort_by_key(|(revoked, until, _key)| (*revoked, *until));
+        own.iter().take(own.len().div_ceil(8)).for_each(|(.., key)| drop(self.answers.remove(key)));
     }
 }
 

@@ -23,15 +23,16 @@ use ssa_common::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    sync::OnceCell,
 };
 use tokio_openssl::SslStream;
 use zerocopy::FromZeros as _;
 
 use crate::{
-    kernel::on_behalf::Owner,
+    kernel::on_behalf::{Owner, cgroup_path},
     netns::Namespace,
     peer_leg::{self, Setup},
-    resolve::{self, Families},
+    resolve::{self, Families, Files},
 };
 
 /// From where is asked.
@@ -40,7 +41,7 @@ pub(crate) enum Origin {
     /// As the agent itself, from its own network namespace.
     Host,
     /// As the program, from its network namespace: its firewalls hold.
-    Program { namespace: Arc<Namespace>, caller: Caller, owner: Owner },
+    Program { namespace: Arc<Namespace>, caller: Caller, owner: Owner, files: Arc<OnceCell<Files>> },
 }
 
 /// What distinguishes one origin from another.
@@ -50,7 +51,36 @@ pub(super) enum Place {
     Program(u64, Owner),
 }
 
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// Nobody was asked: that is nobody's fault.
+    #[error("{0}")]
+    NotAsked(String),
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<String> for Error {
+    fn from(what: String) -> Self {
+        Self::Failed(what)
+    }
+}
+
 impl Origin {
+    /// Of a program. What its names are resolved with is read when it is first needed, or by [`Self::prepare`].
+    pub(crate) fn program(namespace: Arc<Namespace>, caller: Caller, owner: Owner) -> Self {
+        Self::Program { namespace, caller, owner, files: Arc::default() }
+    }
+
+    /// Reads what names are resolved with, while the program is there.
+    pub(crate) async fn prepare(&self) {
+        if let Self::Program { caller, files, .. } = self {
+            // Later then, if it can be.
+            let _unread = files.get_or_try_init(|| Files::read(*caller)).await;
+        }
+    }
+
     pub(super) fn place(&self) -> Place {
         match self {
             Self::Host => Place::Host,
@@ -78,7 +108,7 @@ const REDIRECTS: usize = 3;
 /// Fetches it.
 ///
 /// Cancellation closes the connection.
-pub(super) async fn fetch(origin: &Origin, wanted: &Wanted<'_>) -> Result<Bytes, String> {
+pub(super) async fn fetch(origin: &Origin, wanted: &Wanted<'_>) -> Result<Bytes, Error> {
     let mut uri: Uri = wanted.url.parse().map_err(|error| format!("no URL: {error}"))?;
     for _redirect in 0..=REDIRECTS {
         match ask(origin, wanted, &uri).await? {
@@ -86,7 +116,7 @@ pub(super) async fn fetch(origin: &Origin, wanted: &Wanted<'_>) -> Result<Bytes,
             Said::Elsewhere(next) => uri = resolve_against(&uri, &next)?,
         }
     }
-    Err(format!("more than {REDIRECTS} redirects"))
+    Err(format!("more than {REDIRECTS} redirects").into())
 }
 
 enum Said {
@@ -94,42 +124,55 @@ enum Said {
     Elsewhere(String),
 }
 
-async fn ask(origin: &Origin, wanted: &Wanted<'_>, uri: &Uri) -> Result<Said, String> {
+async fn ask(origin: &Origin, wanted: &Wanted<'_>, uri: &Uri) -> Result<Said, Error> {
     let secure = match uri.scheme_str() {
         Some("http") => false,
         Some("https") => true,
-        scheme => return Err(format!("{} is not asked, only http and https are", scheme.unwrap_or("nobody"))),
+        scheme => {
+            return Err(format!("{} is not asked, only http and https are", scheme.unwrap_or("nobody")).into());
+        }
     };
-    let host = uri.host().filter(|host| !host.is_empty()).ok_or("the URL has no host")?;
+    let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| "the URL has no host".to_owned())?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
     let stream = dial(origin, host, port, wanted.local).await?;
     if secure {
         let stream = shake_hands(stream, host).await?;
-        exchange(stream, wanted, uri).await
+        Ok(exchange(stream, wanted, uri).await?)
     } else {
-        exchange(stream, wanted, uri).await
+        Ok(exchange(stream, wanted, uri).await?)
     }
 }
 
 /// Connects to the first of a host's addresses that answers.
-async fn dial(origin: &Origin, host: &str, port: u16, local: bool) -> Result<TcpStream, String> {
+async fn dial(origin: &Origin, host: &str, port: u16, local: bool) -> Result<TcpStream, Error> {
     let unknown = |error: String| format!("{host}: {error}");
+    if let Origin::Program { owner, .. } = origin
+        && is_frozen(owner)
+    {
+        // A socket for it would wait for the thaw, with one of the few threads that make them.
+        return Err(Error::NotAsked("the program's cgroup is frozen".to_owned()));
+    }
     let found: Vec<IpAddr> = match (host.parse(), origin) {
         (Ok(addr), _) => vec![addr],
         (Err(_name), Origin::Host) => {
             let found = tokio::net::lookup_host((host, port)).await.map_err(|error| unknown(error.to_string()))?;
             found.map(|addr| addr.ip()).collect()
         }
-        (Err(_name), Origin::Program { namespace, caller, owner }) => {
-            let found = resolve::addresses(namespace, *caller, *owner, host, Families::Both).await;
+        (Err(_name), Origin::Program { namespace, caller, owner, files }) => {
+            let files = files.get_or_try_init(|| Files::read(*caller)).await;
+            let files = files.map_err(|error| Error::NotAsked(unknown(error.to_string())))?;
+            let found = resolve::addresses(namespace, files, *owner, host, Families::Both).await;
             found.map_err(|error| unknown(error.to_string()))?
         }
     };
-    let mut failed = unknown("the name has no address".to_owned());
+    let refuse = |addr: IpAddr| {
+        Error::NotAsked(format!("{addr} is not asked: it is local, which `fetch_local` of [revocation] does not allow"))
+    };
+    let mut failed = Error::Failed(unknown("the name has no address".to_owned()));
     for addr in found {
         if !local && is_local(addr) {
-            failed = format!("{addr} is not asked: it is local, which `fetch_local` of [revocation] does not allow");
+            failed = refuse(addr);
             continue;
         }
         let to = SocketAddr::new(addr, port);
@@ -138,11 +181,20 @@ async fn dial(origin: &Origin, host: &str, port: u16, local: bool) -> Result<Tcp
             Origin::Program { namespace, owner, .. } => peer_leg::dial(namespace, to, plain(*owner)).await,
         };
         match dialled {
+            // Nobody else has this machine's addresses.
+            Ok(stream) if !local && stream.local_addr().is_ok_and(|own| own.ip() == to.ip()) => failed = refuse(addr),
             Ok(stream) => return Ok(stream),
-            Err(error) => failed = format!("{to}: {error}"),
+            Err(error) => failed = format!("{to}: {error}").into(),
         }
     }
     Err(failed)
+}
+
+/// Whether a program's cgroup is frozen (`cgroup.events`, in cgroup-v2.rst of the kernel's documentation).
+fn is_frozen(owner: &Owner) -> bool {
+    let path = owner.cgroups.into_iter().find_map(|inode| cgroup_path(inode).ok());
+    let events = path.and_then(|path| std::fs::read_to_string(path.join("cgroup.events")).ok());
+    events.is_some_and(|events| events.lines().any(|line| line == "frozen 1"))
 }
 
 /// A socket without wishes.
@@ -153,9 +205,21 @@ fn plain(owner: Owner) -> Setup {
 /// Whether an address is of this machine or its link, or where clouds keep what machines may know of themselves only.
 fn is_local(addr: IpAddr) -> bool {
     /// Metadata services that are on no link-local address.
-    const METADATA: [IpAddr; 2] =
-        [IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254))];
-    let addr = addr.to_canonical();
+    const METADATA: [IpAddr; 5] = [
+        IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+        IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)),
+        IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    ];
+    let addr = match addr.to_canonical() {
+        // What translators make IPv4 of (RFC 6052, section 2.1).
+        IpAddr::V6(v6) if v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] => {
+            let [.., a, b, c, d] = v6.octets();
+            Ipv4Addr::new(a, b, c, d).into()
+        }
+        addr @ (IpAddr::V4(_) | IpAddr::V6(_)) => addr,
+    };
     let own = match addr {
         IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.octets()[0] == 0 || v4.is_broadcast(),
         // What is left of IPv4-compatible addresses (::/96) has ::1 and :: in it.
@@ -252,6 +316,9 @@ mod tests {
             "ff02::1",
             "100.100.100.200",
             "fd00:ec2::254",
+            "64:ff9b::7f00:1",
+            "64:ff9b::a9fe:a9fe",
+            "168.63.129.16",
         ] {
             assert!(is_local(local.parse().unwrap()), "{local}");
         }

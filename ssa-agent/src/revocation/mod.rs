@@ -27,7 +27,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use openssl::x509::X509;
 use tokio::{
-    sync::watch,
+    sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
 use tracing::warn;
@@ -51,6 +51,8 @@ pub(crate) enum Error {
     Unanswered { whose: String, tried: Vec<String> },
     #[error("the certificate demands a stapled OCSP response ({why}): {whose}")]
     NotStapled { whose: String, why: String },
+    #[error("the peer has no chain to check")]
+    NoChain,
     #[error("OpenSSL refused the certificate: {0}")]
     Certificate(#[from] openssl::error::ErrorStack),
 }
@@ -77,8 +79,10 @@ pub(crate) struct Revocation {
     metrics: Arc<Metrics>,
     /// Questions that are under way, which many connections may wait for.
     flights: Mutex<HashMap<Flight, watch::Receiver<Option<Outcome>>>>,
-    /// Servers that have failed: until when they are not asked again, how often they have failed, and how.
-    troubles: Mutex<HashMap<(Place, String), Trouble>>,
+    /// What has failed, and is left alone for a while.
+    troubles: Mutex<HashMap<Failing, Trouble>>,
+    /// One permit for each CRL that is being fetched: they are large.
+    lists: Semaphore,
 }
 
 /// Questions are the same if they are about one certificate, by the same ways, and from one place.
@@ -95,49 +99,72 @@ struct Flight {
 /// The answer; or for each way why there is none.
 type Outcome = Result<Answer, Vec<String>>;
 
+/// A server that is not to be reached from a place; or that has no good answer about one certificate. What it says of one
+/// is nothing against it where others are concerned.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct Failing {
+    place: Place,
+    url: String,
+    about: Option<(Key, bool)>,
+}
+
 struct Trouble {
     until: Instant,
     times: u32,
     what: String,
 }
 
-/// How long a server that has failed is left alone: at first, and at most.
+/// How long what has failed is left alone: at first, and at most.
 const LEFT_ALONE: Duration = Duration::from_secs(15);
 const LEFT_ALONE_MOST: Duration = Duration::from_secs(600);
 /// Servers that have failed, at most; at one more those that may be asked again go.
 const TROUBLES: usize = 1 << 12;
 /// Longest response and list, in bytes.
-const OCSP_BYTES: usize = 256 << 10;
+const OCSP_BYTES: usize = 64 << 10;
 const CRL_BYTES: usize = 32 << 20;
+/// Questions under way: in all, and from one place.
+const FLIGHTS: usize = 1024;
+const FLIGHTS_OF_PLACE: usize = 128;
+/// CRLs that are fetched at once.
+const LISTS: usize = 4;
+
+/// By when a chain must be known to be good, if the handshake may take so long: a moment before that is over, so that the reason
+/// is the right one.
+pub(crate) fn deadline(handshake: Duration) -> Instant {
+    Instant::now() + handshake - (handshake / 10).min(Duration::from_millis(250))
+}
 
 /// What one connection asks.
 pub(crate) struct Inquiry {
     revocation: Arc<Revocation>,
     checks: Checks,
     from: Origin,
-    /// How long the handshake may take, and the answers with it.
-    limit: Duration,
 }
 
 impl Revocation {
     /// Answers are kept in `folder` as well, if there is one.
     pub(crate) fn new(folder: Option<PathBuf>, metrics: Arc<Metrics>) -> Arc<Self> {
-        let (flights, troubles) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { cache: Arc::new(Cache::new(folder)), metrics, flights, troubles })
+        Arc::new(Self {
+            cache: Arc::new(Cache::new(folder)),
+            metrics,
+            flights: Mutex::default(),
+            troubles: Mutex::default(),
+            lists: Semaphore::new(LISTS),
+        })
     }
 
-    /// For one connection of a program, whose handshake may take so long.
-    pub(crate) fn inquiry(self: &Arc<Self>, checks: Checks, program: Origin, limit: Duration) -> Inquiry {
+    /// For one connection of a program.
+    pub(crate) fn inquiry(self: &Arc<Self>, checks: Checks, program: Origin) -> Inquiry {
         let from = match checks.policy.fetch_from {
             policy::FetchFrom::Program => program,
             policy::FetchFrom::Host => Origin::Host,
         };
-        Inquiry { revocation: Arc::clone(self), checks, from, limit }
+        Inquiry { revocation: Arc::clone(self), checks, from }
     }
 
     /// An OCSP response about a certificate of the machine's own, to staple; none if none is at hand.
     pub(crate) fn staple(&self, subject: &Subject) -> Option<Arc<[u8]>> {
-        self.cache.known(&subject.key)?.ocsp
+        self.cache.staple(&subject.key)?.ocsp
     }
 
     /// Sees to it that there is something to staple; an error says why there is nothing new.
@@ -147,17 +174,17 @@ impl Revocation {
         policy: &policy::Revocation,
         from: Origin,
     ) -> Result<(), String> {
-        if self.cache.find(subject).await.is_some_and(|answer| answer.ocsp.is_some() && !answer.is_ripe()) {
+        if self.cache.staple(&subject.key).is_some_and(|answer| !answer.is_ripe()) {
             return Ok(());
         }
         let ways = Ways { stapled: false, ocsp: true, crl: false, cached: true };
-        let inquiry = self.inquiry(Checks { ways, policy: policy.clone() }, from, policy.fetch_seconds.get());
-        match inquiry.ask(subject).await {
-            Ok(Answer { status: Status::Revoked(when), .. }) => {
-                Err(format!("the certificate is revoked{when}: {}", subject.name()))
-            }
-            Ok(_good) => Ok(()),
-            Err(tried) => Err(format!("{}: {}", tried.join("; "), subject.name())),
+        let inquiry = self.inquiry(Checks { ways, policy: policy.clone() }, from);
+        let answer = inquiry.ask(subject).await.map_err(|tried| format!("{}: {}", tried.join("; "), subject.name()))?;
+        let status = answer.status.clone();
+        self.cache.keep_staple(&subject.key, answer);
+        match status {
+            Status::Good => Ok(()),
+            Status::Revoked(when) => Err(format!("the certificate is revoked{when}: {}", subject.name())),
         }
     }
 
@@ -165,33 +192,34 @@ impl Revocation {
         what.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why a server is not asked just now.
-    fn trouble(&self, place: Place, url: &str) -> Result<(), String> {
-        let troubles = self.lock(&self.troubles);
-        match troubles.get(&(place, url.to_owned())) {
+    /// Why something is left alone just now.
+    fn trouble(&self, what: &Failing) -> Result<(), String> {
+        match self.lock(&self.troubles).get(what) {
             Some(trouble) if trouble.until > Instant::now() => Err(format!("{}, a moment ago", trouble.what)),
             Some(_) | None => Ok(()),
         }
     }
 
-    /// A server has failed, or not.
-    fn note(&self, place: Place, url: &str, failed: Option<&str>) {
-        let mut troubles = self.lock(&self.troubles);
-        let key = (place, url.to_owned());
-        let Some(what) = failed else {
-            troubles.remove(&key);
-            return;
-        };
-        if troubles.len() >= TROUBLES && !troubles.contains_key(&key) {
-            troubles.retain(|_key, trouble| trouble.until > Instant::now());
+    fn went_well(&self, what: &Failing) {
+        self.lock(&self.troubles).remove(what);
+    }
+
+    fn failed(&self, what: Failing, why: &str) {
+        let (mut troubles, now) = (self.lock(&self.troubles), Instant::now());
+        if troubles.len() >= TROUBLES && !troubles.contains_key(&what) {
+            troubles.retain(|_what, trouble| trouble.until > now);
             if troubles.len() >= TROUBLES {
                 return;
             }
         }
-        let times = troubles.get(&key).map_or(0, |trouble| trouble.times);
+        let times = match troubles.get(&what) {
+            // Of many questions at once the first counts.
+            Some(trouble) if trouble.until > now => return,
+            Some(trouble) => trouble.times + 1,
+            None => 0,
+        };
         let pause = LEFT_ALONE.saturating_mul(1 << times.min(10)).min(LEFT_ALONE_MOST);
-        let trouble = Trouble { until: Instant::now() + pause, times: times + 1, what: what.to_owned() };
-        troubles.insert(key, trouble);
+        troubles.insert(what, Trouble { until: now + pause, times, what: why.to_owned() });
     }
 
     /// Asks responders and lists side by side.
@@ -222,30 +250,47 @@ impl Revocation {
         }
     }
 
-    /// Fetches from one server, unless it has just failed; notes if it fails, or if `judge` has nothing good to say.
+    /// Fetches from one server, unless it has just failed, and lets `judge` say what the answer is worth: an error with `true`
+    /// is one that asking again would not mend soon.
     async fn ask_server<T>(
         &self,
+        subject: &Subject,
         policy: &policy::Revocation,
         from: &Origin,
         wanted: Wanted<'_>,
         judge: impl AsyncFnOnce(Bytes) -> Result<T, (bool, String)>,
     ) -> Result<T, String> {
-        let (place, url, limit) = (from.place(), wanted.url, policy.fetch_seconds.get());
-        self.trouble(place, url)?;
-        let fetched = match timeout(limit, fetch(from, &wanted)).await {
-            Ok(fetched) => fetched,
-            Err(_elapsed) => Err(format!("no answer within {} s", limit.as_secs_f32())),
+        let server = Failing { place: from.place(), url: wanted.url.to_owned(), about: None };
+        let answer = Failing { about: Some((subject.key, policy.nonce)), ..server.clone() };
+        self.trouble(&server)?;
+        self.trouble(&answer)?;
+        let limit = policy.fetch_seconds.get();
+        let bytes = match timeout(limit, fetch(from, &wanted)).await {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(fetch::Error::NotAsked(why))) => return Err(why),
+            Ok(Err(fetch::Error::Failed(why))) => {
+                self.failed(server, &why);
+                return Err(why);
+            }
+            Err(_elapsed) => {
+                let why = format!("no answer within {} s", limit.as_secs_f32());
+                self.failed(server, &why);
+                return Err(why);
+            }
         };
-        let judged = match fetched {
-            Ok(bytes) => judge(bytes).await,
-            Err(why) => Err((true, why)),
-        };
-        self.note(
-            place,
-            url,
-            judged.as_ref().err().filter(|(its_fault, _why)| *its_fault).map(|(_, why)| why.as_str()),
-        );
-        judged.map_err(|(_its_fault, why)| why)
+        self.went_well(&server);
+        match judge(bytes).await {
+            Ok(judged) => {
+                self.went_well(&answer);
+                Ok(judged)
+            }
+            Err((lasts, why)) => {
+                if lasts {
+                    self.failed(answer, &why);
+                }
+                Err(why)
+            }
+        }
     }
 
     async fn by_ocsp(&self, subject: &Subject, policy: &policy::Revocation, from: &Origin) -> Result<Answer, String> {
@@ -265,11 +310,9 @@ impl Revocation {
                 ocsp::read(&bytes, subject, Way::Ocsp, asked)
                     .map_err(|error| (!matches!(error, ocsp::Error::Unknown), error.to_string()))
             };
-            match self.ask_server(policy, from, wanted, judge).await {
+            match self.ask_server(subject, policy, from, wanted, judge).await {
                 Ok(answer) => {
-                    let (cache, key, own) = (Arc::clone(&self.cache), subject.key, answer.clone());
-                    // Written in the background: the answer counts at once.
-                    tokio::task::spawn_blocking(move || cache.keep(&key, &own));
+                    self.keep(subject, &answer, from.place());
                     return Ok(answer);
                 }
                 Err(why) => last = why,
@@ -278,9 +321,17 @@ impl Revocation {
         Err(last)
     }
 
+    /// Takes an answer in at once, and writes it in the background.
+    fn keep(&self, subject: &Subject, answer: &Answer, place: Place) {
+        if self.cache.put(&subject.key, answer.clone(), Some(place)) {
+            let (cache, key, own) = (Arc::clone(&self.cache), subject.key, answer.clone());
+            tokio::task::spawn_blocking(move || cache.store(&key, &own));
+        }
+    }
+
     async fn by_crl(&self, subject: &Subject, policy: &policy::Revocation, from: &Origin) -> Result<Answer, String> {
         let mut last = "the certificate names no CRL".to_owned();
-        let mut lists: Vec<Arc<Crl>> = Vec::new();
+        let mut lists: Vec<(Key, Arc<Crl>)> = Vec::new();
         for url in subject.lists() {
             let wanted = Wanted {
                 url: &url,
@@ -289,7 +340,7 @@ impl Revocation {
                 most: CRL_BYTES,
                 local: policy.fetch_local,
             };
-            let before = lists.clone();
+            let before: Vec<Arc<Crl>> = lists.iter().map(|(_key, list)| Arc::clone(list)).collect();
             let judge = async |bytes: Bytes| {
                 let own = subject.clone();
                 // Parsing megabytes, and hashing them.
@@ -305,17 +356,22 @@ impl Revocation {
                     Err(error) => Err((false, error.to_string())),
                 }
             };
-            match self.ask_server(policy, from, wanted, judge).await {
-                Ok((list, Ok(answer))) => {
-                    let cache = Arc::clone(&self.cache);
-                    self.cache.put(&subject.key, answer.clone());
-                    tokio::task::spawn_blocking(move || cache.keep_list(&url, list));
-                    return Ok(answer);
-                }
-                // One for some reasons only: with another one it may be enough.
-                Ok((list, Err(why))) => {
-                    lists.push(list);
-                    last = why;
+            let _permit = self.lists.acquire().await;
+            match self.ask_server(subject, policy, from, wanted, judge).await {
+                Ok((list, answer)) => {
+                    lists.push((subject.list_key(&url), list));
+                    match answer {
+                        Ok(answer) => {
+                            self.keep(subject, &answer, from.place());
+                            let cache = Arc::clone(&self.cache);
+                            tokio::task::spawn_blocking(move || {
+                                lists.into_iter().for_each(|(key, list)| cache.keep_list(&key, list));
+                            });
+                            return Ok(answer);
+                        }
+                        // One for some reasons only: with another one it may be enough.
+                        Err(why) => last = why,
+                    }
                 }
                 Err(why) => last = why,
             }
@@ -325,47 +381,55 @@ impl Revocation {
 }
 
 impl Inquiry {
-    /// Checks a verified chain, leaf first. A resumed handshake brings no staples.
+    /// Checks a verified chain, leaf first, and is done by `until`. A resumed handshake brings no staples.
     ///
     /// # Errors
     ///
     /// A certificate is revoked, or nobody says that it is not: unless the policy is soft about the latter.
-    pub(crate) async fn check(&self, chain: &[X509], staples: Option<&Staples>, began: Instant) -> Result<(), Error> {
-        let until = began + self.limit;
+    pub(crate) async fn check(&self, chain: &[X509], staples: Option<&Staples>, until: Instant) -> Result<(), Error> {
         let subjects = Subject::all(chain)?;
+        if chain.is_empty() {
+            return Err(Error::NoChain);
+        }
         if let (Some(leaf), Some(staples)) = (subjects.first(), staples)
             && leaf.must_be_stapled()
         {
-            let whose = || leaf.name();
             let stapled = staples.of(&leaf.certificate).ok_or("none was sent".to_owned());
             let read =
                 stapled.and_then(|der| ocsp::read(der, leaf, Way::Stapled, None).map_err(|error| error.to_string()));
-            read.map_err(|why| Error::NotStapled { whose: whose(), why })?;
+            read.map_err(|why| Error::NotStapled { whose: leaf.name(), why })?;
         }
         try_join_all(subjects.iter().map(|subject| self.one(subject, staples, until))).await.map(drop)
     }
 
     async fn one(&self, subject: &Subject, staples: Option<&Staples>, until: Instant) -> Result<(), Error> {
-        match self.answer(subject, staples, until).await {
+        let left = until.saturating_duration_since(Instant::now());
+        let answered = match timeout(left, self.answer(subject, staples)).await {
+            Ok(answered) => answered,
+            Err(_elapsed) => Err(vec!["no answer before the handshake's limit".to_owned()]),
+        };
+        let (revocation, soft) = (&self.revocation, self.checks.policy.soft_fail);
+        match answered {
             Ok((answer, way)) => {
-                let metrics = &self.revocation.metrics;
+                // Whatever may answer: that it is revoked is known, and nothing said since takes it back.
+                let known = revocation.cache.known(&subject.key);
+                let worse = known.filter(|known| known.status != Status::Good && !answer.supersedes(known));
+                let answer = worse.unwrap_or(answer);
                 match answer.status {
                     Status::Good => {
-                        metrics.asked_of_revocation(way.label(), "good");
+                        revocation.metrics.asked_of_revocation(way.label(), "good");
                         Ok(())
                     }
                     Status::Revoked(when) => {
-                        metrics.asked_of_revocation(way.label(), "revoked");
+                        revocation.metrics.asked_of_revocation(way.label(), "revoked");
                         Err(Error::Revoked { whose: subject.name(), when, by: answer.way })
                     }
                 }
             }
             Err(tried) => {
                 let error = Error::Unanswered { whose: subject.name(), tried };
-                self.revocation
-                    .metrics
-                    .asked_of_revocation("none", if self.checks.policy.soft_fail { "let" } else { "none" });
-                if self.checks.policy.soft_fail {
+                revocation.metrics.asked_of_revocation("none", if soft { "let" } else { "none" });
+                if soft {
                     warn!(target: "access", %error, "NOT CHECKED: soft_fail of the policy lets the connection be");
                     return Ok(());
                 }
@@ -375,45 +439,41 @@ impl Inquiry {
     }
 
     /// An answer, and the way that it came by.
-    async fn answer(
-        &self,
-        subject: &Subject,
-        staples: Option<&Staples>,
-        until: Instant,
-    ) -> Result<(Answer, Way), Vec<String>> {
+    async fn answer(&self, subject: &Subject, staples: Option<&Staples>) -> Result<(Answer, Way), Vec<String>> {
         let (ways, cache) = (self.checks.ways, &self.revocation.cache);
         let mut tried = Vec::new();
-        if ways.cached
-            && let Some(answer) = cache.find(subject).await
-        {
-            if answer.is_ripe() && (ways.ocsp || ways.crl) {
-                // Nobody waits for the newer one.
-                drop(self.begin(subject));
-            }
-            return Ok((answer, Way::Cached));
-        }
+        let mut stapled = None;
         if ways.stapled
             && let Some(staples) = staples
         {
             match staples.of(&subject.certificate).map(|der| ocsp::read(der, subject, Way::Stapled, None)) {
                 Some(Ok(answer)) => {
-                    let (cache, key, own) = (Arc::clone(cache), subject.key, answer.clone());
-                    tokio::task::spawn_blocking(move || cache.keep(&key, &own));
-                    return Ok((answer, Way::Stapled));
+                    self.revocation.keep(subject, &answer, self.from.place());
+                    stapled = Some(answer);
                 }
                 Some(Err(error)) => tried.push(format!("{}: {error}", Way::Stapled)),
                 None => tried.push(format!("{}: none was sent", Way::Stapled)),
             }
         }
+        if let Some(answer) = stapled {
+            return Ok((answer, Way::Stapled));
+        }
+        if ways.cached
+            && let Some(answer) = cache.find(subject).await
+        {
+            if answer.is_ripe() && (ways.ocsp || ways.crl) {
+                // Nobody waits for the newer one.
+                let _wait = self.begin(subject);
+            }
+            return Ok((answer, Way::Cached));
+        }
         if ways.ocsp || ways.crl {
-            let left = until.saturating_duration_since(Instant::now());
-            match timeout(left, self.ask(subject)).await {
-                Ok(Ok(answer)) => {
+            match self.ask(subject).await {
+                Ok(answer) => {
                     let way = answer.way;
                     return Ok((answer, way));
                 }
-                Ok(Err(why)) => tried.extend(why),
-                Err(_elapsed) => tried.push("no answer before the handshake's limit".to_owned()),
+                Err(why) => tried.extend(why),
             }
         }
         if tried.is_empty() {
@@ -422,22 +482,35 @@ impl Inquiry {
         Err(tried)
     }
 
+    /// Whether a chain can do without what is stapled to it, so that its session may be resumed.
+    pub(crate) fn needs_no_staple(&self, chain: &[X509]) -> bool {
+        let Checks { ways, .. } = self.checks;
+        let known = |subject: &Subject| ways.cached && self.revocation.cache.known(&subject.key).is_some();
+        let asks = !ways.stapled && (ways.ocsp || ways.crl);
+        asks || Subject::all(chain).is_ok_and(|subjects| subjects.iter().all(known))
+    }
+
     /// Asks by OCSP and CRL, or waits for who asks already.
     async fn ask(&self, subject: &Subject) -> Outcome {
-        let mut flight = self.begin(subject);
+        let mut flight = self.begin(subject).map_err(|why| vec![why.to_owned()])?;
         let said = flight.wait_for(Option::is_some).await;
         let gone = || Err(vec!["the question was given up".to_owned()]);
         said.map_or_else(|_dropped| gone(), |said| said.clone().unwrap_or_else(gone))
     }
 
-    fn begin(&self, subject: &Subject) -> watch::Receiver<Option<Outcome>> {
-        let Self { revocation, checks, from, .. } = self;
+    /// An error if there are too many questions.
+    fn begin(&self, subject: &Subject) -> Result<watch::Receiver<Option<Outcome>>, &'static str> {
+        let Self { revocation, checks, from } = self;
         let Ways { ocsp, crl, .. } = checks.ways;
         let policy::Revocation { nonce, fetch_local: local, .. } = checks.policy;
         let flight = Flight { key: subject.key, place: from.place(), ocsp, crl, nonce, local };
         let mut flights = revocation.lock(&revocation.flights);
         if let Some(same) = flights.get(&flight) {
-            return same.clone();
+            return Ok(same.clone());
+        }
+        let own = flights.keys().filter(|other| other.place == flight.place).count();
+        if flights.len() >= FLIGHTS || own >= FLIGHTS_OF_PLACE {
+            return Err("too many certificates are asked about");
         }
         let (land, wait) = watch::channel(None);
         flights.insert(flight, wait.clone());
@@ -451,7 +524,7 @@ impl Inquiry {
             // Nobody may wait any more.
             let _unwanted = land.send(Some(outcome));
         });
-        wait
+        Ok(wait)
     }
 
     /// Completes when a certificate of an open connection's chain has been revoked; with when and whose, in words. Asks again
@@ -497,6 +570,15 @@ impl Inquiry {
         let how = Box::pin(inquiry.revoked_later(chain)).await;
         note(&how);
         if inquiry.checks.policy.close_revoked { how } else { std::future::pending().await }
+    }
+}
+
+/// For fuzzers: nothing that they make is an answer.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn fuzz(bytes: &[u8], subject: &Subject) {
+    assert!(ocsp::read(bytes, subject, Way::Ocsp, None).is_err(), "a forged response");
+    if let Ok(list) = Crl::read(bytes) {
+        assert!(crl::look([&list], subject).is_err(), "a forged CRL");
     }
 }
 

@@ -109,7 +109,7 @@ pub(super) fn read(der: &[u8], subject: &Subject, way: Way, asked: Option<&OcspR
     };
     // One that has just expired is an answer now, and not later.
     let next = next.map(|next| until(next).unwrap_or_default());
-    Ok(Answer::new(found, way, next, Some(Arc::from(der))))
+    Ok(Answer::new(found, way, (this, next), Some(Arc::from(der))))
 }
 
 /// OpenSSL's check of the signature, of who has signed, and of who may (RFC 6960, section 4.2.2.2).
@@ -120,7 +120,7 @@ fn verify(basic: &OcspBasicResponse, issuer: &X509) -> Result<(), Error> {
     store.set_flags(X509VerifyFlags::PARTIAL_CHAIN)?;
     let mut known = Stack::new()?;
     known.push(issuer.clone())?;
-    basic.verify(&known, &store.build(), OcspFlag::empty()).map_err(|stack| {
+    basic.verify(&known, &store.build(), OcspFlag::NO_EXPLICIT).map_err(|stack| {
         let why = Error::from(stack);
         bad(format!("the response is not by whom it should be ({why})"))
     })?;

@@ -4,7 +4,7 @@ use foreign_types::ForeignTypeRef as _;
 use openssl::{
     error::ErrorStack,
     nid::Nid,
-    sha::Sha256,
+    sha::{Sha256, sha256},
     x509::{X509, X509Ref},
 };
 
@@ -21,16 +21,25 @@ pub(crate) struct Subject {
     pub(super) certificate: X509,
     pub(super) issuer: X509,
     pub(super) key: Key,
+    /// Name and key of the issuer alone.
+    authority: [u8; 32],
 }
 
 impl Subject {
+    /// Of a certificate that this issuer has issued, as was verified.
     pub(crate) fn new(certificate: &X509Ref, issuer: &X509Ref) -> Result<Self, ErrorStack> {
         let mut digest = Sha256::new();
         digest.update(&issuer.subject_name().to_der()?);
         digest.update(&issuer.public_key()?.public_key_to_der()?);
-        digest.update(&certificate.serial_number().to_bn()?.to_vec());
-        let key = Key(digest.finish());
-        Ok(Self { certificate: certificate.to_owned(), issuer: issuer.to_owned(), key })
+        let authority = digest.finish();
+        let serial = certificate.serial_number().to_bn()?.to_vec();
+        let key = Key(sha256(&[&authority[..], &serial].concat()));
+        Ok(Self { certificate: certificate.to_owned(), issuer: issuer.to_owned(), key, authority })
+    }
+
+    /// What a CRL is stored under: what others make of the same URL with another issuer is another one.
+    pub(super) fn list_key(&self, url: &str) -> Key {
+        Key(sha256(&[&self.authority[..], url.as_bytes()].concat()))
     }
 
     /// Each certificate of a verified chain, leaf first, but the root: nobody but its owner could revoke that.
@@ -66,10 +75,19 @@ impl Subject {
 
     /// Whether its status has to come with it: it has the TLS feature `status_request` (RFC 7633).
     pub(super) fn must_be_stapled(&self) -> bool {
-        const STATUS_REQUEST: [u8; 3] = [2, 1, 5];
-        let feature = extension(&self.certificate, NID_TLSFEATURE);
+        const STATUS_REQUEST: &[u8] = &[5];
+        let Some(mut rest) = extension(&self.certificate, NID_TLSFEATURE).and_then(|der| der.get(2..)) else {
+            return false;
+        };
         // A sequence of integers, of which each has its tag, its length and its value.
-        feature.is_some_and(|der| der.get(2..).unwrap_or_default().chunks(3).any(|one| one == STATUS_REQUEST))
+        while let [_integer, length, after @ ..] = rest {
+            let Some((value, others)) = after.split_at_checked(usize::from(*length)) else { return false };
+            if value == STATUS_REQUEST {
+                return true;
+            }
+            rest = others;
+        }
+        false
     }
 }
 
@@ -80,6 +98,10 @@ const URLS: usize = 4;
 const NID_TLSFEATURE: i32 = 1020;
 
 fn is_web(url: &str) -> bool {
+    const LONGEST: usize = 2048;
+    if url.len() > LONGEST {
+        return false;
+    }
     let scheme = url.split_once("://").map_or("", |(scheme, _rest)| scheme);
     scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
 }

@@ -6,7 +6,7 @@ use openssl::{
     ocsp::OcspResponse,
     pkey::{Id, PKey, Private},
     ssl::SslRef,
-    x509::X509,
+    x509::{X509, X509VerifyResult},
 };
 
 use crate::revocation::Subject;
@@ -66,9 +66,11 @@ impl Credential {
         &self.chain[0]
     }
 
-    /// The leaf and its issuer, if the chain has it.
+    /// The leaf and its issuer, if the chain has it. A program may bring any two certificates.
     pub(super) fn subject(&self) -> Option<Subject> {
-        Subject::new(&self.chain[0], self.chain.get(1)?).ok()
+        let (leaf, issuer) = (&self.chain[0], self.chain.get(1)?);
+        let issued = issuer.issued(leaf) == X509VerifyResult::OK && leaf.verify(&*issuer.public_key().ok()?).ok()?;
+        if issued { Subject::new(leaf, issuer).ok() } else { None }
     }
 
     pub(crate) fn key_type(&self) -> Id {

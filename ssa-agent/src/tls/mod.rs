@@ -214,7 +214,8 @@ fn trust(trust: &policy::Trust) -> Result<X509StoreBuilder, Error> {
     Ok(store)
 }
 
-/// Shakes hands with a peer that must prove to be `name`, and whose certificates must not be revoked, as far as is asked.
+/// Shakes hands with a peer that must prove to be `name`, and whose certificates must not be revoked, as far as is asked, which
+/// must be known by `until`.
 ///
 /// Cancellation closes the connection.
 pub(crate) async fn connect(
@@ -222,8 +223,8 @@ pub(crate) async fn connect(
     inquiry: Option<&Inquiry>,
     stream: TcpStream,
     name: &ServerName,
+    until: Instant,
 ) -> Result<Secured, Error> {
-    let began = Instant::now();
     let mut ssl = Ssl::new(&settings.tls)?;
     restrict(&mut ssl, settings.versions, &settings.suites)?;
     for credential in settings.credentials.iter() {
@@ -241,7 +242,8 @@ pub(crate) async fn connect(
     if !settings.alpn.is_empty() {
         ssl.set_alpn_protos(&settings.alpn)?;
     }
-    let attempt = Attempt::begin(name.clone(), settings, &mut ssl);
+    let will_do = |chain: &[X509]| inquiry.is_none_or(|inquiry| inquiry.needs_no_staple(chain));
+    let attempt = Attempt::begin(name.clone(), settings, &mut ssl, will_do);
     ssl.set_ex_data(*session::ATTEMPT, Arc::clone(&attempt));
     if inquiry.is_some() {
         staples::ask(&mut ssl)?;
@@ -258,7 +260,7 @@ pub(crate) async fn connect(
         staples::stop(stream.ssl());
         let fresh = !stream.ssl().session_reused();
         let staples = fresh.then(|| Staples::taken(stream.ssl(), &attempt.staples));
-        inquiry.check(&chain, staples.as_ref(), began).await?;
+        inquiry.check(&chain, staples.as_ref(), until).await?;
     }
     Ok(Secured { stream, chain })
 }

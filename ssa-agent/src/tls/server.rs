@@ -1,6 +1,7 @@
 //! The server's side of a handshake: whose certificate is shown, and who may come in.
 
 use std::{
+    collections::HashSet,
     pin::Pin,
     sync::{
         Arc,
@@ -126,14 +127,14 @@ impl Front {
         let (front, revocation, policy, from) = (Arc::downgrade(self), Arc::clone(revocation), policy.clone(), from());
         tokio::spawn(async move {
             const LOOK: Duration = Duration::from_secs(5);
-            let mut told = String::new();
+            let mut told = HashSet::new();
             while let Some(stapled) = front.upgrade().map(|front| front.stapled.clone()) {
-                for subject in &stapled {
-                    if let Err(error) = revocation.refresh_staple(subject, &policy, from.clone()).await
-                        && error != told
-                    {
-                        warn!(error, "nothing fresh to staple");
-                        told = error;
+                for (index, subject) in stapled.iter().enumerate() {
+                    match revocation.refresh_staple(subject, &policy, from.clone()).await {
+                        Ok(()) => drop(told.remove(&index)),
+                        // Once, until it goes well again.
+                        Err(error) if told.insert(index) => warn!(error, "nothing fresh to staple"),
+                        Err(_again) => {}
                     }
                 }
                 tokio::time::sleep(LOOK).await;
@@ -228,11 +229,16 @@ fn staple(
     }
 }
 
-/// Shakes hands with a client, whose certificates, if it has shown one, must not be revoked, as far as is asked.
+/// Shakes hands with a client, whose certificates, if it has shown one, must not be revoked, as far as is asked, which must be
+/// known by `until`.
 ///
 /// Cancellation closes the connection.
-pub(crate) async fn accept(front: &Front, inquiry: Option<&Inquiry>, stream: TcpStream) -> Result<Secured, Error> {
-    let began = Instant::now();
+pub(crate) async fn accept(
+    front: &Front,
+    inquiry: Option<&Inquiry>,
+    stream: TcpStream,
+    until: Instant,
+) -> Result<Secured, Error> {
     let mut ssl = Ssl::new(&front.tls)?;
     super::restrict(&mut ssl, front.versions, &front.suites)?;
     let attempt = Attempt::of_client();
@@ -244,8 +250,8 @@ pub(crate) async fn accept(front: &Front, inquiry: Option<&Inquiry>, stream: Tcp
         return Err(Error::Certificate("the client was not verified".to_owned()));
     }
     let chain = attempt.finish(stream.ssl());
-    if let Some(inquiry) = inquiry {
-        inquiry.check(&chain, None, began).await?;
+    if let (Some(inquiry), Some(_shown)) = (inquiry, stream.ssl().peer_certificate()) {
+        inquiry.check(&chain, None, until).await?;
     }
     Ok(Secured { stream, chain })
 }

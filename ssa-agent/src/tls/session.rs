@@ -95,11 +95,17 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    /// Offers a cached session, if there is one.
-    pub(super) fn begin(name: ServerName, settings: &Settings, ssl: &mut Ssl) -> Arc<Self> {
+    /// Offers a cached session, if there is one, and if the chain that stands for it will do.
+    pub(super) fn begin(
+        name: ServerName,
+        settings: &Settings,
+        ssl: &mut Ssl,
+        will_do: impl FnOnce(&[X509]) -> bool,
+    ) -> Arc<Self> {
         let sessions = settings.sessions.clone();
         let chain = OnceLock::new();
-        if let Some(cached) = sessions.as_ref().and_then(|sessions| sessions.take(&name, settings.session_ttl)) {
+        let cached = sessions.as_ref().and_then(|sessions| sessions.take(&name, settings.session_ttl));
+        if let Some(cached) = cached.filter(|cached| will_do(&cached.chain)) {
             // SAFETY: a cache belongs to one set of trust, and so to one SSL_CTX.
             let offered = unsafe { ssl.set_session(&cached.session) };
             if offered.is_ok() {

@@ -110,6 +110,14 @@ fn parse(message: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
     Some(found)
 }
 
+/// For fuzzers: what is found was in the message.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn fuzz(message: &[u8]) {
+    for (certificate, response) in parse(message).unwrap_or_default() {
+        assert!(certificate.len() + response.len() < message.len());
+    }
+}
+
 /// What is left of some bytes.
 struct Reader<'a>(&'a [u8]);
 
