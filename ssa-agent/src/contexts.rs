@@ -4,7 +4,10 @@
 use std::{
     collections::{HashMap, HashSet},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -98,6 +101,8 @@ struct Brought {
     /// None if it is a PEM text itself.
     path: Option<Vec<u8>>,
     read: watch::Receiver<Option<Result<Read, String>>>,
+    /// It counts no longer; who still reads it must not keep its path.
+    forgotten: Arc<AtomicBool>,
 }
 
 /// A PEM text that a program has set.
@@ -213,6 +218,7 @@ impl Contexts {
         let option = i32::try_from(key.option).unwrap_or(0);
         let path = (!value.starts_with(INLINE)).then(|| value.clone());
         let (done, read) = watch::channel(None);
+        let forgotten = Arc::new(AtomicBool::new(false));
         {
             let mut known = self.lock();
             let known = known.entry(key.context).or_default();
@@ -221,7 +227,8 @@ impl Contexts {
                 let superseded = known.blobs.extract_if(.., |blob| blob.option == option);
                 superseded.for_each(|blob| self.forget_blob(key.context, &blob));
             }
-            known.blobs.push(Brought { option, sequence: key.sequence, caller, path: path.clone(), read });
+            let (path, forgotten) = (path.clone(), Arc::clone(&forgotten));
+            known.blobs.push(Brought { option, sequence: key.sequence, caller, path, read, forgotten });
             // Sessions were made with other trust, or by another identity.
             known.made = Making::default();
             known.sessions = Arc::default();
@@ -232,6 +239,10 @@ impl Contexts {
             let read = files(caller, started, &value);
             if let (Some(path), Ok(read), None) = (path, &read, started) {
                 keep(&maps, &key, caller, read.began, &path);
+                // Whoever forgets it has said so before taking the path away.
+                if forgotten.load(Ordering::SeqCst) {
+                    maps.forget_path(&key);
+                }
             }
             // Nobody is interested if the context is gone.
             let _unwanted = done.send(Some(read));
@@ -396,6 +407,7 @@ impl Contexts {
 
     /// Forgets a value's path, if it has one.
     fn forget_blob(&self, context: u64, blob: &Brought) {
+        blob.forgotten.store(true, Ordering::SeqCst);
         if blob.path.is_some() {
             self.maps.forget_path(&BlobKey { context, option: blob.option.unsigned_abs(), sequence: blob.sequence });
         }

@@ -135,7 +135,9 @@ impl Listeners {
             match begin(&agent, &listening).await {
                 Ok(()) => {}
                 Err(error) if listening.on == on::BY_RULE => keep_trying(&agent, &listening, error).await,
-                Err(error) => fail(&agent, &listening, &error).await,
+                Err(error) if agent.maps.listening(listening.id) => fail(&agent, &listening, &error).await,
+                // It was closed meanwhile, and its settings with it.
+                Err(_moot) => {}
             }
         });
     }

@@ -1,6 +1,6 @@
 //! Results that `cargo xtask test` prints as a table in the end.
 
-use std::{fs::OpenOptions, io::Write as _, path::PathBuf};
+use std::{fs::OpenOptions, io::Write as _, path::PathBuf, time::Duration};
 
 use serde_json::Value;
 
@@ -14,6 +14,18 @@ pub fn errno(case: &str, came: &Value) {
     );
     let mut file = OpenOptions::new().create(true).append(true).open(path()).expect("the build folder is ours");
     file.write_all(line.as_bytes()).expect("there is room");
+}
+
+/// Notes what came of a fault, for the table of docs/reliability.md: what the program saw, how much plaintext was on the wire,
+/// what was wrong with what arrived, and how long the next connection took.
+pub fn fault(fault: &str, times: usize, saw: &str, (leaks, wrong): (usize, usize), mut recoveries: Vec<Duration>) {
+    recoveries.sort();
+    let ms = |index: usize| recoveries.get(index).map_or(0, Duration::as_millis);
+    let (median, most) = (ms(recoveries.len() / 2), ms(recoveries.len().saturating_sub(1)));
+    let row = format!("| {fault} | {times} | {saw} | {leaks} | {wrong} | {median} / {most} |");
+    let path = path().with_file_name("faults.md");
+    let mut file = OpenOptions::new().create(true).append(true).open(path).expect("the build folder is ours");
+    writeln!(file, "{row}").expect("there is room");
 }
 
 /// The file: rows of case, errno, milliseconds, text.

@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::OpenOptions,
     io::Write as _,
     process::{Child, Command, Stdio},
     thread::sleep,
@@ -112,16 +111,8 @@ impl Scene {
         let leaks = self.sniffer.stop().len();
         let wrong = self.peer.wrong();
         assert_eq!((leaks, &wrong[..]), (0, &[][..]), "plaintext on the wire, and what was wrong with what arrived");
-        let mut recoveries = self.recoveries;
-        recoveries.sort();
-        let ms = |index: usize| recoveries.get(index).map_or(0, Duration::as_millis);
-        let (median, most) = (ms(recoveries.len() / 2), ms(recoveries.len().saturating_sub(1)));
         let ends: Vec<_> = self.ends.iter().map(|(end, count)| format!("{end} {count}")).collect();
-        let ends = ends.join(", ");
-        let row = format!("| {fault} | {times} | {ends} | {leaks} | {} | {median} / {most} |", wrong.len());
-        let path = report::path().with_file_name("faults.md");
-        let mut file = OpenOptions::new().create(true).append(true).open(path).expect("the build folder is ours");
-        writeln!(file, "{row}").expect("there is room");
+        report::fault(fault, times, &ends.join(", "), (leaks, wrong.len()), self.recoveries);
     }
 }
 

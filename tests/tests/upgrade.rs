@@ -18,9 +18,11 @@ use ssa_tests::{
     agent::Agent,
     app::{App, python},
     eventually,
-    keyed::{Keyed, Transfers},
+    keyed::{CANARY, Keyed, Transfers},
     pki::{Leaf, Pki},
+    report,
     server::{self, Server},
+    sniffer::{Sniffer, holds, ports},
 };
 
 const NAME: &str = "peer.ssa.test";
@@ -82,6 +84,10 @@ fn upgrades_under_load_refuse_nobody_and_lose_nothing() {
     let (chain, key) = pki.write("server", &leaf);
     let echo = Server::echo("127.0.0.1", &leaf);
     let keyed = Keyed::start(server::context(&leaf));
+    let wire = keyed.server.addr.port();
+    let sniffer = Sniffer::of(move |packet| {
+        ports(packet).is_some_and(|(from, to)| from == wire || to == wire) && holds(packet, CANARY)
+    });
     let mut agent = Agent::start_quiet();
     let mut listener = App::start(&agent, LISTEN, &[&chain, &key]);
     let port = u16::try_from(listener.said().as_u64().unwrap()).unwrap();
@@ -89,25 +95,33 @@ fn upgrades_under_load_refuse_nobody_and_lose_nothing() {
     let mut load: Vec<App> = (0..2).map(|_| App::start(&agent, LOAD, &arguments)).collect();
     let mut kept = client(&pki, port).expect("it serves");
     let times = if std::env::var_os("SSA_FAULTS").is_some() { 100 } else { 4 };
+    let mut took = Vec::new();
     for _ in 0..times {
         // Twice as long as an upgrade takes, at this pace.
         let mut transfers = Transfers::start(&agent, &pki, NAME);
         transfers.begin(keyed.server.addr.port(), 1 << 20, 0.02);
         assert_eq!(transfers.said(), json!("connected"));
+        let began = Instant::now();
         agent.upgrade().unwrap();
+        took.push(began.elapsed());
         for _ in 0..5 {
             client(&pki, port).expect("clients are served");
         }
         echoes(&mut kept).expect("an open connection of the first agent lives");
         assert_eq!(transfers.said()["end"], "complete");
     }
+    let mut connections = 0;
     for one in &mut load {
         one.go();
         let said = one.said();
+        connections += said[0].as_u64().unwrap();
         assert!(said[0].as_u64().unwrap() > 10, "{said}");
         assert_eq!(said[1], json!([]), "{said}");
     }
     assert_eq!(keyed.wrong(), Vec::<String>::new());
+    let leaks = sniffer.stop().len();
+    assert_eq!(leaks, 0);
+    report::fault("agent: upgraded under load", times, &format!("complete {connections}"), (leaks, 0), took);
     drop(kept);
     listener.kill();
     eventually("those before end with their connections", Duration::from_secs(20), || agent.is_alone());

@@ -1,4 +1,4 @@
-//! `cargo xtask faults`: the long form of tests/tests/faults.rs, and its table.
+//! `cargo xtask faults`: the long form of what injects faults (tests/tests/faults.rs, upgrade.rs, calls.rs), and its table.
 
 use std::fs;
 
@@ -28,18 +28,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // Absent before the first run.
     let _absent = fs::remove_file(&rows);
     let mut test = cargo();
-    test.args([
-        "test",
-        "--locked",
-        "--release",
-        "--package",
-        "ssa-tests",
-        "--test",
-        "faults",
-        "--",
-        "--test-threads",
-        "1",
-    ]);
+    test.args(["test", "--locked", "--release", "--package", "ssa-tests"]);
+    test.args(["--test", "faults", "--test", "upgrade", "--test", "calls", "--", "--test-threads", "1"]);
     check(test.args(&args.filter).env("SSA_FAULTS", "long"))?;
     let head = "| fault | times | what the program saw | plaintext packets | wrong bytes or ends | until the next connection, \
                 ms: median / longest |\n|---|---|---|---|---|---|\n";
