@@ -28,7 +28,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // Absent before the first run.
     let _absent = fs::remove_file(&rows);
     let mut test = cargo();
-    test.args(["test", "--locked", "--release", "--package", "ssa-tests"]);
+    test.args(["test", "--locked", "--release", "--no-fail-fast", "--package", "ssa-tests"]);
     test.args(["--test", "faults", "--test", "upgrade", "--test", "calls", "--", "--test-threads", "1"]);
     check(test.args(&args.filter).env("SSA_FAULTS", "long"))?;
     let head = "| fault | times | what the program saw | plaintext packets | wrong bytes or ends | until the next connection, \

@@ -54,6 +54,11 @@ impl Syn {
             6 if *packet.get(6)? == TCP => (40, v6(packet, 8)?.into(), v6(packet, 24)?.into()),
             _ => return None,
         };
+        /// Shortest header of IPv4 (RFC 791, section 3.1).
+        const IP_LEAST: usize = 20;
+        if ip_len < IP_LEAST {
+            return None;
+        }
         let tcp = packet.get(ip_len..)?;
         let tcp_len = usize::from(tcp.get(12)? >> 4) * 4;
         const SYN_ONLY: u8 = 0x02;
