@@ -19,7 +19,10 @@ use ssa_common::{
     socket::Caller,
     uapi::{self, OPTIONS, Place},
 };
-use tokio::sync::{OnceCell, watch};
+use tokio::{
+    sync::{OnceCell, watch},
+    time::timeout,
+};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use crate::{
@@ -188,13 +191,22 @@ impl Contexts {
         }
     }
 
-    /// The texts that programs have set, for an agent that takes over.
+    /// The texts that programs have set, for an agent that takes over. Paths that are just being read are in the kernel then.
     pub(crate) async fn texts(&self) -> Vec<BroughtText> {
-        let blobs: Vec<(u64, Brought)> = {
+        /// A file system that takes longer has programs set their paths again.
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let all: Vec<(u64, Brought)> = {
             let known = self.lock();
-            let blobs = known.iter().flat_map(|(id, known)| known.blobs.iter().map(|blob| (*id, blob.clone())));
-            blobs.filter(|(_id, blob)| blob.path.is_none()).collect()
+            known.iter().flat_map(|(id, known)| known.blobs.iter().map(|blob| (*id, blob.clone()))).collect()
         };
+        let (blobs, paths): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_id, blob)| blob.path.is_none());
+        let kept = async {
+            for (_id, mut blob) in paths {
+                // Given up, with its context.
+                let _gone = blob.read.wait_for(Option::is_some).await;
+            }
+        };
+        let _late = timeout(PATIENCE, kept).await;
         let mut texts = Vec::new();
         for (context, mut blob) in blobs {
             let Ok(read) = blob.read.wait_for(Option::is_some).await else { continue };
