@@ -22,6 +22,23 @@ pub fn python(agent: &Agent, script: &str, arguments: &[&str]) -> Value {
     App::start(agent, script, arguments).finish()
 }
 
+/// A script that listens with a chain and a key, tells its port, and echoes to each client on a thread, until it is killed.
+/// Texts that are paths are read first if `as_text` is not empty.
+pub const ECHO_LISTENER: &str = r#"
+chain, key, *as_text = args
+sock = socket.socket()
+for option, path in ((88, chain), (89, key)):
+    sock.setsockopt(IPPROTO_TLS, option, text(open(path).read() if as_text else path))
+sock.bind(("127.0.0.1", 0)); sock.listen(1024)
+out(sock.getsockname()[1])
+def echo(conn):
+    try:
+        while data := conn.recv(65536): conn.sendall(data)
+    except OSError: pass
+    conn.close()
+while True: threading.Thread(target=echo, args=[sock.accept()[0]], daemon=True).start()
+"#;
+
 /// A Python script that runs.
 pub struct App {
     child: Child,

@@ -15,7 +15,7 @@ use openssl::ssl::{SslConnector, SslMethod, SslStream, SslVerifyMode, SslVersion
 use serde_json::{Value, json};
 use ssa_tests::{
     agent::{Agent, program},
-    app::{App, python},
+    app::{App, ECHO_LISTENER, python},
     eventually,
     pki::{Leaf, Pki},
     server::{self, Server, Shared},
@@ -87,20 +87,7 @@ fn one_client_more_than_the_limit_is_reset() {
 
 /// A program that listens, and echoes on threads.
 fn listen(agent: &Agent, chain: &str, key: &str) -> (App, u16) {
-    let script = r#"
-import threading
-sock = socket.socket()
-sock.setsockopt(IPPROTO_TLS, 88, text(args[0])); sock.setsockopt(IPPROTO_TLS, 89, text(args[1]))
-sock.bind(("127.0.0.1", 0)); sock.listen()
-out(sock.getsockname()[1])
-def echo(conn):
-    try:
-        while data := conn.recv(65536): conn.sendall(data)
-    except OSError: pass
-    conn.close()
-while True: threading.Thread(target=echo, args=[sock.accept()[0]], daemon=True).start()
-"#;
-    let mut app = App::start(agent, script, &[chain, key]);
+    let mut app = App::start(agent, ECHO_LISTENER, &[chain, key]);
     let port = app.said().as_u64().and_then(|port| u16::try_from(port).ok()).unwrap();
     (app, port)
 }

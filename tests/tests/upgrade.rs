@@ -16,7 +16,7 @@ use openssl::ssl::{SslConnector, SslMethod, SslStream};
 use serde_json::json;
 use ssa_tests::{
     agent::Agent,
-    app::{App, python},
+    app::{App, ECHO_LISTENER, python},
     eventually,
     keyed::{CANARY, Keyed, Transfers},
     pki::{Leaf, Pki},
@@ -48,20 +48,6 @@ while not select.select([stopped], [], [], 0)[0]:
 out([count, wrong])
 "#;
 
-/// Listens, and echoes, until it is killed.
-const LISTEN: &str = r#"
-sock = socket.socket()
-sock.setsockopt(IPPROTO_TLS, 88, text(open(args[0]).read())); sock.setsockopt(IPPROTO_TLS, 89, text(open(args[1]).read()))
-sock.bind(("127.0.0.1", 0)); sock.listen(100)
-out(sock.getsockname()[1])
-def echo(conn):
-    try:
-        while data := conn.recv(65536): conn.sendall(data)
-    except OSError: pass
-    conn.close()
-while True: threading.Thread(target=echo, args=[sock.accept()[0]], daemon=True).start()
-"#;
-
 fn client(pki: &Pki, port: u16) -> Result<SslStream<TcpStream>, String> {
     let mut builder = SslConnector::builder(SslMethod::tls_client()).unwrap();
     builder.set_ca_file(pki.ca()).unwrap();
@@ -89,7 +75,7 @@ fn upgrades_under_load_refuse_nobody_and_lose_nothing() {
         ports(packet).is_some_and(|(from, to)| from == wire || to == wire) && holds(packet, CANARY)
     });
     let mut agent = Agent::start_quiet();
-    let mut listener = App::start(&agent, LISTEN, &[&chain, &key]);
+    let mut listener = App::start(&agent, ECHO_LISTENER, &[&chain, &key, "as text"]);
     let port = u16::try_from(listener.said().as_u64().unwrap()).unwrap();
     let arguments = [NAME, &pki.ca(), &echo.port()];
     let mut load: Vec<App> = (0..2).map(|_| App::start(&agent, LOAD, &arguments)).collect();

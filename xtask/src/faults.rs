@@ -13,8 +13,8 @@ use crate::{
 pub(crate) struct Args {
     /// Only faults whose test's name contains this
     filter: Option<String>,
-    /// Write the table to docs/reliability.md
-    #[arg(long, conflicts_with = "filter")]
+    /// Write what came out to docs/reliability.md; faults that were not injected stay there as they were
+    #[arg(long)]
     write: bool,
 }
 
@@ -31,17 +31,44 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     test.args(["test", "--locked", "--release", "--no-fail-fast", "--package", "ssa-tests"]);
     test.args(["--test", "faults", "--test", "upgrade", "--test", "calls", "--", "--test-threads", "1"]);
     check(test.args(&args.filter).env("SSA_FAULTS", "long"))?;
-    let head = "| fault | times | what the program saw | plaintext packets | wrong bytes or ends | until the next connection, \
-                ms: median / longest |\n|---|---|---|---|---|---|\n";
-    let table = format!("{head}{}", fs::read_to_string(&rows)?);
-    println!("\n{table}");
+    let rows = fs::read_to_string(&rows)?;
+    println!("\n{HEAD}{rows}");
     if args.write {
         let path = root().join("docs/reliability.md");
         let text = fs::read_to_string(&path)?;
         let (before, rest) = text.split_once(MARKS[0]).context("the table's place is not marked")?;
-        let (_old, after) = rest.split_once(MARKS[1]).context("the table's end is not marked")?;
-        fs::write(&path, format!("{before}{}{table}{}{after}", MARKS[0], MARKS[1]))?;
+        let (old, after) = rest.split_once(MARKS[1]).context("the table's end is not marked")?;
+        let table = merged(old, &rows);
+        fs::write(&path, format!("{before}{}{HEAD}{table}{}{after}", MARKS[0], MARKS[1]))?;
         eprintln!("wrote {}", path.display());
     }
     Ok(())
+}
+
+const HEAD: &str = "| fault | times | what the program saw | plaintext packets | wrong bytes or ends | until the next connection, ms: \
+                    median / longest |\n|---|---|---|---|---|---|\n";
+
+/// The rows of a table, with new ones in the place of those of the same fault, or behind them.
+fn merged(table: &str, new: &str) -> String {
+    let fault = |row: &str| row.split('|').nth(1).unwrap_or_default().trim().to_owned();
+    let mut rows: Vec<&str> = table.lines().skip(HEAD.lines().count()).collect();
+    for row in new.lines() {
+        match rows.iter().position(|old| fault(old) == fault(row)) {
+            Some(at) => rows[at] = row,
+            None => rows.push(row),
+        }
+    }
+    rows.iter().map(|row| format!("{row}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_rows_take_the_place_of_those_of_the_same_fault() {
+        let table = format!("{HEAD}| a | 1 |\n| b | 2 |\n");
+        assert_eq!(merged(&table, "| b | 3 |\n| c | 4 |\n"), "| a | 1 |\n| b | 3 |\n| c | 4 |\n");
+        assert_eq!(merged("", "| a | 1 |\n"), "| a | 1 |\n");
+    }
 }

@@ -21,7 +21,7 @@ use std::{
 use openssl::ssl::{SslConnector, SslMethod};
 use ssa_tests::{
     agent::Agent,
-    app::{App, root},
+    app::{App, ECHO_LISTENER, root},
     pki::{Leaf, Pki},
     server::Server,
 };
@@ -32,12 +32,12 @@ const NAME: &str = "soak.ssa.test";
 const CLIENTS: &str = r#"
 host, ca, port, rate, seconds = args
 rate, seconds = float(rate), float(seconds)
-done = wrong = 0
+done, wrong = 0, []
 payload = bytes(range(256)) * 16
 lock = threading.Lock()
 began = time.monotonic()
 def work(share):
-    global done, wrong
+    global done
     turn = 0
     while (left := began + turn / share - time.monotonic()) < 1e9 and time.monotonic() - began < seconds:
         if left > 0: time.sleep(left)
@@ -45,30 +45,16 @@ def work(share):
         try:
             sock = tls(host, ca); sock.settimeout(20)
             sock.connect(("127.0.0.1", int(port))); sock.sendall(payload); sock.shutdown(socket.SHUT_WR)
-            good = read_all(sock) == payload
-        except OSError: good = False
+            why = None if read_all(sock) == payload else "other bytes"
+        except OSError as failed: why = f"{failed}; {error(sock)}"
         sock.close()
         with lock:
             done += 1
-            if not good: wrong += 1
+            if why: wrong.append(why)
 threads = [threading.Thread(target=work, args=[rate / 8]) for _ in range(8)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 out([done, wrong])
-"#;
-
-const LISTEN: &str = r#"
-chain, key = args
-sock = socket.socket()
-sock.setsockopt(IPPROTO_TLS, 88, text(chain)); sock.setsockopt(IPPROTO_TLS, 89, text(key))
-sock.bind(("127.0.0.1", 0)); sock.listen(1024)
-out(sock.getsockname()[1])
-def echo(conn):
-    try:
-        while data := conn.recv(65536): conn.sendall(data)
-    except OSError: pass
-    conn.close()
-while True: threading.Thread(target=echo, args=[sock.accept()[0]], daemon=True).start()
 "#;
 
 /// What is looked at.
@@ -100,7 +86,7 @@ fn soak(seconds: u64, rate: u64) -> (Vec<Sample>, u64, u64) {
     let echo = Server::echo("127.0.0.1", &leaf);
     let (chain, key) = pki.write("soak", &leaf);
     let agent = Agent::start_quiet();
-    let mut listener = App::start(&agent, LISTEN, &[&chain, &key]);
+    let mut listener = App::start(&agent, ECHO_LISTENER, &[&chain, &key]);
     let port = u16::try_from(listener.said().as_u64().expect("a port")).expect("a port");
     let half = (rate / 2).to_string();
     let arguments = [NAME, &pki.ca(), &echo.port(), &half, &seconds.to_string()];
@@ -132,9 +118,11 @@ fn soak(seconds: u64, rate: u64) -> (Vec<Sample>, u64, u64) {
     stop.store(true, Ordering::Relaxed);
     outside.into_iter().for_each(|one| one.join().expect("it doesn't panic"));
     let said = clients.said();
-    let count = |index: usize| said[index].as_u64().expect("a count");
+    let why = said[1].as_array().expect("a list");
+    why.iter().take(20).for_each(|why| eprintln!("a program's connection came to nothing: {why}"));
     listener.kill();
-    (samples, count(0) + came.load(Ordering::Relaxed), count(1) + failed.load(Ordering::Relaxed))
+    let done = said[0].as_u64().expect("a count") + came.load(Ordering::Relaxed);
+    (samples, done, why.len() as u64 + failed.load(Ordering::Relaxed))
 }
 
 /// Clients of the listener: OpenSSL, outside the cgroup.
@@ -142,23 +130,25 @@ fn come(port: u16, ca: &str, share: f64, stop: &AtomicBool, came: &AtomicU64, fa
     let mut builder = SslConnector::builder(SslMethod::tls_client()).expect("OpenSSL works");
     builder.set_ca_file(ca).expect("the CA is there");
     let connector = builder.build();
-    let once = || -> Option<()> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
-        let mut stream = connector.connect(NAME, stream).ok()?;
+    let once = || -> anyhow::Result<()> {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let mut stream = connector.connect(NAME, stream)?;
         let sent = [7; 4096];
-        stream.write_all(&sent).ok()?;
+        stream.write_all(&sent)?;
         let mut got = [0; 4096];
-        stream.read_exact(&mut got).ok()?;
+        stream.read_exact(&mut got)?;
         let _gone = stream.shutdown();
-        (got == sent).then_some(())
+        anyhow::ensure!(got == sent, "other bytes");
+        Ok(())
     };
     let began = Instant::now();
     for turn in 1.. {
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        if once().is_none() {
+        if let Err(error) = once() {
+            eprintln!("a client's connection came to nothing: {error:#}");
             failed.fetch_add(1, Ordering::Relaxed);
         }
         came.fetch_add(1, Ordering::Relaxed);
