@@ -477,7 +477,8 @@ impl Inquiry {
             }
         }
         if tried.is_empty() {
-            tried.push("no way to ask is allowed".to_owned());
+            let why = if ways.cached { "nothing is cached" } else { "no way to ask is allowed" };
+            tried.push(why.to_owned());
         }
         Err(tried)
     }

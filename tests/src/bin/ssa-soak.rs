@@ -131,8 +131,8 @@ fn come(port: u16, ca: &str, share: f64, stop: &AtomicBool, came: &AtomicU64, fa
     builder.set_ca_file(ca).expect("the CA is there");
     let connector = builder.build();
     let once = || -> anyhow::Result<()> {
+        // Without a time limit: a read that has one gives EINTR where the machine is paused (signal(7)).
         let stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         let mut stream = connector.connect(NAME, stream)?;
         let sent = [7; 4096];
         stream.write_all(&sent)?;
