@@ -7,7 +7,7 @@
 //! - [`subject`]: a certificate with its issuer, and what it says of where to ask;
 //! - [`answer`]: what was said, and for how long it counts;
 //! - [`ocsp`], [`crl`]: what a response or a list is worth, by OpenSSL's own verification;
-//! - [`fetch`]: HTTP, within limits; [`cache`]: memory and disk.
+//! - [`mod@fetch`]: HTTP, within limits; [`cache`]: memory and disk.
 
 mod answer;
 mod cache;
