@@ -45,6 +45,8 @@ pub(super) struct Cache {
     inner: Mutex<Inner>,
     /// None: nothing is kept on disk.
     folder: Option<PathBuf>,
+    /// Held while a file is written or removed: what is known then is what stays.
+    disk: Mutex<()>,
     /// It was said that nothing can be kept there.
     told: AtomicBool,
     /// Bytes that were written since it was looked at what is there.
@@ -68,6 +70,7 @@ impl Cache {
         Self {
             inner: Mutex::default(),
             folder,
+            disk: Mutex::default(),
             told: AtomicBool::new(false),
             written: AtomicU64::new(0),
             revoked: watch::channel(0).0,
@@ -135,7 +138,8 @@ impl Cache {
         }
     }
 
-    /// Takes an answer in that was asked for from a place, unless a later one is known. Says whether it did.
+    /// Takes an answer in that was asked for from a place, unless a later one is known. Says whether it did. What an agent before
+    /// this one has left counts as well: [`Self::find`] comes first.
     pub(super) fn put(&self, key: &Key, answer: Answer, place: Option<Place>) -> bool {
         if !answer.is_valid() {
             return false;
@@ -163,6 +167,12 @@ impl Cache {
     /// Keeps an answer on disk that was just taken in. Blocks.
     pub(super) fn store(&self, key: &Key, answer: &Answer) {
         let Some(path) = self.path(key, "ocsp") else { return };
+        let _disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        // A later one may have come meanwhile, and be stored already.
+        let same = |known: Answer| (known.said, known.status) == (answer.said, answer.status.clone());
+        if !self.known(key).is_some_and(same) {
+            return;
+        }
         match &answer.ocsp {
             Some(der) => self.write(&path, der),
             // A CRL has said it: the older response counts no longer.
@@ -189,6 +199,9 @@ impl Cache {
 
     /// Keeps a CRL that has just come, and has said something. Blocks.
     pub(super) fn keep_list(&self, key: &Key, list: Arc<Crl>) {
+        let _disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that lies on disk may be later than this.
+        let _known = self.crl(key);
         if !self.put_list(key, Arc::clone(&list)) {
             return;
         }

@@ -1,7 +1,7 @@
 //! Whether a peer's certificates were revoked.
 //!
 //! Every certificate of the chain that was verified needs an answer, but the root: from the cache, a stapled response, an OCSP
-//! responder, or a CRL, as the program's options and the policy allow. Cached and stapled ones come first; then responders
+//! responder, or a CRL, as the program's options and the policy allow. Stapled and cached ones come first; then responders
 //! and lists are asked side by side, and the first that has something to say counts. None: no connection.
 //!
 //! - [`subject`]: a certificate with its issuer, and what it says of where to ask;
@@ -224,6 +224,8 @@ impl Revocation {
 
     /// Asks responders and lists side by side.
     async fn fly(&self, subject: &Subject, checks: &Checks, from: &Origin) -> Outcome {
+        // What is on disk is known before anything older can take its place.
+        let _before = self.cache.find(subject).await;
         let (policy, ways) = (&checks.policy, checks.ways);
         let ocsp = async {
             let asked = if ways.ocsp { self.by_ocsp(subject, policy, from).await } else { return Err(Vec::new()) };
@@ -440,26 +442,24 @@ impl Inquiry {
 
     /// An answer, and the way that it came by.
     async fn answer(&self, subject: &Subject, staples: Option<&Staples>) -> Result<(Answer, Way), Vec<String>> {
-        let (ways, cache) = (self.checks.ways, &self.revocation.cache);
+        let ways = self.checks.ways;
+        // Whether it may answer or not: what is on disk is known before anything older can take its place.
+        let known = self.revocation.cache.find(subject).await;
         let mut tried = Vec::new();
-        let mut stapled = None;
         if ways.stapled
             && let Some(staples) = staples
         {
             match staples.of(&subject.certificate).map(|der| ocsp::read(der, subject, Way::Stapled, None)) {
                 Some(Ok(answer)) => {
                     self.revocation.keep(subject, &answer, self.from.place());
-                    stapled = Some(answer);
+                    return Ok((answer, Way::Stapled));
                 }
                 Some(Err(error)) => tried.push(format!("{}: {error}", Way::Stapled)),
                 None => tried.push(format!("{}: none was sent", Way::Stapled)),
             }
         }
-        if let Some(answer) = stapled {
-            return Ok((answer, Way::Stapled));
-        }
         if ways.cached
-            && let Some(answer) = cache.find(subject).await
+            && let Some(answer) = known
         {
             if answer.is_ripe() && (ways.ocsp || ways.crl) {
                 // Nobody waits for the newer one.
