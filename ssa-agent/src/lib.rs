@@ -4,7 +4,7 @@
 //!
 //! 1. `kernel::events`: a hook has held a SYN;
 //! 2. `registry`: which attempt of which socket it is;
-//! 3. `outbound`: dials from inside the program's `netns`, shakes hands (`tls`), with the settings of
+//! 3. `outbound`: dials (`dial`) from inside the program's `netns`, shakes hands (`tls`), with the settings of
 //!    the socket's context (`contexts`, and `caller` for files that they name);
 //! 4. `kernel::maps`: the answers to the program's questions are published;
 //! 5. `kernel::packet`: the SYN is resumed, or refused with what `error` says;
@@ -20,6 +20,7 @@ mod cli;
 mod connections;
 mod contexts;
 mod control;
+mod dial;
 mod doctor;
 mod error;
 #[cfg(any(fuzzing, test))]
@@ -34,6 +35,7 @@ mod monitor;
 mod names;
 mod netns;
 mod outbound;
+mod own_tls;
 mod peer_leg;
 mod pods;
 mod policy;

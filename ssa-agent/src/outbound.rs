@@ -1,7 +1,7 @@
 //! One held connect as one function: dial, shake hands, verdict, relay.
 
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,21 +25,19 @@ use tracing::{Instrument as _, debug, info_span, warn};
 
 use crate::{
     agent::Agent,
-    app_leg::{AppStream, HELLO_BYTES, may_be_hello},
+    app_leg::AppStream,
     connections::{Direction, Which},
     contexts::Settings,
+    dial,
     error::Error,
-    kernel::{
-        on_behalf::Owner,
-        packet::{Errno, Syn},
-    },
+    kernel::{on_behalf::Owner, packet::Syn},
     limits::Permit,
     netns::{self, Namespace, Raw, endpoint, socket_addr},
+    own_tls::{self, Later},
     peer_leg::{self, Setup, Wishes},
     policy::rule::Mode,
     reached::Reached,
     relay,
-    resolve::{self, Families},
     revocation::{self, Inquiry, Origin},
     rules::Found,
     starttls,
@@ -163,7 +161,7 @@ async fn attempt(
             let decided = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                decided = decide(reached, later, inquiry, &app) => decided,
+                decided = own_tls::decide(reached, later, inquiry, &app) => decided,
             };
             let mut secured = match decided {
                 Ok(secured) => secured,
@@ -257,50 +255,6 @@ impl PeerLeg {
     }
 }
 
-/// What a handshake needs.
-struct Later {
-    settings: Settings,
-    name: ServerName,
-    to: SocketAddr,
-    limit: Duration,
-}
-
-/// How long a program that may speak TLS itself has to begin. Then the peer speaks first, and the agent begins.
-const FIRST_BYTES_LIMIT: Duration = Duration::from_secs(1);
-
-/// Leaves TLS to a program that begins it; or else shakes hands.
-async fn decide(
-    reached: Reached,
-    later: Option<Later>,
-    inquiry: Option<&Inquiry>,
-    app: &TcpStream,
-) -> Result<Reached, Error> {
-    let (later, stream) = match (later, reached) {
-        (Some(later), Reached::Own(stream)) => (later, stream),
-        (_, reached) => return Ok(reached),
-    };
-    if timeout(FIRST_BYTES_LIMIT, says_hello(app)).await.unwrap_or(false) {
-        return Ok(Reached::Own(stream));
-    }
-    let until = revocation::deadline(later.limit);
-    match timeout(later.limit, tls::connect(&later.settings, inquiry, stream, &later.name, until)).await {
-        Ok(shaken) => Ok(Reached::Tls(Box::new(shaken?))),
-        Err(_elapsed) => Err(Error::HandshakeTimeout { to: later.to, limit: later.limit }),
-    }
-}
-
-/// Whether a program's first bytes are a ClientHello's.
-async fn says_hello(app: &TcpStream) -> bool {
-    let mut first = [0; HELLO_BYTES];
-    loop {
-        match app.peek(&mut first).await {
-            Ok(HELLO_BYTES) => return may_be_hello(&first),
-            Ok(read @ 1..) if may_be_hello(&first[..read]) => sleep(Duration::from_millis(1)).await,
-            Ok(_) | Err(_) => return false,
-        }
-    }
-}
-
 /// Ends a connection that the program has already; why is said first.
 fn hang_up(agent: &Agent, held: &Held, to: &Target, mut answers: Connection, error: &Error) {
     let text = error.text(ERROR_BYTES - 1);
@@ -355,9 +309,9 @@ async fn secure(agent: &Agent, held: &Held, target: &Target, namespace: &Arc<Nam
         .clone()
         .map(|checks| agent.revocation.inquiry(checks, Origin::program(Arc::clone(namespace), held.caller, owner)));
     let stream = if orig_dst.ip().is_unspecified() && target.rule.is_none() {
-        dial_name(namespace, held, orig_dst.port(), setup, connect_limit).await?
+        dial::name(namespace, held, orig_dst.port(), setup, connect_limit).await?
     } else {
-        dial(namespace, orig_dst, setup, connect_limit).await?
+        dial::address(namespace, orig_dst, setup, connect_limit).await?
     };
     if target.rule.as_ref().is_some_and(|found| found.rule().passes_own_tls()) {
         let later = Later { settings, name, to: orig_dst, limit: handshake_limit };
@@ -385,53 +339,11 @@ async fn secure(agent: &Agent, held: &Held, target: &Target, namespace: &Arc<Nam
         {
             let rule = found.rule().name.get_ref();
             warn!(target: "access", rule, peer = %orig_dst, error = error.text(ERROR_BYTES), "plaintext: the peer speaks no TLS");
-            let stream = dial(namespace, orig_dst, setup, connect_limit).await?;
+            let stream = dial::address(namespace, orig_dst, setup, connect_limit).await?;
             Ok(PeerLeg::new(Reached::Plain(stream), idle))
         }
         (shaken, _) => shaken,
     }
-}
-
-async fn dial(namespace: &Namespace, to: SocketAddr, setup: Setup, limit: Duration) -> Result<TcpStream, Error> {
-    match timeout(limit, peer_leg::dial(namespace, to, setup)).await {
-        Ok(dialled) => dialled.map_err(|source| Error::Dial { to, source }),
-        Err(_elapsed) => Err(Error::DialTimeout { to, limit }),
-    }
-}
-
-/// Connects to the first of a name's addresses that answers; all in the one limit.
-async fn dial_name(
-    namespace: &Arc<Namespace>,
-    held: &Held,
-    port: u16,
-    setup: Setup,
-    limit: Duration,
-) -> Result<TcpStream, Error> {
-    let began = Instant::now();
-    let host = held.hostname.as_str().unwrap_or_default().to_owned();
-    let v4 = Ipv6Addr::from(held.orig_dst.addr).to_canonical().is_ipv4();
-    let families = if v4 { Families::V4 } else { Families::Both };
-    let resolved = async {
-        let files = resolve::Files::read(held.caller).await?;
-        resolve::addresses(namespace, &files, setup.owner, &host, families).await
-    };
-    let addresses = match timeout(limit, resolved).await {
-        Ok(found) => found.map_err(|source| Error::Resolve { host: host.clone(), source })?,
-        Err(_elapsed) => return Err(Error::ResolveTimeout { host, limit }),
-    };
-    let mut tried = Vec::new();
-    let mut errno = Errno::HostUnreachable;
-    for (left, address) in (1..=addresses.len() as u32).rev().zip(addresses) {
-        let share = limit.saturating_sub(began.elapsed()) / left;
-        match dial(namespace, SocketAddr::new(address, port), setup, share).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => {
-                errno = error.errno();
-                tried.push(error.text(ERROR_BYTES));
-            }
-        }
-    }
-    Err(Error::DialAll { host, tried: tried.join("; "), errno })
 }
 
 /// The namespace of the program; an error if it can't be served. None if the application has given up before that.

@@ -50,20 +50,8 @@ pub struct Setup<'a> {
 }
 
 impl Responder {
-    /// Knows these certificates of an issuer; `signer` signs the answers.
+    /// Knows these certificates of an issuer; `signer` signs the answers. Certificates name the port.
     pub fn start(
-        folder: &Path,
-        issuer: &X509,
-        signer: &Identity,
-        certificates: &[(&X509, Known)],
-        setup: Setup<'_>,
-    ) -> Self {
-        let port = closed_port("127.0.0.1");
-        Self::start_at(port, folder, issuer, signer, certificates, setup)
-    }
-
-    /// As [`Self::start`], on a port that certificates name already.
-    pub fn start_at(
         port: u16,
         folder: &Path,
         issuer: &X509,
@@ -144,7 +132,8 @@ pub fn response(
     known: Known,
     setup: Setup<'_>,
 ) -> Vec<u8> {
-    let responder = Responder::start(folder, issuer, signer, &[(certificate, known)], setup);
+    let port = closed_port("127.0.0.1");
+    let responder = Responder::start(port, folder, issuer, signer, &[(certificate, known)], setup);
     let path = |name: &str| folder.join(format!("{name}-{}", responder.port));
     let (issuer_path, own, out) = (path("issuer"), path("certificate"), path("response"));
     fs::write(&issuer_path, issuer.to_pem().expect("certificates can be written")).expect("the folder is ours");

@@ -91,6 +91,20 @@ impl Scene {
         Self { pki, agent, program }
     }
 
+    /// Keeps answers in a folder from now on.
+    fn keep_answers_in(&mut self, folder: &Path) {
+        self.agent.configure(&LOCAL.replace("\"\"", &format!("\"{}\"", folder.display())));
+        self.restart();
+    }
+
+    /// Another agent in the place of this one, after its end.
+    fn restart(&mut self) {
+        self.program.kill();
+        self.agent.stop();
+        self.agent.restart();
+        self.program = App::start(&self.agent, PROGRAM, &[NAME, &self.pki.ca()]);
+    }
+
     fn root(&self) -> &Identity {
         self.pki.root()
     }
@@ -179,8 +193,7 @@ fn each_state_by_each_way() {
         let root = scene.root().clone();
         let known_to = [(certificate, known)];
         let stapled = response(scene.folder(), &root.certificate, &root, certificate, known, FOR_AN_HOUR);
-        let responder =
-            Responder::start_at(ocsp_port, scene.folder(), &root.certificate, &root, &known_to, FOR_AN_HOUR);
+        let responder = Responder::start(ocsp_port, scene.folder(), &root.certificate, &root, &known_to, FOR_AN_HOUR);
         let (plain, stapling) = (peer(&leaf, None), peer(&leaf, Some(stapled)));
         scene.row(&format!("{name}, nothing cached"), &plain, CACHED, "EPROTO", "can't be checked");
         scene.row(&format!("{name}, OCSP"), &plain, OCSP, errno, by_ocsp);
@@ -196,7 +209,7 @@ fn each_state_by_each_way() {
     let url = format!("http://127.0.0.1:{}/good.crl", nginx.port);
     let leaf = scene.leaf(Some(&format!("http://127.0.0.1:{port}/")), Some(&url));
     let root = scene.root().clone();
-    let _ignorant = Responder::start_at(port, scene.folder(), &root.certificate, &root, &[], FOR_AN_HOUR);
+    let _ignorant = Responder::start(port, scene.folder(), &root.certificate, &root, &[], FOR_AN_HOUR);
     scene.row("OCSP does not know, the CRL does", &peer(&leaf, None), BOTH, "ok", "");
 }
 
@@ -375,14 +388,7 @@ fn resumed_session_is_refused_when_its_peer_is_revoked() {
     let leaf = pki.leaf(Leaf::of(&[NAME]).with(&[("authorityInfoAccess", &url)]));
     let root = pki.root();
     let run = |known| {
-        Responder::start_at(
-            port,
-            pki.folder(),
-            &root.certificate,
-            root,
-            &[(&leaf.certificate, known)],
-            Setup::default(),
-        )
+        Responder::start(port, pki.folder(), &root.certificate, root, &[(&leaf.certificate, known)], Setup::default())
     };
     let good = run(Known::Good);
     let server = Server::echo("127.0.0.1", &leaf);
@@ -420,7 +426,7 @@ fn certificate_that_must_be_stapled_is() {
     let leaf = scene.pki.leaf(Leaf::of(&[NAME]).with(&extensions));
     let root = scene.root().clone();
     let known = [(&leaf.certificate, Known::Good)];
-    let _responder = Responder::start_at(port, scene.folder(), &root.certificate, &root, &known, FOR_AN_HOUR);
+    let _responder = Responder::start(port, scene.folder(), &root.certificate, &root, &known, FOR_AN_HOUR);
     let any = Ways { stapled: true, ocsp: true, crl: true, cached: true };
     let (result, text) = scene.connect(&peer(&leaf, None), any);
     assert!(result == "EPROTO" && text.contains("demands a stapled OCSP response (none was sent)"), "{text}");
@@ -554,7 +560,7 @@ fn nonces_keep_old_answers_from_being_played() {
     let port = closed_port("127.0.0.1");
     let real = scene.leaf(Some(&format!("http://127.0.0.1:{port}/")), None);
     let known = [(&real.certificate, Known::Good)];
-    let _responder = Responder::start_at(port, scene.folder(), &root.certificate, &root, &known, FOR_AN_HOUR);
+    let _responder = Responder::start(port, scene.folder(), &root.certificate, &root, &known, FOR_AN_HOUR);
     assert_eq!(scene.connect(&peer(&real, None), OCSP), ("ok".to_owned(), String::new()));
     let page: Arc<std::sync::Mutex<Vec<u8>>> = Arc::default();
     let now = Arc::clone(&page);
@@ -655,7 +661,7 @@ fn live_connection_whose_peer_becomes_revoked_is_listed_and_may_be_reset() {
         let leaf = scene.leaf(Some(&format!("http://127.0.0.1:{port}/")), None);
         let folder = scene.folder().to_owned();
         let run = |known| {
-            Responder::start_at(port, &folder, &root.certificate, &root, &[(&leaf.certificate, known)], FOR_AN_HOUR)
+            Responder::start(port, &folder, &root.certificate, &root, &[(&leaf.certificate, known)], FOR_AN_HOUR)
         };
         let good = run(Known::Good);
         let target = peer(&leaf, None);
@@ -698,9 +704,7 @@ fn answers_outlive_the_agent_and_are_verified_when_they_are_read() {
     let mut scene = Scene::new();
     let cache = tempfile::tempdir().unwrap();
     let folder = cache.path().join("answers");
-    scene.agent.stop();
-    scene.agent.configure(&LOCAL.replace("\"\"", &format!("\"{}\"", folder.display())));
-    scene.agent.restart();
+    scene.keep_answers_in(&folder);
     let root = scene.root().clone();
     let port = closed_port("127.0.0.1");
     let web_root = tempfile::tempdir().unwrap();
@@ -709,22 +713,15 @@ fn answers_outlive_the_agent_and_are_verified_when_they_are_read() {
     let by_crl = scene.leaf(None, Some(&format!("http://127.0.0.1:{}/a.crl", nginx.port)));
     fs::write(web_root.path().join("a.crl"), crl(&root, &[&by_crl.certificate], HOUR, &[])).unwrap();
     let known = [(&by_ocsp.certificate, Known::Good)];
-    let responder = Responder::start_at(port, scene.folder(), &root.certificate, &root, &known, FOR_AN_HOUR);
+    let responder = Responder::start(port, scene.folder(), &root.certificate, &root, &known, FOR_AN_HOUR);
     let (one, two) = (peer(&by_ocsp, None), peer(&by_crl, None));
-    scene.program = App::start(&scene.agent, PROGRAM, &[NAME, &scene.pki.ca()]);
     assert_eq!(scene.connect(&one, OCSP).0, "ok");
     assert!(scene.connect(&two, CRL).1.contains("certificate revoked"));
     let files =
         || fs::read_dir(&folder).map(|all| all.flatten().map(|one| one.path()).collect::<Vec<_>>()).unwrap_or_default();
     eventually("both are written", Duration::from_secs(5), || files().len() == 2);
     drop((responder, nginx));
-    let restart = |scene: &mut Scene| {
-        scene.program.kill();
-        scene.agent.stop();
-        scene.agent.restart();
-        scene.program = App::start(&scene.agent, PROGRAM, &[NAME, &scene.pki.ca()]);
-    };
-    restart(&mut scene);
+    scene.restart();
     assert_eq!(scene.connect(&one, CACHED).0, "ok");
     assert!(scene.connect(&two, CACHED).1.contains("certificate revoked"));
     // What somebody else has put there counts for nothing.
@@ -735,7 +732,7 @@ fn answers_outlive_the_agent_and_are_verified_when_they_are_read() {
         let is_ocsp = path.extension().is_some_and(|kind| kind == "ocsp");
         fs::write(&path, if is_ocsp { forged.clone() } else { crl(other.root(), &[], HOUR, &[]) }).unwrap();
     }
-    restart(&mut scene);
+    scene.restart();
     assert_eq!(scene.connect(&one, CACHED).0, "EPROTO");
     assert_eq!(scene.connect(&two, CACHED).0, "EPROTO");
 }
@@ -792,7 +789,7 @@ fn listeners_staple_what_their_responder_says() {
     let middle = pki.intermediate(&[]);
     let leaf = pki.leaf_below(&middle, Leaf::of(&[NAME]).with(&[("authorityInfoAccess", &url)]));
     let known = [(&leaf.certificate, Known::Good)];
-    let _responder = Responder::start_at(port, pki.folder(), &middle.certificate, &middle, &known, FOR_AN_HOUR);
+    let _responder = Responder::start(port, pki.folder(), &middle.certificate, &middle, &known, FOR_AN_HOUR);
     let (chain, key) = pki.write("stapled", &leaf);
     let script = r#"
 chain, key = args
@@ -837,6 +834,8 @@ fn responses_that_are_stapled_by_nginx_are_taken() {
 #[test]
 fn older_good_answer_never_replaces_a_revoked_one() {
     let mut scene = Scene::new();
+    let cache = tempfile::tempdir().unwrap();
+    scene.keep_answers_in(cache.path());
     let root = scene.root().clone();
     let port = closed_port("127.0.0.1");
     let web_root = tempfile::tempdir().unwrap();
@@ -846,17 +845,25 @@ fn older_good_answer_never_replaces_a_revoked_one() {
     let yesterday = Setup { at: Some("-1d"), arguments: &["-ndays", "3"] };
     let old = answer_of(&scene, &leaf, &root, &root, yesterday);
     fs::write(web_root.path().join("old.crl"), crl(&root, &[], (-3600, 3600), &[])).unwrap();
+    let old_bytes = old.clone();
     let (stapling, plain) = (peer(&leaf, Some(old)), peer(&leaf, None));
     assert_eq!(scene.connect(&stapling, STAPLED).0, "ok", "nobody knows better yet");
     let known = [(&leaf.certificate, Known::Revoked)];
-    let _responder = Responder::start_at(port, scene.folder(), &root.certificate, &root, &known, FOR_AN_HOUR);
+    let _responder = Responder::start(port, scene.folder(), &root.certificate, &root, &known, FOR_AN_HOUR);
+    assert_eq!(scene.connect(&plain, OCSP).0, "EPROTO", "asked");
+    let is_stored = || {
+        let stored = fs::read_dir(cache.path()).unwrap().flatten();
+        stored.filter(|file| fs::read(file.path()).is_ok_and(|bytes| bytes != old_bytes)).count() == 1
+    };
+    eventually("the answer is stored", Duration::from_secs(5), is_stored);
     for (case, target, ways) in [
-        ("asked", &plain, OCSP),
         ("an old staple", &stapling, STAPLED),
         ("an old CRL", &plain, CRL),
         ("cached", &plain, CACHED),
         ("all", &stapling, Ways { stapled: true, ocsp: true, crl: true, cached: true }),
     ] {
+        // Each is the first that an agent hears, who finds on disk what is known.
+        scene.restart();
         let (result, text) = scene.connect(target, ways);
         assert!(result == "EPROTO" && text.contains("certificate revoked on 2026-01-02"), "{case}: {result} {text}");
     }
@@ -866,10 +873,7 @@ fn older_good_answer_never_replaces_a_revoked_one() {
 fn later_crl_counts_over_an_older_response_after_a_restart() {
     let mut scene = Scene::new();
     let cache = tempfile::tempdir().unwrap();
-    scene.agent.stop();
-    scene.agent.configure(&LOCAL.replace("\"\"", &format!("\"{}\"", cache.path().display())));
-    scene.agent.restart();
-    scene.program = App::start(&scene.agent, PROGRAM, &[NAME, &scene.pki.ca()]);
+    scene.keep_answers_in(cache.path());
     let root = scene.root().clone();
     let port = closed_port("127.0.0.1");
     let web_root = tempfile::tempdir().unwrap();
@@ -878,7 +882,7 @@ fn later_crl_counts_over_an_older_response_after_a_restart() {
     let leaf = scene.leaf(Some(&format!("http://127.0.0.1:{port}/")), Some(&crl_url));
     let hour_ago = Setup { at: Some("-1h"), arguments: &["-ndays", "3"] };
     let known = [(&leaf.certificate, Known::Good)];
-    let responder = Responder::start_at(port, scene.folder(), &root.certificate, &root, &known, hour_ago);
+    let responder = Responder::start(port, scene.folder(), &root.certificate, &root, &known, hour_ago);
     let target = peer(&leaf, None);
     let files = || fs::read_dir(cache.path()).unwrap().count();
     assert_eq!(scene.connect(&target, OCSP).0, "ok");
@@ -893,10 +897,7 @@ fn later_crl_counts_over_an_older_response_after_a_restart() {
             .all(|file| file.path().extension().is_some_and(|kind| kind == "crl"))
     });
     drop(nginx);
-    scene.program.kill();
-    scene.agent.stop();
-    scene.agent.restart();
-    scene.program = App::start(&scene.agent, PROGRAM, &[NAME, &scene.pki.ca()]);
+    scene.restart();
     assert!(scene.connect(&target, CACHED).1.contains("certificate revoked"));
 }
 

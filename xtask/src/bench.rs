@@ -3,7 +3,8 @@
 use anyhow::Result;
 
 use crate::{
-    process::{as_root, cargo, check, target_dir},
+    build,
+    process::{as_root, check, target_dir},
     setup,
 };
 
@@ -17,16 +18,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::run(&setup::Args { tests: true })?;
     setup::bench()?;
-    check(cargo().args([
-        "build",
-        "--locked",
-        "--release",
-        "--package",
-        "ssa-agent",
-        "--package",
-        "ssa-tests",
-        "--bins",
-    ]))?;
+    build::with_programs()?;
     let mut bench = as_root(target_dir().join("release/ssa-bench"));
     if args.write {
         bench.arg("--write");

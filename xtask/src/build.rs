@@ -9,6 +9,12 @@ use crate::{
     setup,
 };
 
+/// Builds the agent, and the programs that put it under load.
+pub(crate) fn with_programs() -> Result<()> {
+    let packages = ["--package", "ssa-agent", "--package", "ssa-tests", "--bins"];
+    check(cargo().args(["build", "--locked", "--release"]).args(packages))
+}
+
 /// Builds the agent and returns its path.
 pub(crate) fn run() -> Result<PathBuf> {
     setup::run(&setup::Args { tests: false })?;

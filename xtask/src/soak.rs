@@ -3,7 +3,8 @@
 use anyhow::Result;
 
 use crate::{
-    process::{as_root, cargo, check, root, target_dir},
+    build,
+    process::{as_root, check, root, target_dir},
     setup,
 };
 
@@ -22,16 +23,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::run(&setup::Args { tests: true })?;
-    check(cargo().args([
-        "build",
-        "--locked",
-        "--release",
-        "--package",
-        "ssa-agent",
-        "--package",
-        "ssa-tests",
-        "--bins",
-    ]))?;
+    build::with_programs()?;
     let mut soak = as_root(target_dir().join("release/ssa-soak"));
     soak.args([(args.minutes * 60).to_string(), args.rate.to_string()]);
     if args.write {

@@ -131,7 +131,7 @@ fn revocation(text: &mut String, pki: &Pki) {
     let (known, setup) = (Known::Good, Setup { at: None, arguments: &["-nmin", "60"] });
     let staple = response(folder, &root.certificate, root, &identity.certificate, known, setup);
     let certificates = [(&identity.certificate, known)];
-    let _responder = Responder::start_at(port, folder, &root.certificate, root, &certificates, setup);
+    let _responder = Responder::start(port, folder, &root.certificate, root, &certificates, setup);
     let context = context_with(&identity, |acceptor| {
         acceptor.set_min_proto_version(Some(openssl::ssl::SslVersion::TLS1_3)).expect("TLS 1.3 is there");
         let staples = move |ssl: &mut openssl::ssl::SslRef| ssl.set_ocsp_status(&staple).map(|()| true);

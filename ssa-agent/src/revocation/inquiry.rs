@@ -1,0 +1,261 @@
+//! One connection's question: is a certificate of this chain revoked, now or while it is open?
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures::future::try_join_all;
+use openssl::x509::X509;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tracing::warn;
+
+use super::{
+    Checks, Error, Revocation, Ways,
+    answer::{self, Answer, Status, Way},
+    fetch::{Origin, Place},
+    ocsp,
+    servers::Outcome,
+    subject::{Key, Subject},
+};
+use crate::{policy, tls::staples::Staples};
+
+/// What one connection asks.
+pub(crate) struct Inquiry {
+    pub(super) revocation: Arc<Revocation>,
+    pub(super) checks: Checks,
+    pub(super) from: Origin,
+}
+
+/// Questions are the same if they are about one certificate, by the same ways, and from one place.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Flight {
+    key: Key,
+    place: Place,
+    ocsp: bool,
+    crl: bool,
+    nonce: bool,
+    local: bool,
+}
+
+/// Questions under way: in all, and from one place.
+const FLIGHTS: usize = 1024;
+const FLIGHTS_OF_PLACE: usize = 128;
+
+/// By when a chain must be known to be good, if the handshake may take so long: a moment before that is over, so that the reason
+/// is the right one.
+pub(crate) fn deadline(handshake: Duration) -> Instant {
+    Instant::now() + handshake - (handshake / 10).min(Duration::from_millis(250))
+}
+
+impl Inquiry {
+    /// Checks a verified chain, leaf first, and is done by `until`. A resumed handshake brings no staples.
+    ///
+    /// # Errors
+    ///
+    /// A certificate is revoked, or nobody says that it is not: unless the policy is soft about the latter.
+    pub(crate) async fn check(&self, chain: &[X509], staples: Option<&Staples>, until: Instant) -> Result<(), Error> {
+        let subjects = Subject::all(chain)?;
+        if chain.is_empty() {
+            return Err(Error::NoChain);
+        }
+        if let (Some(leaf), Some(staples)) = (subjects.first(), staples)
+            && leaf.must_be_stapled()
+        {
+            let stapled = staples.of(&leaf.certificate).ok_or("none was sent".to_owned());
+            let read =
+                stapled.and_then(|der| ocsp::read(der, leaf, Way::Stapled, None).map_err(|error| error.to_string()));
+            read.map_err(|why| Error::NotStapled { whose: leaf.name(), why })?;
+        }
+        try_join_all(subjects.iter().map(|subject| self.one(subject, staples, until))).await.map(drop)
+    }
+
+    async fn one(&self, subject: &Subject, staples: Option<&Staples>, until: Instant) -> Result<(), Error> {
+        let left = until.saturating_duration_since(Instant::now());
+        let answered = match timeout(left, self.answer(subject, staples)).await {
+            Ok(answered) => answered,
+            Err(_elapsed) => Err(vec!["no answer before the handshake's limit".to_owned()]),
+        };
+        let (revocation, soft) = (&self.revocation, self.checks.policy.soft_fail);
+        match answered {
+            Ok((answer, way)) => {
+                // Whatever may answer: that it is revoked is known, and nothing said since takes it back.
+                let known = revocation.cache.known(&subject.key);
+                let worse = known.filter(|known| known.status != Status::Good && !answer.supersedes(known));
+                let answer = worse.unwrap_or(answer);
+                match answer.status {
+                    Status::Good => {
+                        revocation.metrics.asked_of_revocation(way.label(), "good");
+                        Ok(())
+                    }
+                    Status::Revoked(when) => {
+                        revocation.metrics.asked_of_revocation(way.label(), "revoked");
+                        Err(Error::Revoked { whose: subject.name(), when, by: answer.way })
+                    }
+                }
+            }
+            Err(tried) => {
+                let error = Error::Unanswered { whose: subject.name(), tried };
+                revocation.metrics.asked_of_revocation("none", if soft { "let" } else { "none" });
+                if soft {
+                    warn!(target: "access", %error, "NOT CHECKED: soft_fail of the policy lets the connection be");
+                    return Ok(());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// An answer, and the way that it came by.
+    async fn answer(&self, subject: &Subject, staples: Option<&Staples>) -> Result<(Answer, Way), Vec<String>> {
+        let ways = self.checks.ways;
+        // Whether it may answer or not: what is on disk is known before anything older can take its place.
+        let known = self.revocation.cache.find(subject).await;
+        let mut tried = Vec::new();
+        if ways.stapled
+            && let Some(staples) = staples
+        {
+            match staples.of(&subject.certificate).map(|der| ocsp::read(der, subject, Way::Stapled, None)) {
+                Some(Ok(answer)) => {
+                    self.revocation.servers.keep(subject, &answer, self.from.place());
+                    return Ok((answer, Way::Stapled));
+                }
+                Some(Err(error)) => tried.push(format!("{}: {error}", Way::Stapled)),
+                None => tried.push(format!("{}: none was sent", Way::Stapled)),
+            }
+        }
+        if ways.cached
+            && let Some(answer) = known
+        {
+            if answer.is_ripe() && (ways.ocsp || ways.crl) {
+                // Nobody waits for the newer one.
+                let _wait = self.begin(subject);
+            }
+            return Ok((answer, Way::Cached));
+        }
+        if ways.ocsp || ways.crl {
+            match self.ask(subject).await {
+                Ok(answer) => {
+                    let way = answer.way;
+                    return Ok((answer, way));
+                }
+                Err(why) => tried.extend(why),
+            }
+        }
+        if tried.is_empty() {
+            let why = if ways.cached { "nothing is cached" } else { "no way to ask is allowed" };
+            tried.push(why.to_owned());
+        }
+        Err(tried)
+    }
+
+    /// Whether a chain can do without what is stapled to it, so that its session may be resumed.
+    pub(crate) fn needs_no_staple(&self, chain: &[X509]) -> bool {
+        let Checks { ways, .. } = self.checks;
+        let known = |subject: &Subject| ways.cached && self.revocation.cache.known(&subject.key).is_some();
+        let asks = !ways.stapled && (ways.ocsp || ways.crl);
+        asks || Subject::all(chain).is_ok_and(|subjects| subjects.iter().all(known))
+    }
+
+    /// Asks by OCSP and CRL, or waits for who asks already.
+    pub(super) async fn ask(&self, subject: &Subject) -> Outcome {
+        let mut flight = self.begin(subject).map_err(|why| vec![why.to_owned()])?;
+        let said = flight.wait_for(Option::is_some).await;
+        let gone = || Err(vec!["the question was given up".to_owned()]);
+        said.map_or_else(|_dropped| gone(), |said| said.clone().unwrap_or_else(gone))
+    }
+
+    /// An error if there are too many questions.
+    fn begin(&self, subject: &Subject) -> Result<watch::Receiver<Option<Outcome>>, &'static str> {
+        let Self { revocation, checks, from } = self;
+        let Ways { ocsp, crl, .. } = checks.ways;
+        let policy::Revocation { nonce, fetch_local: local, .. } = checks.policy;
+        let flight = Flight { key: subject.key, place: from.place(), ocsp, crl, nonce, local };
+        let mut flights = flights(revocation);
+        if let Some(same) = flights.get(&flight) {
+            return Ok(same.clone());
+        }
+        let own = flights.keys().filter(|other| other.place == flight.place).count();
+        if flights.len() >= FLIGHTS || own >= FLIGHTS_OF_PLACE {
+            return Err("too many certificates are asked about");
+        }
+        let (land, wait) = watch::channel(None);
+        flights.insert(flight, wait.clone());
+        drop(flights);
+        let landed = Landed { revocation: Arc::clone(revocation), flight };
+        let (subject, checks, from) = (subject.clone(), checks.clone(), from.clone());
+        // Who has asked first may give up, and the others still wait.
+        tokio::spawn(async move {
+            let outcome = landed.revocation.servers.ask(&subject, &checks, &from).await;
+            drop(landed);
+            // Nobody may wait any more.
+            let _unwanted = land.send(Some(outcome));
+        });
+        Ok(wait)
+    }
+
+    /// Completes when a certificate of an open connection's chain has been revoked; with when and whose, in words. Asks again
+    /// when an answer has run out.
+    pub(crate) async fn revoked_later(&self, chain: &[X509]) -> String {
+        let Ok(subjects) = Subject::all(chain) else { return std::future::pending().await };
+        let cache = &self.revocation.cache;
+        let mut news = cache.news();
+        loop {
+            for subject in &subjects {
+                if let Some(Answer { status: Status::Revoked(when), way, .. }) = cache.known(&subject.key) {
+                    return Error::Revoked { whose: subject.name(), when, by: way }.to_string();
+                }
+            }
+            tokio::select! {
+                changed = news.changed() => if changed.is_err() { return std::future::pending().await },
+                () = sleep(self.next_look(&subjects)) => {
+                    for subject in subjects.iter().filter(|subject| cache.known(&subject.key).is_none()) {
+                        // Stored, if there is one. If there is none, the connection goes on.
+                        let _unanswered = self.ask(subject).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// When the first of the answers has run out.
+    fn next_look(&self, subjects: &[Subject]) -> Duration {
+        const LEAST: Duration = Duration::from_secs(60);
+        const MOST: Duration = Duration::from_secs(3600);
+        let left = |subject: &Subject| {
+            let until = self.revocation.cache.known(&subject.key).map_or(0, |answer| answer.until);
+            Duration::from_secs(until.saturating_sub(answer::now()))
+        };
+        subjects.iter().map(left).min().unwrap_or(MOST).clamp(LEAST, MOST)
+    }
+
+    /// Notes when the peer of an open connection becomes revoked; completes, with when and whose, if the policy wants the
+    /// connection to end.
+    pub(crate) async fn watch(inquiry: Option<&Self>, chain: &[X509], note: impl FnOnce(&str)) -> String {
+        let Some(inquiry) = inquiry else { return std::future::pending().await };
+        // Most connections have none, and room for it would be in each.
+        let how = Box::pin(inquiry.revoked_later(chain)).await;
+        note(&how);
+        if inquiry.checks.policy.close_revoked { how } else { std::future::pending().await }
+    }
+}
+
+/// Takes a question that is over from those under way, however it ends.
+struct Landed {
+    revocation: Arc<Revocation>,
+    flight: Flight,
+}
+
+impl Drop for Landed {
+    fn drop(&mut self) {
+        flights(&self.revocation).remove(&self.flight);
+    }
+}
+
+fn flights(revocation: &Revocation) -> MutexGuard<'_, HashMap<Flight, watch::Receiver<Option<Outcome>>>> {
+    revocation.flights.lock().unwrap_or_else(PoisonError::into_inner)
+}

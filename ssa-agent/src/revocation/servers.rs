@@ -1,0 +1,285 @@
+//! Asking servers: responders and lists side by side, and leaving alone for a while what has failed.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::{sync::Semaphore, time::timeout};
+
+use super::{
+    Checks,
+    answer::{Answer, Way},
+    cache::Cache,
+    crl::{self, Crl},
+    fetch::{self, Origin, Place, Wanted, fetch},
+    ocsp,
+    subject::{Key, Subject},
+};
+use crate::policy;
+
+/// Those that certificates name, whichever they are.
+pub(super) struct Servers {
+    /// What they say goes there.
+    cache: Arc<Cache>,
+    /// What has failed, and is left alone for a while.
+    troubles: Mutex<HashMap<Failing, Trouble>>,
+    /// One permit for each CRL that is being fetched: they are large.
+    lists: Semaphore,
+}
+
+/// The answer; or for each way why there is none.
+pub(super) type Outcome = Result<Answer, Vec<String>>;
+
+/// A server that is not to be reached from a place; or that has no good answer about one certificate. What it says of one
+/// is nothing against it where others are concerned.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct Failing {
+    place: Place,
+    url: String,
+    about: Option<(Key, bool)>,
+}
+
+struct Trouble {
+    until: Instant,
+    times: u32,
+    what: String,
+}
+
+/// How long what has failed is left alone: at first, and at most.
+const LEFT_ALONE: Duration = Duration::from_secs(15);
+const LEFT_ALONE_MOST: Duration = Duration::from_secs(600);
+/// Servers that have failed, at most; at one more those that may be asked again go.
+const TROUBLES: usize = 1 << 12;
+/// Longest response and list, in bytes.
+const OCSP_BYTES: usize = 64 << 10;
+const CRL_BYTES: usize = 32 << 20;
+/// CRLs that are fetched at once.
+const LISTS: usize = 4;
+
+impl Servers {
+    pub(super) fn new(cache: Arc<Cache>) -> Self {
+        Self { cache, troubles: Mutex::default(), lists: Semaphore::new(LISTS) }
+    }
+
+    /// Asks responders and lists side by side.
+    pub(super) async fn ask(&self, subject: &Subject, checks: &Checks, from: &Origin) -> Outcome {
+        // What is on disk is known before anything older can take its place.
+        let _before = self.cache.find(subject).await;
+        let (policy, ways) = (&checks.policy, checks.ways);
+        let ocsp = async {
+            let asked = if ways.ocsp { self.by_ocsp(subject, policy, from).await } else { return Err(Vec::new()) };
+            asked.map_err(|why| vec![format!("{}: {why}", Way::Ocsp)])
+        };
+        let crl = async {
+            let asked = if ways.crl { self.by_crl(subject, policy, from).await } else { return Err(Vec::new()) };
+            asked.map_err(|why| vec![format!("{}: {why}", Way::Crl)])
+        };
+        tokio::pin!(ocsp, crl);
+        let both = |mut first: Vec<String>, second: Vec<String>| {
+            first.extend(second);
+            first
+        };
+        tokio::select! {
+            said = &mut ocsp => match said {
+                Ok(answer) => Ok(answer),
+                Err(why) => crl.await.map_err(|more| both(why, more)),
+            },
+            said = &mut crl => match said {
+                Ok(answer) => Ok(answer),
+                Err(why) => ocsp.await.map_err(|more| both(more, why)),
+            },
+        }
+    }
+
+    /// Fetches from one server, unless it has just failed, and lets `judge` say what the answer is worth: an error with `true`
+    /// is one that asking again would not mend soon.
+    async fn ask_server<T>(
+        &self,
+        subject: &Subject,
+        policy: &policy::Revocation,
+        from: &Origin,
+        wanted: Wanted<'_>,
+        judge: impl AsyncFnOnce(Bytes) -> Result<T, (bool, String)>,
+    ) -> Result<T, String> {
+        let server = Failing { place: from.place(), url: wanted.url.to_owned(), about: None };
+        let answer = Failing { about: Some((subject.key, policy.nonce)), ..server.clone() };
+        self.trouble(&server)?;
+        self.trouble(&answer)?;
+        let limit = policy.fetch_seconds.get();
+        let bytes = match timeout(limit, fetch(from, &wanted)).await {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(fetch::Error::NotAsked(why))) => return Err(why),
+            Ok(Err(fetch::Error::Failed(why))) => {
+                self.failed(server, &why);
+                return Err(why);
+            }
+            Err(_elapsed) => {
+                let why = format!("no answer within {} s", limit.as_secs_f32());
+                self.failed(server, &why);
+                return Err(why);
+            }
+        };
+        self.went_well(&server);
+        match judge(bytes).await {
+            Ok(judged) => {
+                self.went_well(&answer);
+                Ok(judged)
+            }
+            Err((lasts, why)) => {
+                if lasts {
+                    self.failed(answer, &why);
+                }
+                Err(why)
+            }
+        }
+    }
+
+    async fn by_ocsp(&self, subject: &Subject, policy: &policy::Revocation, from: &Origin) -> Result<Answer, String> {
+        let request = ocsp::request(subject, policy.nonce).map_err(|error| error.to_string())?;
+        let question = Bytes::from(request.to_der().map_err(|error| error.to_string())?);
+        let mut last = "the certificate names no responder".to_owned();
+        for url in subject.responders() {
+            let wanted = Wanted {
+                url: &url,
+                question: Some(question.clone()),
+                types: ("application/ocsp-request", "application/ocsp-response"),
+                most: OCSP_BYTES,
+                local: policy.fetch_local,
+            };
+            let asked = policy.nonce.then_some(&request);
+            let judge = async |bytes: Bytes| {
+                ocsp::read(&bytes, subject, Way::Ocsp, asked)
+                    .map_err(|error| (!matches!(error, ocsp::Error::Unknown), error.to_string()))
+            };
+            match self.ask_server(subject, policy, from, wanted, judge).await {
+                Ok(answer) => {
+                    self.keep(subject, &answer, from.place());
+                    return Ok(answer);
+                }
+                Err(why) => last = why,
+            }
+        }
+        Err(last)
+    }
+
+    /// Takes an answer in at once, and writes it in the background.
+    pub(super) fn keep(&self, subject: &Subject, answer: &Answer, place: Place) {
+        if self.cache.put(&subject.key, answer.clone(), Some(place)) {
+            let (cache, key, own) = (Arc::clone(&self.cache), subject.key, answer.clone());
+            tokio::task::spawn_blocking(move || cache.store(&key, &own));
+        }
+    }
+
+    async fn by_crl(&self, subject: &Subject, policy: &policy::Revocation, from: &Origin) -> Result<Answer, String> {
+        let mut last = "the certificate names no CRL".to_owned();
+        let mut lists: Vec<(Key, Arc<Crl>)> = Vec::new();
+        for url in subject.lists() {
+            let wanted = Wanted {
+                url: &url,
+                question: None,
+                types: ("", "application/pkix-crl"),
+                most: CRL_BYTES,
+                local: policy.fetch_local,
+            };
+            let before: Vec<Arc<Crl>> = lists.iter().map(|(_key, list)| Arc::clone(list)).collect();
+            let judge = async |bytes: Bytes| {
+                let own = subject.clone();
+                // Parsing megabytes, and hashing them.
+                let looked = tokio::task::spawn_blocking(move || {
+                    let list = Arc::new(Crl::read(&bytes)?);
+                    let all = before.iter().chain([&list]).map(|list| &**list);
+                    let answer = crl::look(all, &own);
+                    Ok((list, answer))
+                });
+                match looked.await {
+                    Ok(Ok(both)) => Ok(both),
+                    Ok(Err(why)) => Err((true, why)),
+                    Err(error) => Err((false, error.to_string())),
+                }
+            };
+            let _permit = self.lists.acquire().await;
+            match self.ask_server(subject, policy, from, wanted, judge).await {
+                Ok((list, answer)) => {
+                    lists.push((subject.list_key(&url), list));
+                    match answer {
+                        Ok(answer) => {
+                            self.keep(subject, &answer, from.place());
+                            let cache = Arc::clone(&self.cache);
+                            tokio::task::spawn_blocking(move || {
+                                lists.into_iter().for_each(|(key, list)| cache.keep_list(&key, list));
+                            });
+                            return Ok(answer);
+                        }
+                        // One for some reasons only: with another one it may be enough.
+                        Err(why) => last = why,
+                    }
+                }
+                Err(why) => last = why,
+            }
+        }
+        Err(last)
+    }
+
+    /// Why something is left alone just now.
+    fn trouble(&self, what: &Failing) -> Result<(), String> {
+        match self.troubles().get(what) {
+            Some(trouble) if trouble.until > Instant::now() => Err(format!("{}, a moment ago", trouble.what)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn went_well(&self, what: &Failing) {
+        self.troubles().remove(what);
+    }
+
+    fn failed(&self, what: Failing, why: &str) {
+        let (mut troubles, now) = (self.troubles(), Instant::now());
+        if troubles.len() >= TROUBLES && !troubles.contains_key(&what) {
+            troubles.retain(|_what, trouble| trouble.until > now);
+            if troubles.len() >= TROUBLES {
+                return;
+            }
+        }
+        let times = match troubles.get(&what) {
+            // Of many questions at once the first counts.
+            Some(trouble) if trouble.until > now => return,
+            Some(trouble) => trouble.times + 1,
+            None => 0,
+        };
+        let pause = LEFT_ALONE.saturating_mul(1 << times.min(10)).min(LEFT_ALONE_MOST);
+        troubles.insert(what, Trouble { until: now + pause, times, what: why.to_owned() });
+    }
+
+    fn troubles(&self) -> MutexGuard<'_, HashMap<Failing, Trouble>> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_failed_is_left_alone_for_longer_each_time_and_the_first_of_many_at_once_counts() {
+        let servers = Servers::new(Arc::new(Cache::new(None)));
+        let what = Failing { place: Place::Host, url: "http://ca.test/".to_owned(), about: None };
+        let pause = |servers: &Servers| servers.troubles()[&what].until.saturating_duration_since(Instant::now());
+        assert!(servers.trouble(&what).is_ok());
+        for _ in 0..7 {
+            servers.failed(what.clone(), "it is down");
+        }
+        assert!(pause(&servers) <= LEFT_ALONE && servers.trouble(&what).is_err());
+        for times in 1..20 {
+            servers.troubles().get_mut(&what).unwrap().until = Instant::now();
+            servers.failed(what.clone(), "it is down");
+            assert!(pause(&servers) <= LEFT_ALONE_MOST && (times > 1 || pause(&servers) > LEFT_ALONE));
+        }
+        let other = Failing { about: Some((Key([0; 32]), false)), ..what.clone() };
+        assert!(servers.trouble(&other).is_ok(), "another certificate");
+        servers.went_well(&what);
+        assert!(servers.trouble(&what).is_ok());
+    }
+}
