@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use crate::{
+    caller,
     kernel::{self, packet::Errno},
     limits, netns, resolve, tls,
 };
@@ -50,6 +51,9 @@ pub(crate) enum Error {
     /// The administrator's limits.
     #[error(transparent)]
     Limit(#[from] limits::Met),
+    /// The policy depends on the executable of an application that has ended, or become another user.
+    #[error("the policy goes by the application's executable, which can't be told any more")]
+    Executable(#[source] caller::Error),
     /// The administrator.
     #[error("the TLS agent ends")]
     Stopping,
@@ -83,7 +87,7 @@ impl Error {
             | Self::Stopping
             | Self::NoRule
             | Self::Limit(_) => Errno::HostUnreachable,
-            Self::Tls(_) => Errno::Protocol,
+            Self::Executable(_) | Self::Tls(_) => Errno::Protocol,
         }
     }
 
@@ -97,6 +101,7 @@ impl Error {
             Self::ReadTimeout { .. } => "read_timeout",
             Self::Leg { .. } => "leg",
             Self::Entrance(_) | Self::Namespace(_) | Self::Kernel(_) => "kernel",
+            Self::Executable(_) => "policy",
             Self::Limit(_) => "limit",
             Self::Stopping => "stopping",
             Self::NoRule => "no_rule",

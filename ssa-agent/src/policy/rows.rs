@@ -119,13 +119,18 @@ impl Policies {
         self.lock().file.is_from_file
     }
 
-    /// What profiles ask of a caller.
-    pub(crate) fn program(&self, caller: &Caller) -> Result<Program, String> {
-        let wants_executable = self.lock().file.wants_executable();
-        let executable = || caller::executable(caller).map_err(|error| error.to_string());
-        let executable = if wants_executable { Some(executable()?) } else { None };
-        let cgroup = self.cgroup_of(&mut self.lock(), caller);
-        Ok(Program { uid: caller.uid, cgroup, executable })
+    /// What profiles ask of a caller. Its executable is read from /proc only if a profile of its cgroup and user goes by
+    /// one: an application that has ended, or dropped its user, since it called is none of the others' business.
+    pub(crate) fn program(&self, caller: &Caller) -> Result<Program, caller::Error> {
+        let (cgroup, file) = {
+            let mut now = self.lock();
+            (self.cgroup_of(&mut now, caller), Arc::clone(&now.file))
+        };
+        let mut program = Program { uid: caller.uid, cgroup, executable: None };
+        if file.asks_for_executable(&program) {
+            program.executable = Some(caller::executable(caller)?);
+        }
+        Ok(program)
     }
 
     /// What is in force for a program.
@@ -140,7 +145,7 @@ impl Policies {
 
     fn of_both(&self, program: &Program, found: Option<&Found>) -> Result<Arc<Effective>, String> {
         let mut now = self.lock();
-        if now.file.wants_executable() && program.executable.is_none() {
+        if program.executable.is_none() && now.file.asks_for_executable(program) {
             return Err("the policy has changed to one that asks for the program's executable; try again".to_owned());
         }
         if found.is_some_and(|found| !Arc::ptr_eq(&found.file, &now.file)) {
@@ -366,8 +371,11 @@ fn row(file: &File, profiles: &[usize]) -> Row {
 }
 
 impl File {
-    fn wants_executable(&self) -> bool {
-        self.profiles.iter().any(|profile| profile.executable.is_some())
+    /// Whether a profile that takes a program's cgroup and user goes by its executable as well.
+    fn asks_for_executable(&self, program: &Program) -> bool {
+        let mut of_cgroup_and_user =
+            self.profiles.iter().filter(|one| one.takes_cgroup(&program.cgroup) && one.takes_user(program.uid));
+        of_cgroup_and_user.any(|profile| profile.executable.is_some())
     }
 
     fn ranked_among(&self, profiles: &[usize], takes: impl Fn(&usize) -> bool) -> Vec<usize> {
@@ -462,6 +470,25 @@ mod tests {
         assert_eq!(policy.tls.alpn, ["h2"]);
         assert_eq!(policy.tls.version_min, Version::Tls12, "the executable's own");
         assert!(policy.sessions.reuse, "the unit's own");
+    }
+
+    #[test]
+    fn executable_is_asked_for_only_where_a_profile_of_that_cgroup_and_user_goes_by_one() {
+        let file = file(
+            r#"
+            [[profile]]
+            name = "old"
+            executable = "/usr/bin/old"
+            unit = "web.service"
+            user = 7
+            tls.version_min = "1.2"
+            "#,
+        );
+        let asks = |uid, cgroup: &str| {
+            file.asks_for_executable(&Program { uid, cgroup: PathBuf::from(cgroup), executable: None })
+        };
+        assert!(asks(7, "/system.slice/web.service"));
+        assert!(!asks(8, "/system.slice/web.service") && !asks(7, "/system.slice/other.service"));
     }
 
     #[test]
