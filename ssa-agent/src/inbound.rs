@@ -121,7 +121,7 @@ async fn client_of(
         }
     };
     let before_reset = |error: &relay::Error| {
-        answers.push(Text::Error, &relay_text(error)).expect("the text was cut to fit");
+        answers.push_cut(Text::Error, &relay_text(error));
         agent.maps.publish(id, &answers);
     };
     let (found, name) = (listener.rule(agent), secured.sni().unwrap_or_default());
@@ -264,20 +264,18 @@ fn answers(
     answers.scalars[Scalar::Version as usize] = secured.version();
     answers.scalars[Scalar::Resumed as usize] = i64::from(secured.resumed());
     answers.scalars[Scalar::CertificateCount as usize] = i64::try_from(secured.chain().len()).unwrap_or(i64::MAX);
-    answers.push(Text::Cipher, secured.cipher()).expect("names of ciphers are short");
+    answers.push_cut(Text::Cipher, secured.cipher());
     if let Some(protocol) = secured.alpn() {
-        answers.push(Text::Alpn, protocol).expect("names of protocols have at most 255 bytes");
+        answers.push_cut(Text::Alpn, protocol);
     }
     if let Some(name) = secured.sni() {
-        answers.push(Text::Sni, name).expect("OpenSSL takes names of at most 255 bytes");
+        answers.push_cut(Text::Sni, name);
     }
     if !secured.chain().is_empty() {
         answers.sha256 = secured.fingerprint();
         answers.chain = agent.chains.publish(id, secured.chain())?;
-        // With names as long as these, the subject may be cut.
-        let room = ssa_common::connection::TEXT_BYTES - 700;
-        let identity: String = secured.identity().chars().take(room / 4).collect();
-        answers.push(Text::Identity, &identity).expect("there is room");
+        // Beside long names, the subject is cut.
+        answers.push_cut(Text::Identity, &secured.identity());
     }
     Ok(answers)
 }

@@ -394,8 +394,7 @@ async fn begin(agent: &Arc<Agent>, listening: &Listening) -> Result<(), Error> {
     if agent.listeners.lock().listeners.contains_key(&listening.id) {
         return Ok(());
     }
-    let brought = tls::Error::Brought;
-    let program = agent.policies.program(&listening.caller).map_err(brought)?;
+    let program = agent.policies.program(&listening.caller).map_err(Error::Executable)?;
     let by_rule = listening.on == on::BY_RULE;
     let at = socket_addr(&listening.at);
     let at = if listening.at.addr == [0; 16] { SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), at.port()) } else { at };
@@ -456,7 +455,7 @@ async fn fail(agent: &Agent, listening: &Listening, error: &Error) {
     warn!(id = listening.id, %at, error = text, "a listener can't be served");
     let mut answers = Connection::pending(listening.attempt);
     answers.state = state::REFUSED;
-    answers.push(Text::Error, &text).expect("the text was cut to fit");
+    answers.push_cut(Text::Error, &text);
     agent.maps.publish_listener(listening.id, &answers);
     let Ok(namespace) = agent.namespaces.of(&listening.caller).await else { return };
     let (family, cookie) = (u8::try_from(listening.family).unwrap_or(0), listening.cookie);

@@ -178,7 +178,7 @@ async fn attempt(
             let news = peer_leg::news(wishes, held.peer_options);
             // `TLS_ERROR` says why before the reset arrives.
             let before_reset = |error: &relay::Error| {
-                answers.push(Text::Error, &relay_text(error)).expect("the text was cut to fit");
+                answers.push_cut(Text::Error, &relay_text(error));
                 agent.maps.publish(held.id, &answers);
             };
             let relayed = tokio::select! {
@@ -258,7 +258,7 @@ impl PeerLeg {
 /// Ends a connection that the program has already; why is said first.
 fn hang_up(agent: &Agent, held: &Held, to: &Target, mut answers: Connection, error: &Error) {
     let text = error.text(ERROR_BYTES - 1);
-    answers.push(Text::Error, &text).expect("the text was cut to fit");
+    answers.push_cut(Text::Error, &text);
     agent.maps.publish(held.id, &answers);
     agent.connections.refused(&which(agent, held, to, Some(to.addr)), error, &text);
 }
@@ -284,7 +284,7 @@ async fn secure(agent: &Agent, held: &Held, target: &Target, namespace: &Arc<Nam
     }
     let name = target.name.clone().map_err(tls::Error::Brought)?;
     let name = ServerName::parse(&name).map_err(tls::Error::from)?;
-    let program = agent.policies.program(&held.caller).map_err(tls::Error::Brought)?;
+    let program = agent.policies.program(&held.caller).map_err(Error::Executable)?;
     let policy = match &target.rule {
         Some(found) => agent.policies.of_ruled(&program, found),
         None => agent.policies.of_program(&program),
@@ -384,11 +384,11 @@ fn answers(held: &Held, orig_dst: SocketAddr, secured: &Reached, chain: Digest) 
     answers.scalars[Scalar::CertificateCount as usize] = i64::try_from(secured.chain().len()).unwrap_or(i64::MAX);
     answers.chain = chain;
     answers.sha256 = secured.fingerprint();
-    answers.push(Text::Cipher, secured.cipher()).expect("names of ciphers are short");
+    answers.push_cut(Text::Cipher, secured.cipher());
     if let Some(protocol) = secured.alpn() {
-        answers.push(Text::Alpn, protocol).expect("names of protocols have at most 255 bytes");
+        answers.push_cut(Text::Alpn, protocol);
     }
-    answers.push(Text::Identity, &secured.identity()).expect("the name was cut to fit");
+    answers.push_cut(Text::Identity, &secured.identity());
     answers
 }
 
@@ -475,7 +475,7 @@ async fn refuse(
     let text = error.text(ERROR_BYTES - 1);
     let mut answers = Connection::pending(held.attempt);
     answers.state = state::REFUSED;
-    answers.push(Text::Error, &text).expect("the text was cut to fit");
+    answers.push_cut(Text::Error, &text);
     if !agent.maps.publish(held.id, &answers) {
         return;
     }

@@ -3,7 +3,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{certificate::Digest, pod, socket::Endpoint};
+use crate::{certificate::Digest, limits::ERROR_BYTES, pod, socket::Endpoint};
 
 /// Scalar answers, by slot of [`Connection::scalars`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -101,6 +101,19 @@ impl Connection {
         }
     }
 
+    /// Adds as much of `text` as there is room for. A character is kept whole or left out. All texts but
+    /// [`Text::Error`] leave room for an error of [`ERROR_BYTES`], which may have to be added after them.
+    pub fn push_cut(&mut self, slot: Text, text: &str) {
+        let taken = self.texts.iter().map(|span| usize::from(span.start + span.len)).max().unwrap_or(0);
+        let room = if slot == Text::Error { TEXT_BYTES } else { TEXT_BYTES - ERROR_BYTES };
+        let mut end = text.len().min((room - 1).saturating_sub(taken));
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        // Only a row that is full to the last byte has no room for the NUL: then there is no text.
+        let _full = self.push(slot, &text[..end]);
+    }
+
     /// Adds `text` (without a NUL; one is added).
     pub fn push(&mut self, slot: Text, text: &str) -> Result<(), NoRoom> {
         let start = self.texts.iter().map(|span| span.start + span.len).max().unwrap_or(0);
@@ -133,5 +146,27 @@ mod tests {
         assert_eq!(connection.texts[Text::Cipher as usize], Span { start: 4, len: 6 });
         assert_eq!(&connection.bytes[4..10], b"TLS_X\0");
         assert_eq!(connection.push(Text::Cipher, &"x".repeat(TEXT_BYTES)), Err(NoRoom));
+    }
+
+    #[test]
+    fn texts_at_their_greatest_length_are_cut_to_the_room_that_is_left() {
+        let mut connection = Connection::pending(1);
+        // What a TLS peer can send at most: ALPN 255, SNI 255, a subject, and an alert's text after all of them.
+        for (slot, text) in [
+            (Text::Cipher, "x".repeat(64)),
+            (Text::Alpn, "h".repeat(255)),
+            (Text::Sni, "s".repeat(255)),
+            (Text::Identity, "ä".repeat(400)),
+            (Text::Error, "e".repeat(255)),
+        ] {
+            connection.push_cut(slot, &text);
+        }
+        let identity = connection.texts[Text::Identity as usize];
+        let bytes = &connection.bytes[usize::from(identity.start)..usize::from(identity.start + identity.len - 1)];
+        assert!(core::str::from_utf8(bytes).is_ok_and(|text| text.chars().all(|letter| letter == 'ä')));
+        let last = connection.texts[Text::Error as usize];
+        assert_eq!(usize::from(last.len), 256, "why it failed is told in full");
+        connection.push_cut(Text::Error, "why");
+        assert!(connection.texts.iter().all(|span| usize::from(span.start + span.len) <= TEXT_BYTES));
     }
 }
