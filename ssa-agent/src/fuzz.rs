@@ -10,17 +10,18 @@ use std::{
 use openssl::x509::X509;
 
 use crate::{
-    app_leg, control,
+    control::server as control,
+    enforce::learned_names as names,
     kernel::{
         events,
         packet::{Errno, Syn},
     },
-    names,
     policy::file::File,
-    revocation::{self, Subject},
+    relay::app_stream as app_leg,
+    revocation::revocation::{self, Subject},
     tls::{
         credentials::{Credentials, certificates},
-        name::ServerName,
+        server_name::ServerName,
         staples,
     },
 };

@@ -11,48 +11,28 @@
 //! 6. `relay`: bytes both ways.
 #![deny(unsafe_code)]
 
-mod agent;
-mod app_leg;
-mod caller;
-mod cgroup;
-mod chains;
+mod app;
 mod cli;
-mod connections;
-mod contexts;
+mod connection;
 mod control;
 mod dial;
-mod doctor;
-mod error;
+mod enforce;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
-mod handover;
 mod inbound;
 mod kernel;
-mod limits;
-mod listeners;
-mod metrics;
-mod monitor;
-mod names;
 mod netns;
+mod options;
 mod outbound;
-mod own_tls;
-mod peer_leg;
-mod pods;
 mod policy;
-mod reached;
-mod registry;
 mod relay;
-mod resolve;
 mod revocation;
-mod rules;
-mod selftest;
 mod services;
-mod sockopt;
-mod starttls;
+mod sys;
+mod telemetry;
 mod tls;
-mod uncaptured;
 
 /// Runs the program: parses its arguments, and says in one line what went wrong.
 pub fn main() -> std::process::ExitCode {
-    cli::main()
+    cli::main::main()
 }

@@ -8,12 +8,10 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    cgroup,
-    control::{self, Answer, Command},
-    pods::Pods,
-    policy::service::Service,
-    services::Shown,
-    uncaptured::Why,
+    control::server::{self as control, Answer, Command},
+    policy::selector::Service,
+    services::{pods::Pods, services::Shown, uncaptured::Why},
+    sys::cgroup,
 };
 
 /// Let a running agent serve one more cgroup
@@ -26,7 +24,7 @@ pub(crate) struct AttachArgs {
     #[command(flatten)]
     which: Which,
     #[command(flatten)]
-    agent: super::AgentArgs,
+    agent: super::main::AgentArgs,
 }
 
 /// Which cgroups.
@@ -80,7 +78,7 @@ pub(crate) struct DetachArgs {
     #[arg(long, conflicts_with = "Which")]
     all: bool,
     #[command(flatten)]
-    agent: super::AgentArgs,
+    agent: super::main::AgentArgs,
 }
 
 /// List the cgroups that a running agent serves
@@ -94,7 +92,7 @@ pub(crate) struct ListArgs {
     #[arg(long)]
     uncaptured: bool,
     #[command(flatten)]
-    agent: super::AgentArgs,
+    agent: super::main::AgentArgs,
 }
 
 pub(crate) fn attach(args: &AttachArgs) -> Result<ExitCode> {

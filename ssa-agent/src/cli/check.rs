@@ -7,13 +7,13 @@ use anyhow::{Context as _, Result};
 use ssa_common::ruling::kind;
 
 use crate::{
-    pods::Pods,
     policy::{
-        Policy,
         file::{Config, File},
+        policy::Policy,
         profile::Program,
         rule::Mode,
     },
+    services::pods::Pods,
 };
 
 /// Check a configuration, and print the policy that it makes
@@ -25,7 +25,7 @@ use crate::{
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    config: super::ConfigArgs,
+    config: super::main::ConfigArgs,
     /// Explain the policy of this running process
     #[arg(long, value_name = "PID")]
     explain: Option<u32>,

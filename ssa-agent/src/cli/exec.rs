@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::cgroup;
+use crate::sys::cgroup;
 
 /// Run a program inside an attached cgroup
 ///

@@ -23,14 +23,14 @@ pub(crate) struct ManualArgs {
 }
 
 pub(crate) fn completions(args: &CompletionsArgs) -> ExitCode {
-    clap_complete::generate(args.shell, &mut super::Args::command(), "ssa-agent", &mut io::stdout());
+    clap_complete::generate(args.shell, &mut super::main::Args::command(), "ssa-agent", &mut io::stdout());
     ExitCode::SUCCESS
 }
 
 pub(crate) fn manual(args: &ManualArgs) -> Result<ExitCode> {
     let failed = || format!("writing to {}", args.folder.display());
     fs::create_dir_all(&args.folder).with_context(failed)?;
-    let mut command = super::Args::command();
+    let mut command = super::main::Args::command();
     // Gives each its whole name.
     command.build();
     let commands = std::iter::once(&command).chain(command.get_subcommands().filter(|one| !one.is_hide_set()));

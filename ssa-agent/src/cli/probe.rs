@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use socket2::{Domain, Socket, Type};
 use ssa_common::uapi;
 
-use crate::sockopt::{tls_get, tls_set};
+use crate::sys::sockopt::{tls_get, tls_set};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

@@ -20,7 +20,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::{agent, cgroup, doctor, kernel, selftest};
+use super::{doctor::checks as doctor, selftest};
+use crate::{app::run as agent, kernel::error as kernel, sys::cgroup};
 
 /// Serve a cgroup: its programs' TLS sockets connect through this agent
 ///
@@ -37,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf")]
     bpffs: PathBuf,
     #[command(flatten)]
-    config: super::ConfigArgs,
+    config: super::main::ConfigArgs,
     /// What to log: error, warn, info, debug, trace, or a filter such as `warn,ssa_agent=debug`. At
     /// debug the eBPF programs' own messages come as target `ssa_hooks`
     #[arg(long, value_name = "FILTER")]
@@ -60,7 +61,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let log = args.log.as_deref().unwrap_or(if args.command.is_empty() { "info" } else { "warn" });
-    super::start_logging(log)?;
+    super::main::start_logging(log)?;
     // Before anything is attached: a bad file is the most likely mistake.
     args.config.config().read()?.load_all()?;
     check_machine()?;
@@ -126,7 +127,8 @@ fn raise_file_limit() {
 }
 
 async fn serve(args: &Args, cgroups: Vec<PathBuf>) -> Result<(ExitCode, agent::End)> {
-    let name = cgroups.first().map_or_else(|| Ok(super::MACHINE.to_owned()), |path| super::agent_name(path))?;
+    let name =
+        cgroups.first().map_or_else(|| Ok(super::main::MACHINE.to_owned()), |path| super::main::agent_name(path))?;
     let config = args.config.config();
     let options = agent::Options {
         name,

@@ -10,8 +10,8 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
-    connections::{Failure, Shown},
-    control::{self, Answer, Command},
+    connection::table::{Failure, Shown},
+    control::server::{self as control, Answer, Command},
 };
 
 /// Say how a running agent does: services, connections, counters
@@ -21,7 +21,7 @@ pub(crate) struct StatusArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    agent: super::AgentArgs,
+    agent: super::main::AgentArgs,
 }
 
 /// List the open connections of a running agent, the oldest first
@@ -39,7 +39,7 @@ pub(crate) struct ConnectionsArgs {
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
-    agent: super::AgentArgs,
+    agent: super::main::AgentArgs,
 }
 
 pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode> {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-use crate::control::{self, Answer, Command};
+use crate::control::server::{self as control, Answer, Command};
 
 /// Let a running agent be replaced by its program's file as it is now
 ///
@@ -15,7 +15,7 @@ use crate::control::{self, Answer, Command};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    agent: super::AgentArgs,
+    agent: super::main::AgentArgs,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {

@@ -17,7 +17,7 @@ use aya_obj::{
 };
 use tracing::debug;
 
-use super::{HOOKS, sys};
+use super::{bpf as sys, error::HOOKS};
 
 /// The programs and the kernel's functions that they are for, in the order in which they are attached: the one
 /// that leaves marks comes last, and is detached first.
@@ -56,7 +56,7 @@ pub(crate) struct Loaded {
 
 /// Loads the programs; `map` opens a map by its name.
 pub(crate) fn load(map: impl Fn(&str) -> Option<OwnedFd>) -> Result<Vec<Loaded>, Error> {
-    if super::release() < (6, 6) {
+    if super::error::release() < (6, 6) {
         return Err(Error::Old);
     }
     let broken = |name| Error::Object { name };

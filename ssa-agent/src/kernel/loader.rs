@@ -30,7 +30,12 @@ use nix::{
 use ssa_common::{ABI_VERSION, socket::Service};
 use tracing::{debug, info};
 
-use super::{Error, HOOKS, STEER, fmod_ret, maps::Maps, sys};
+use super::{
+    bpf as sys,
+    error::{Error, HOOKS, STEER},
+    fmod_ret,
+    maps::Maps,
+};
 
 /// Maps that outlive the agent. The arrays of live programs do not: that is how the guards know.
 const PINNED_MAPS: [&str; 28] = [

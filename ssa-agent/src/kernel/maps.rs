@@ -31,7 +31,7 @@ use ssa_common::{
     steer::LegKey,
 };
 
-use super::{Error, sys};
+use super::{bpf as sys, error::Error};
 use crate::policy::rule::Tables;
 
 /// Maps that any task may use. Each call is one bpf(2), so the locks are held for about a

@@ -13,12 +13,12 @@ use std::{
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::pods::Pods;
+use crate::services::pods::Pods;
 
 use super::{
-    FetchFrom, Policy, Version,
+    policy::{FetchFrom, Policy, Version},
     rule::Rule,
-    service::Service,
+    selector::Service,
     value::{Alpn, Count, Group, Seconds, SignatureAlgorithm, Suite12, Suite13, User, UserGroup},
 };
 
@@ -37,14 +37,14 @@ pub(crate) struct File {
     monitor: Monitor,
     control: Control,
     #[serde(rename = "profile")]
-    pub(super) profiles: Vec<Profile>,
+    pub(crate) profiles: Vec<Profile>,
     #[serde(rename = "service")]
     services: Vec<Spanned<Service>>,
     #[serde(rename = "rule")]
     pub(super) rules: Vec<Rule>,
     /// Not the defaults, for want of a file.
     #[serde(skip)]
-    pub(super) is_from_file: bool,
+    pub(crate) is_from_file: bool,
 }
 
 /// Where the configuration comes from.
@@ -95,15 +95,15 @@ impl Config {
 /// What is different for some programs.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Profile {
+pub(crate) struct Profile {
     pub(super) name: Spanned<String>,
     /// Absolute path of the program.
-    pub(super) executable: Option<PathBuf>,
+    pub(crate) executable: Option<PathBuf>,
     /// A cgroup below the mount, and all that is below it.
     pub(super) cgroup: Option<PathBuf>,
     /// A systemd unit: the last part of a cgroup's path.
     pub(super) unit: Option<String>,
-    pub(super) user: Option<User>,
+    pub(crate) user: Option<User>,
     #[serde(default)]
     tls: Tls,
     #[serde(default)]
@@ -358,11 +358,11 @@ impl File {
     }
 
     /// Reads all certificates and keys that it names, to see that they are good.
-    pub(crate) fn load_all(&self) -> Result<(), super::LoadError> {
+    pub(crate) fn load_all(&self) -> Result<(), super::policy::LoadError> {
         let mut seen = Vec::new();
         for (_key, policy) in self.policies() {
             if !seen.contains(&policy) {
-                super::Effective::load(policy.clone())?;
+                super::policy::Effective::load(policy.clone())?;
                 seen.push(policy);
             }
         }
@@ -370,7 +370,7 @@ impl File {
     }
 
     /// The machine's policy, and that of each profile and each rule by itself.
-    pub(super) fn policies(&self) -> impl Iterator<Item = ((Vec<usize>, Option<usize>), Policy)> {
+    pub(crate) fn policies(&self) -> impl Iterator<Item = ((Vec<usize>, Option<usize>), Policy)> {
         let profiles = std::iter::once(Vec::new()).chain((0..self.profiles.len()).map(|index| vec![index]));
         let profiles = profiles.map(|profiles| {
             let policy = self.policy(&profiles);

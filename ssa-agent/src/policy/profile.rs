@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    Policy,
     file::{File, Profile},
+    policy::Policy,
 };
 
 /// What a program is, as far as profiles ask.
@@ -44,7 +44,7 @@ pub(crate) fn executable(process: &Path) -> io::Result<PathBuf> {
 
 impl Profile {
     /// Whether it is for programs of this cgroup, whatever else it asks.
-    pub(super) fn takes_cgroup(&self, cgroup: &Path) -> bool {
+    pub(crate) fn takes_cgroup(&self, cgroup: &Path) -> bool {
         let below = |path: &PathBuf| {
             let path = Path::new("/").join(path.strip_prefix("/").unwrap_or(path));
             cgroup.starts_with(path)
@@ -53,11 +53,11 @@ impl Profile {
         self.cgroup.as_ref().is_none_or(below) && self.unit.as_ref().is_none_or(in_unit)
     }
 
-    pub(super) fn takes_any_cgroup(&self) -> bool {
+    pub(crate) fn takes_any_cgroup(&self) -> bool {
         self.cgroup.is_none() && self.unit.is_none()
     }
 
-    pub(super) fn takes_user(&self, uid: u32) -> bool {
+    pub(crate) fn takes_user(&self, uid: u32) -> bool {
         self.user.is_none_or(|user| user.0 == uid)
     }
 
@@ -123,5 +123,17 @@ impl File {
     pub(crate) fn describe(&self, index: usize) -> (&str, String) {
         let profile = &self.profiles[index];
         (profile.name.get_ref(), profile.asks())
+    }
+
+    /// Whether a profile that takes a program's cgroup and user goes by its executable as well.
+    pub(crate) fn asks_for_executable(&self, program: &Program) -> bool {
+        let mut of_cgroup_and_user =
+            self.profiles.iter().filter(|one| one.takes_cgroup(&program.cgroup) && one.takes_user(program.uid));
+        of_cgroup_and_user.any(|profile| profile.executable.is_some())
+    }
+
+    pub(super) fn ranked_among(&self, profiles: &[usize], takes: impl Fn(&usize) -> bool) -> Vec<usize> {
+        let all = self.ranked(|_profile| true);
+        all.into_iter().filter(|index| profiles.contains(index) && takes(index)).collect()
     }
 }

@@ -13,14 +13,14 @@ use ssa_common::ruling::{ADDRESS_BITS, AddressKey, DEPTH, Groups, PORT_BITS, Por
 use toml::{Spanned, Value};
 
 use super::{
-    Policy,
     file::{Credentials, File, Revocation, Sessions, Time, Tls, Trust, refine},
-    service::Service,
+    policy::Policy,
+    selector::Service,
 };
 use crate::{
-    pods::{self, Pods},
-    starttls,
-    tls::name::ServerName,
+    outbound::starttls,
+    services::pods::{self, Pods},
+    tls::server_name::ServerName,
 };
 
 /// What becomes of connections that a service's programs make, or of those that they accept.

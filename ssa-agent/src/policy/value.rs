@@ -184,7 +184,7 @@ impl TryFrom<Value> for UserGroup {
 /// A user of this machine, by number or name.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(try_from = "Value")]
-pub(super) struct User(pub(super) u32);
+pub(crate) struct User(pub(crate) u32);
 
 impl TryFrom<Value> for User {
     type Error = String;

@@ -29,10 +29,12 @@ use tokio_openssl::SslStream;
 use zerocopy::FromZeros as _;
 
 use crate::{
-    kernel::on_behalf::{Owner, cgroup_path},
-    netns::Namespace,
-    peer_leg::{self, Setup},
-    resolve::{self, Families, Files},
+    dial::{
+        resolve::{self, Families, Files},
+        socket::{self as peer_leg, Setup},
+    },
+    netns::namespace::Namespace,
+    sys::on_behalf::{Owner, cgroup_path},
 };
 
 /// From where is asked.
@@ -244,7 +246,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     wanted: &Wanted<'_>,
     uri: &Uri,
 ) -> Result<Said, String> {
-    let failed = |error: hyper::Error| crate::error::chain(&error);
+    let failed = |error: hyper::Error| crate::connection::error::chain(&error);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
     // What is before it is nobody's business but the server's that it was for.

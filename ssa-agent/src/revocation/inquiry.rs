@@ -15,14 +15,14 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    Checks, Error, Revocation, Ways,
     answer::{self, Answer, Status, Way},
     fetch::{Origin, Place},
     ocsp,
+    revocation::{Checks, Error, Revocation, Ways},
     servers::Outcome,
     subject::{Key, Subject},
 };
-use crate::{policy, tls::staples::Staples};
+use crate::{policy::policy, tls::staples::Staples};
 
 /// What one connection asks.
 pub(crate) struct Inquiry {

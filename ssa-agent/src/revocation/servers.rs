@@ -10,15 +10,15 @@ use bytes::Bytes;
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
-    Checks,
     answer::{Answer, Way},
     cache::Cache,
     crl::{self, Crl},
     fetch::{self, Origin, Place, Wanted, fetch},
     ocsp,
+    revocation::Checks,
     subject::{Key, Subject},
 };
-use crate::policy;
+use crate::policy::policy;
 
 /// Those that certificates name, whichever they are.
 pub(super) struct Servers {

@@ -9,7 +9,7 @@ use openssl::{
     x509::{X509, X509VerifyResult},
 };
 
-use crate::revocation::Subject;
+use crate::revocation::revocation::Subject;
 
 /// A certificate chain, leaf first, and the key of its leaf.
 #[derive(Clone)]

@@ -23,16 +23,16 @@ use tokio_openssl::SslStream;
 use tracing::warn;
 
 use super::{
-    Error, Secured,
     certificate::covers,
     cipher::Suite,
+    client::{Error, Secured},
     credentials::Credential,
     peer::PeerStream,
     session::{ATTEMPT, Attempt},
 };
 use crate::{
-    policy::{self, Policy},
-    revocation::{Checks, Inquiry, Origin, Revocation, Subject},
+    policy::policy::{self, Policy},
+    revocation::revocation::{Checks, Inquiry, Origin, Revocation, Subject},
 };
 
 /// What a listener's context comes to.
@@ -83,7 +83,7 @@ impl Front {
         builder
             .set_mode(SslMode::RELEASE_BUFFERS | SslMode::ENABLE_PARTIAL_WRITE | SslMode::ACCEPT_MOVING_WRITE_BUFFER);
         builder.set_read_ahead(true);
-        super::limit_algorithms(&mut builder, setup.policy)?;
+        super::client::limit_algorithms(&mut builder, setup.policy)?;
         ask_for_certificate(&mut builder, &setup)?;
         keep_sessions(&mut builder, &setup)?;
         let mut stapled = Vec::new();
@@ -167,7 +167,7 @@ fn ask_for_certificate(builder: &mut SslContextBuilder, setup: &Setup<'_>) -> Re
     if setup.peer_auth == 2 {
         mode |= SslVerifyMode::FAIL_IF_NO_PEER_CERT;
     }
-    builder.set_verify_callback(mode, super::noting_failures);
+    builder.set_verify_callback(mode, super::client::noting_failures);
     Ok(())
 }
 
@@ -190,7 +190,7 @@ fn keep_sessions(builder: &mut SslContextBuilder, setup: &Setup<'_>) -> Result<(
     // Tickets' keys are the context's own, and new with every Front.
     let id = openssl::hash::hash(MessageDigest::sha256(), &setup.id.to_ne_bytes())?;
     builder.set_session_id_context(&id)?;
-    super::set_timeout(builder, ttl);
+    super::client::set_timeout(builder, ttl);
     Ok(())
 }
 
@@ -240,12 +240,12 @@ pub(crate) async fn accept(
     until: Instant,
 ) -> Result<Secured, Error> {
     let mut ssl = Ssl::new(&front.tls)?;
-    super::restrict(&mut ssl, front.versions, &front.suites)?;
+    super::client::restrict(&mut ssl, front.versions, &front.suites)?;
     let attempt = Attempt::of_client();
     ssl.set_ex_data(*ATTEMPT, Arc::clone(&attempt));
     let mut stream = SslStream::new(ssl, PeerStream::new(stream))?;
     let accepted = Pin::new(&mut stream).accept().await;
-    accepted.map_err(|error| super::failure(&error, &attempt, stream.ssl()))?;
+    accepted.map_err(|error| super::client::failure(&error, &attempt, stream.ssl()))?;
     if stream.ssl().peer_certificate().is_some() && stream.ssl().verify_result() != X509VerifyResult::OK {
         return Err(Error::Certificate("the client was not verified".to_owned()));
     }

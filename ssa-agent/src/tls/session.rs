@@ -20,8 +20,8 @@ use openssl::{
     x509::X509,
 };
 
-use super::{name::ServerName, staples::Staples};
-use crate::contexts::Settings;
+use super::{server_name::ServerName, staples::Staples};
+use crate::options::store::Settings;
 
 /// Where an `Ssl` keeps its [`Attempt`].
 pub(crate) static ATTEMPT: LazyLock<Index<Ssl, Arc<Attempt>>> =

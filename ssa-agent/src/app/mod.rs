@@ -1,0 +1,2 @@
+pub(crate) mod run;
+pub(crate) mod upgrade;

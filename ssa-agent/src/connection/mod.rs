@@ -1,0 +1,3 @@
+pub(crate) mod chains;
+pub(crate) mod error;
+pub(crate) mod table;

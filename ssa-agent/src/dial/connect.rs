@@ -1,0 +1,64 @@
+//! TCP to where a program connects: an address, or each address of a name, in one limit of time.
+
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ssa_common::{event::Held, limits::ERROR_BYTES};
+use tokio::{net::TcpStream, time::timeout};
+
+use super::{
+    resolve::{self, Families},
+    socket::{self as peer_leg, Setup},
+};
+use crate::{connection::error::Error, kernel::packet::Errno, netns::namespace::Namespace};
+
+/// Connects to an address.
+pub(crate) async fn address(
+    namespace: &Namespace,
+    to: SocketAddr,
+    setup: Setup,
+    limit: Duration,
+) -> Result<TcpStream, Error> {
+    match timeout(limit, peer_leg::dial(namespace, to, setup)).await {
+        Ok(dialled) => dialled.map_err(|source| Error::Dial { to, source }),
+        Err(_elapsed) => Err(Error::DialTimeout { to, limit }),
+    }
+}
+
+/// Connects to the first of a name's addresses that answers; all in the one limit.
+pub(crate) async fn name(
+    namespace: &Arc<Namespace>,
+    held: &Held,
+    port: u16,
+    setup: Setup,
+    limit: Duration,
+) -> Result<TcpStream, Error> {
+    let began = Instant::now();
+    let host = held.hostname.as_str().unwrap_or_default().to_owned();
+    let v4 = Ipv6Addr::from(held.orig_dst.addr).to_canonical().is_ipv4();
+    let families = if v4 { Families::V4 } else { Families::Both };
+    let resolved = async {
+        let files = resolve::Files::read(held.caller).await?;
+        resolve::addresses(namespace, &files, setup.owner, &host, families).await
+    };
+    let addresses = match timeout(limit, resolved).await {
+        Ok(found) => found.map_err(|source| Error::Resolve { host: host.clone(), source })?,
+        Err(_elapsed) => return Err(Error::ResolveTimeout { host, limit }),
+    };
+    let mut tried = Vec::new();
+    let mut errno = Errno::HostUnreachable;
+    for (left, addr) in (1..=addresses.len() as u32).rev().zip(addresses) {
+        let share = limit.saturating_sub(began.elapsed()) / left;
+        match address(namespace, SocketAddr::new(addr, port), setup, share).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => {
+                errno = error.errno();
+                tried.push(error.text(ERROR_BYTES));
+            }
+        }
+    }
+    Err(Error::DialAll { host, tried: tried.join("; "), errno })
+}

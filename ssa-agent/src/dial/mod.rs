@@ -1,0 +1,3 @@
+pub(crate) mod connect;
+pub(crate) mod resolve;
+pub(crate) mod socket;

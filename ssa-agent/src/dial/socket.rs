@@ -1,0 +1,184 @@
+//! The socket towards the peer: made in the program's network namespace, bound as the program's socket
+//! is, and with its options.
+
+use std::{
+    io,
+    net::SocketAddr,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use socket2::{Domain, Socket, Type};
+use ssa_common::{
+    peer_option::{ABSENT, Family, PEER_OPTIONS, SLOTS},
+    socket::Endpoint,
+};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::watch,
+};
+use tracing::debug;
+
+use crate::{
+    netns::namespace::{Namespace, socket_addr},
+    sys::{on_behalf::Owner, sockopt},
+};
+
+/// How the program's socket is set up, below TLS.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup {
+    /// Whose limits hold for the connection.
+    pub(crate) owner: Owner,
+    /// The address that it is bound to; unspecified if it is not.
+    pub(crate) bound: Endpoint,
+    /// The interface that it is bound to; zero for none.
+    pub(crate) interface: u32,
+    /// By slot of [`PEER_OPTIONS`].
+    pub(crate) options: [i32; SLOTS],
+}
+
+/// Connects to the peer.
+///
+/// Cancellation closes the socket.
+pub(crate) async fn dial(namespace: &Namespace, to: SocketAddr, setup: Setup) -> io::Result<TcpStream> {
+    let to = scoped(to, setup.interface);
+    let socket = namespace.socket(setup.owner, Domain::for_address(to), Type::STREAM).await?;
+    set_up(&socket, to, &setup)?;
+    TcpSocket::from_std_stream(socket.into()).connect(to).await
+}
+
+/// A link-local address is only one on an interface.
+fn scoped(to: SocketAddr, interface: u32) -> SocketAddr {
+    match to {
+        SocketAddr::V6(mut v6) if v6.ip().is_unicast_link_local() => {
+            v6.set_scope_id(interface);
+            SocketAddr::V6(v6)
+        }
+        SocketAddr::V4(_) | SocketAddr::V6(_) => to,
+    }
+}
+
+/// The connection is reset when it is closed, until the relay says otherwise.
+fn set_up(socket: &Socket, to: SocketAddr, setup: &Setup) -> io::Result<()> {
+    let own = options(socket, to);
+    for (slot, value) in setup.options.into_iter().enumerate() {
+        // What the program has left alone is left alone here: a buffer's size that is set stops growing.
+        if value != ABSENT && value != own[slot] {
+            set(socket, to, slot, value);
+        }
+    }
+    if own[NODELAY] == setup.options[NODELAY] {
+        // The program's own socket has gathered small writes already.
+        socket.set_tcp_nodelay(true)?;
+    }
+    socket.set_linger(Some(Duration::ZERO))?;
+    if setup.interface != 0 {
+        sockopt::bind_to_interface(socket, setup.interface)?;
+    }
+    let from = socket_addr(&setup.bound).ip();
+    if !from.is_unspecified() && from.is_ipv4() == to.is_ipv4() {
+        socket.bind(&scoped(SocketAddr::new(from, 0), setup.interface).into())?;
+    }
+    Ok(())
+}
+
+/// Slot of `TCP_NODELAY`.
+const NODELAY: usize = 4;
+
+/// What a socket's options are by themselves.
+fn options(socket: &Socket, to: SocketAddr) -> [i32; SLOTS] {
+    let mut values = [ABSENT; SLOTS];
+    for (value, option) in values.iter_mut().zip(PEER_OPTIONS) {
+        if is_of(option.family, to) {
+            *value = sockopt::int(socket, option.level, option.number).unwrap_or(ABSENT);
+        }
+    }
+    values
+}
+
+/// Sets one option. The kernel has let the program set it; if it is refused here, the connection does
+/// without.
+pub(crate) fn set(socket: &impl std::os::fd::AsRawFd, to: SocketAddr, slot: usize, value: i32) {
+    let Some(option) = PEER_OPTIONS.get(slot) else { return };
+    if !is_of(option.family, to) {
+        return;
+    }
+    // Sizes of buffers are read as twice what was set (socket(7)); the limits were the program's.
+    let (number, value) = match option.number {
+        libc::SO_SNDBUF if option.level == libc::SOL_SOCKET => (libc::SO_SNDBUFFORCE, value / 2),
+        libc::SO_RCVBUF if option.level == libc::SOL_SOCKET => (libc::SO_RCVBUFFORCE, value / 2),
+        number => (number, value),
+    };
+    if let Err(error) = sockopt::set_int(socket, option.level, number, value) {
+        debug!(option = option.name, value, %error, "an option of the program's does not hold on the peer leg");
+    }
+}
+
+fn is_of(family: Family, to: SocketAddr) -> bool {
+    match family {
+        Family::Any => true,
+        Family::V4 => to.is_ipv4(),
+        Family::V6 => to.is_ipv6(),
+    }
+}
+
+/// What the program wants of a connection that is relayed.
+#[derive(Clone, Copy)]
+pub(crate) struct Wishes {
+    /// It has closed its socket.
+    pub(crate) closed: bool,
+    /// Options, by slot of [`PEER_OPTIONS`].
+    pub(crate) options: [i32; SLOTS],
+}
+
+impl Wishes {
+    /// Of a socket with these options.
+    pub(crate) fn new(options: [i32; SLOTS]) -> Self {
+        Self { closed: false, options }
+    }
+}
+
+/// What a relay is told while it runs: passes options on to the peer leg, and is ready when the
+/// application has closed its socket.
+pub(crate) fn news(
+    mut wishes: watch::Receiver<Wishes>,
+    mut options: [i32; SLOTS],
+) -> impl FnMut(&mut Context<'_>, &TcpStream) -> Poll<()> {
+    wishes.mark_changed();
+    let mut next = Some(Box::pin(changed(wishes)));
+    move |cx, peer| {
+        loop {
+            // None: the agent no longer follows this socket, and nobody knows.
+            let Some(waiting) = &mut next else { return Poll::Pending };
+            let Some(mut wishes) = ready!(waiting.as_mut().poll(cx)) else {
+                next = None;
+                return Poll::Pending;
+            };
+            let now = *wishes.borrow_and_update();
+            if let Ok(to) = peer.peer_addr() {
+                let changes = options.iter().zip(now.options).enumerate().filter(|(_slot, (old, new))| **old != *new);
+                changes.for_each(|(slot, (_old, value))| set(peer, to, slot, value));
+            }
+            options = now.options;
+            if now.closed {
+                return Poll::Ready(());
+            }
+            next = Some(Box::pin(changed(wishes)));
+        }
+    }
+}
+
+async fn changed(mut wishes: watch::Receiver<Wishes>) -> Option<watch::Receiver<Wishes>> {
+    wishes.changed().await.ok()?;
+    Some(wishes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slot_of_nodelay_is_right() {
+        assert_eq!(PEER_OPTIONS[NODELAY].name, "TCP_NODELAY");
+    }
+}

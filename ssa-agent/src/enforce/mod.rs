@@ -1,0 +1,4 @@
+pub(crate) mod learned_names;
+pub(crate) mod limits;
+pub(crate) mod policies;
+pub(crate) mod rules;

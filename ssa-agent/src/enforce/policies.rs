@@ -1,0 +1,349 @@
+//! The policy in force: for each connection, and as rows for the hooks.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ssa_common::{
+    policy::{Policy as Row, PolicyKey, UNKNOWN_CGROUP},
+    socket::Caller,
+};
+use tracing::{info, warn};
+
+use super::rules::Found;
+use crate::policy::{
+    file::{File, Profile},
+    policy::{Effective, LoadError, Policy},
+    profile::Program,
+    row::{loosen, row},
+};
+use crate::{
+    kernel::maps::Maps,
+    services::{pods::Pods, services::Services},
+    sys::{as_caller as caller, cgroup},
+};
+
+/// The policy of one agent.
+pub(crate) struct Policies {
+    maps: Arc<Maps>,
+    services: Arc<Services>,
+    pods: Arc<Pods>,
+    /// Where the cgroup file system is mounted.
+    mount: PathBuf,
+    now: Mutex<Now>,
+}
+
+/// What is in force now.
+struct Now {
+    file: Arc<File>,
+    generation: u64,
+    /// By the profiles that go into it, and the rule, if it is one's.
+    effective: HashMap<(Vec<usize>, Option<usize>), Arc<Effective>>,
+    /// Each of them once: rules by the thousand have few policies.
+    loaded: Vec<Arc<Effective>>,
+    /// Cgroups by inode: path below the mount.
+    cgroups: HashMap<u64, PathBuf>,
+    /// Keys of the rows that the hooks have.
+    rows: HashSet<PolicyKey>,
+    /// Classes of sets of profiles: of users', or of cgroups'.
+    numbers: HashMap<(bool, Vec<usize>), u32>,
+    next_class: u32,
+}
+
+impl Policies {
+    /// Puts a policy in force for the first time.
+    pub(crate) fn new(
+        maps: Arc<Maps>,
+        services: Arc<Services>,
+        pods: Arc<Pods>,
+        file: Arc<File>,
+    ) -> Result<Self, LoadError> {
+        let mount = cgroup::mount().map_err(|error| LoadError::Files(error.to_string()))?;
+        let base = Arc::new(Effective::load(file.policy(&[]))?);
+        // Classes of an agent before this one mean nothing, and go when those of this one are there.
+        let left: HashSet<PolicyKey> = maps.policy_keys().into_iter().collect();
+        let now = Now {
+            file,
+            generation: 1,
+            effective: HashMap::from([((Vec::new(), None), Arc::clone(&base))]),
+            loaded: vec![base],
+            cgroups: HashMap::new(),
+            next_class: left
+                .iter()
+                .flat_map(|key| [key.cgroup, key.user])
+                .filter(|class| *class != UNKNOWN_CGROUP)
+                .max()
+                .unwrap_or(0)
+                + 1,
+            rows: left,
+            numbers: HashMap::new(),
+        };
+        let policies = Self { maps, services, pods, mount, now: Mutex::new(now) };
+        policies.write_rows(&mut policies.lock())?;
+        Ok(policies)
+    }
+
+    /// Puts another policy in force. On an error the last one stays. Reads files: call it where that is
+    /// right.
+    pub(crate) fn replace(&self, file: Arc<File>) -> Result<u64, LoadError> {
+        // Files that can't be read show now, not at the first connection.
+        let mut effective = HashMap::new();
+        let mut loaded: Vec<Arc<Effective>> = Vec::new();
+        for (key, policy) in file.policies() {
+            let one = load(&mut loaded, policy)?;
+            effective.insert(key, one);
+        }
+        let mut now = self.lock();
+        let generation = now.generation + 1;
+        let before = std::mem::replace(&mut now.file, file);
+        let numbers = std::mem::take(&mut now.numbers);
+        if let Err(error) = self.write_rows(&mut now) {
+            now.file = before;
+            now.numbers = numbers;
+            return Err(error);
+        }
+        now.generation = generation;
+        now.effective = effective;
+        now.loaded = loaded;
+        info!(generation, "a new policy is in force");
+        Ok(generation)
+    }
+
+    /// How many policies were in force, this one among them.
+    pub(crate) fn generation(&self) -> u64 {
+        self.lock().generation
+    }
+
+    /// Whether the policy that is in force comes from a file.
+    pub(crate) fn is_from_file(&self) -> bool {
+        self.lock().file.is_from_file
+    }
+
+    /// What profiles ask of a caller. Its executable is read from /proc only if a profile of its cgroup and user goes by
+    /// one: an application that has ended, or dropped its user, since it called is none of the others' business.
+    pub(crate) fn program(&self, caller: &Caller) -> Result<Program, caller::Error> {
+        let (cgroup, file) = {
+            let mut now = self.lock();
+            (self.cgroup_of(&mut now, caller), Arc::clone(&now.file))
+        };
+        let mut program = Program { uid: caller.uid, cgroup, executable: None };
+        if file.asks_for_executable(&program) {
+            program.executable = Some(caller::executable(caller)?);
+        }
+        Ok(program)
+    }
+
+    /// What is in force for a program.
+    pub(crate) fn of_program(&self, program: &Program) -> Result<Arc<Effective>, String> {
+        self.of_both(program, None)
+    }
+
+    /// What is in force for a program's connections by a rule.
+    pub(crate) fn of_ruled(&self, program: &Program, found: &Found) -> Result<Arc<Effective>, String> {
+        self.of_both(program, Some(found))
+    }
+
+    fn of_both(&self, program: &Program, found: Option<&Found>) -> Result<Arc<Effective>, String> {
+        let mut now = self.lock();
+        if program.executable.is_none() && now.file.asks_for_executable(program) {
+            return Err("the policy has changed to one that asks for the program's executable; try again".to_owned());
+        }
+        if found.is_some_and(|found| !Arc::ptr_eq(&found.file, &now.file)) {
+            return Err("the rules are just changing; try again".to_owned());
+        }
+        let key = (now.file.profiles_of(program), found.map(|found| found.index));
+        if let Some(effective) = now.effective.get(&key) {
+            return Ok(Arc::clone(effective));
+        }
+        let policy = match found {
+            Some(found) => now.file.policy_by_rule(&key.0, found.rule()),
+            None => now.file.policy(&key.0),
+        };
+        let one = load(&mut now.loaded, policy).map_err(|error| error.to_string())?;
+        now.effective.insert(key, Arc::clone(&one));
+        Ok(one)
+    }
+
+    /// A program has been met: if its cgroup is new, the hooks learn its class.
+    pub(crate) fn met(&self, caller: &Caller) {
+        let mut now = self.lock();
+        if !now.file.profiles.is_empty() {
+            self.cgroup_of(&mut now, caller);
+        }
+    }
+
+    /// Takes up certificates and keys that were replaced, for new connections. Some that are no good are left, until others
+    /// come; `told` keeps what was said of them.
+    pub(crate) fn renew(&self, told: &mut HashSet<String>) {
+        let all = self.lock().loaded.clone();
+        for before in all.into_iter().filter(|one| crate::policy::policy::stamps(&one.policy) != one.files) {
+            match Effective::load(before.policy.clone()) {
+                Ok(loaded) => {
+                    let (mut now, loaded) = (self.lock(), Arc::new(loaded));
+                    let Now { effective, loaded: all, .. } = &mut *now;
+                    for one in effective.values_mut().chain(all).filter(|one| Arc::ptr_eq(one, &before)) {
+                        *one = Arc::clone(&loaded);
+                    }
+                    info!("replaced certificates of the configuration are in force");
+                    told.clear();
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    if told.insert(text.clone()) {
+                        warn!(error = text, "certificates were replaced by some that are no good; the old ones stay");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Path of a cgroup below the mount; the attached one's, if it is none of those below.
+    fn cgroup_of(&self, now: &mut Now, caller: &Caller) -> PathBuf {
+        let id = caller.cgroup;
+        let attached =
+            || self.services.paths().get(&caller.service).map_or_else(PathBuf::new, |path| self.below_mount(path));
+        if !now.cgroups.contains_key(&id) && !now.file.profiles.is_empty() {
+            self.refresh(now);
+            // A socket may be passed to a program elsewhere: once is enough to look.
+            now.cgroups.entry(id).or_insert_with(attached);
+        }
+        now.cgroups.get(&id).cloned().unwrap_or_else(attached)
+    }
+
+    /// Whether the agent is to attach a cgroup by itself ([`File::wants`]).
+    pub(crate) fn wants(&self, cgroup: &Path) -> bool {
+        let file = Arc::clone(&self.lock().file);
+        let below = Path::new("/").join(cgroup.strip_prefix(&self.mount).unwrap_or(cgroup));
+        file.wants(&below, &self.pods)
+    }
+
+    /// Whether pods of Kubernetes are to be looked for.
+    pub(crate) fn asks_for_pods(&self) -> bool {
+        self.lock().file.asks_for_pods()
+    }
+
+    /// Another cgroup is attached: the hooks learn the classes of what is below.
+    pub(crate) fn attached(&self) {
+        self.refresh(&mut self.lock());
+    }
+
+    fn refresh(&self, now: &mut Now) {
+        if let Err(error) = self.write_rows(now) {
+            warn!(error = &error as &dyn std::error::Error, "the hooks keep the rows that they have");
+        }
+    }
+
+    fn below_mount(&self, path: &Path) -> PathBuf {
+        Path::new("/").join(path.strip_prefix(&self.mount).unwrap_or(path))
+    }
+
+    /// Writes the rows of all classes, then the classes, then deletes the rows of before. For a moment a
+    /// hook may find the row of everybody else, which `connect` makes good.
+    fn write_rows(&self, now: &mut Now) -> Result<(), LoadError> {
+        let failed = |error: crate::kernel::error::Error| LoadError::Files(error.to_string());
+        self.find_cgroups(now);
+        let file = Arc::clone(&now.file);
+        let profiles = |takes: &dyn Fn(&Profile) -> bool| -> Vec<usize> {
+            file.profiles.iter().enumerate().filter(|(_, profile)| takes(profile)).map(|(index, _)| index).collect()
+        };
+        let others = profiles(&Profile::takes_any_cgroup);
+        let by_cgroup: HashMap<u64, Vec<usize>> =
+            now.cgroups.iter().map(|(id, path)| (*id, profiles(&|profile| profile.takes_cgroup(path)))).collect();
+        let mut cgroup_sets = HashMap::from([(others.clone(), 0)]);
+        let of_cgroups: HashMap<u64, u32> =
+            by_cgroup.into_iter().map(|(id, set)| (id, now.number(false, &mut cgroup_sets, set))).collect();
+        let mut user_sets = HashMap::from([(profiles(&|profile| profile.user.is_none()), 0)]);
+        let uids: HashSet<u32> = file.profiles.iter().filter_map(|profile| profile.user).map(|user| user.0).collect();
+        let of_users: HashMap<u32, u32> = uids
+            .into_iter()
+            .map(|uid| (uid, now.number(true, &mut user_sets, profiles(&|profile| profile.takes_user(uid)))))
+            .collect();
+        let mut rows = HashSet::new();
+        for (by_user, user) in &user_sets {
+            let both = |by_cgroup: &[usize]| -> Vec<usize> {
+                by_cgroup.iter().copied().filter(|index| by_user.contains(index)).collect()
+            };
+            // Programs of a cgroup that is not known yet may be anybody's: `connect` decides.
+            let mut unknown = row(&file, &both(&others));
+            for (by_cgroup, cgroup) in &cgroup_sets {
+                let row = row(&file, &both(by_cgroup));
+                loosen(&mut unknown, &row);
+                now.put_row(&self.maps, PolicyKey { cgroup: *cgroup, user: *user }, &row, &mut rows).map_err(failed)?;
+            }
+            for index in 0..file.profiles.len() {
+                loosen(&mut unknown, &row(&file, &[&both(&others)[..], &both(&[index])[..]].concat()));
+            }
+            let key = PolicyKey { cgroup: UNKNOWN_CGROUP, user: *user };
+            now.put_row(&self.maps, key, &unknown, &mut rows).map_err(failed)?;
+        }
+        self.maps.set_classes(&of_cgroups, &of_users).map_err(failed)?;
+        for gone in now.rows.difference(&rows) {
+            self.maps.remove_policy(gone);
+        }
+        now.rows = rows;
+        Ok(())
+    }
+
+    /// Notes the attached cgroups and all below them.
+    fn find_cgroups(&self, now: &mut Now) {
+        now.cgroups.clear();
+        let mut left: Vec<PathBuf> = self.services.paths().into_values().collect();
+        while let Some(path) = left.pop() {
+            let Ok(metadata) = fs::metadata(&path) else { continue };
+            now.cgroups.insert(metadata.ino(), self.below_mount(&path));
+            let children = fs::read_dir(&path).into_iter().flatten().flatten();
+            left.extend(
+                children.filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())).map(|child| child.path()),
+            );
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Now {
+    /// The class of a set of profiles, which keeps its number for as long as the file is in force. No
+    /// number is ever used for another set.
+    fn number(&mut self, of_user: bool, sets: &mut HashMap<Vec<usize>, u32>, set: Vec<usize>) -> u32 {
+        if let Some(number) = sets.get(&set) {
+            return *number;
+        }
+        let Self { numbers, next_class, .. } = self;
+        let number = *numbers.entry((of_user, set.clone())).or_insert_with(|| {
+            *next_class += 1;
+            *next_class - 1
+        });
+        sets.insert(set, number);
+        number
+    }
+
+    /// Writes a row. One that is there is known of, whatever comes after.
+    fn put_row(
+        &mut self,
+        maps: &Maps,
+        key: PolicyKey,
+        row: &Row,
+        rows: &mut HashSet<PolicyKey>,
+    ) -> Result<(), crate::kernel::error::Error> {
+        maps.set_policy(&key, row)?;
+        self.rows.insert(key);
+        rows.insert(key);
+        Ok(())
+    }
+}
+
+/// A policy with its files, read unless the same policy was before.
+fn load(loaded: &mut Vec<Arc<Effective>>, policy: Policy) -> Result<Arc<Effective>, LoadError> {
+    if let Some(same) = loaded.iter().find(|one| one.policy == policy) {
+        return Ok(Arc::clone(same));
+    }
+    let one = Arc::new(Effective::load(policy)?);
+    loaded.push(Arc::clone(&one));
+    Ok(one)
+}

@@ -1,0 +1,203 @@
+//! The rules in force: each cgroup's set of them, as the hooks look it up, and the rule that a connection comes under.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use ssa_common::ruling::CLOSED_BELOW;
+use tracing::warn;
+
+use crate::{
+    kernel::maps::{Maps, RuleKey},
+    policy::{
+        file::File,
+        rule::{Mode, Rule},
+    },
+    services::pods::Pods,
+    sys::cgroup,
+};
+
+/// Those of one agent.
+pub(crate) struct Rules {
+    maps: Arc<Maps>,
+    pods: Arc<Pods>,
+    /// Where the cgroup file system is mounted.
+    mount: PathBuf,
+    now: Mutex<Now>,
+}
+
+struct Now {
+    file: Arc<File>,
+    /// Every cgroup of the machine, by inode, with its rules by index.
+    cgroups: HashMap<u64, Arc<[usize]>>,
+    /// What the hooks have for each set of rules.
+    sets: HashMap<Arc<[usize]>, Set>,
+    /// As the hooks have it.
+    ruled: HashMap<u64, u32>,
+    last_set: u32,
+    last_group: u32,
+}
+
+/// A set of rules in the hooks' maps.
+struct Set {
+    number: u32,
+    keys: Vec<RuleKey>,
+}
+
+/// The rule that a connection comes under, in the file that it is in.
+#[derive(Clone)]
+pub(crate) struct Found {
+    pub(crate) file: Arc<File>,
+    pub(crate) index: usize,
+}
+
+impl Found {
+    pub(crate) fn rule(&self) -> &Rule {
+        &self.file.rules()[self.index]
+    }
+}
+
+impl Rules {
+    /// Puts rules in force, in the place of those that an agent before this one has left.
+    pub(crate) fn new(maps: Arc<Maps>, pods: Arc<Pods>, file: Arc<File>) -> Result<Self> {
+        let left = maps.rule_keys();
+        let last = |of: fn(&RuleKey) -> u32| left.iter().map(of).max().unwrap_or(0);
+        let (last_set, last_group) = (last(RuleKey::set), last(RuleKey::group));
+        let now =
+            Now { file, cgroups: HashMap::new(), sets: HashMap::new(), ruled: maps.ruled(), last_set, last_group };
+        let rules = Self { maps, pods, mount: cgroup::mount()?, now: Mutex::new(now) };
+        rules.look(&cgroup::all_below(&rules.mount, |_path| ()), true)?;
+        rules.maps.remove_rules(&left);
+        rules.warn();
+        Ok(rules)
+    }
+
+    /// Where they are from.
+    pub(crate) fn file(&self) -> Arc<File> {
+        Arc::clone(&self.lock().file)
+    }
+
+    /// Puts others in force. On an error the last ones stay.
+    pub(crate) fn replace(&self, file: Arc<File>) -> Result<()> {
+        let found = cgroup::all_below(&self.mount, |_path| ());
+        let (before, sets) = {
+            let mut now = self.lock();
+            (std::mem::replace(&mut now.file, file), std::mem::take(&mut now.sets))
+        };
+        let done = self.look(&found, true);
+        let mut now = self.lock();
+        let gone = if done.is_ok() {
+            sets
+        } else {
+            now.file = before;
+            std::mem::replace(&mut now.sets, sets)
+        };
+        drop(now);
+        gone.into_values().for_each(|set| self.maps.remove_rules(&set.keys));
+        if done.is_err() {
+            self.look(&found, true)?;
+        }
+        if done.is_ok() {
+            self.warn();
+        }
+        done
+    }
+
+    /// Names the rules that let plaintext pass.
+    fn warn(&self) {
+        let now = self.lock();
+        for rule in now.file.rules().iter().filter(|rule| rule.mode() == Mode::Prefer) {
+            warn!(
+                rule = rule.name.get_ref(),
+                "mode = \"prefer\": plaintext is sent to whoever speaks no TLS, or keeps it away"
+            );
+        }
+    }
+
+    /// Gives each cgroup of the machine its rules; `found` is all of them. `anew` if the rules are others.
+    fn look(&self, found: &[(u64, PathBuf)], anew: bool) -> Result<()> {
+        let mut now = self.lock();
+        if now.file.rules().is_empty() && now.ruled.is_empty() {
+            return Ok(());
+        }
+        let file = Arc::clone(&now.file);
+        // The sockets of peer legs are a service's, but the agent's calls on them are its own.
+        let own = cgroup::own().ok();
+        let mut ruled = HashMap::new();
+        let mut cgroups = HashMap::new();
+        let lasting = !anew && file.rules_go_by_path();
+        for (id, path) in found.iter().filter(|_| !file.rules().is_empty()) {
+            if lasting && let (Some(set), Some(rules)) = (now.ruled.get(id), now.cgroups.get(id)) {
+                ruled.insert(*id, *set);
+                cgroups.insert(*id, Arc::clone(rules));
+                continue;
+            }
+            let below = Path::new("/").join(path.strip_prefix(&self.mount).unwrap_or(path));
+            let Some(rules) = file.rules_of(&below, &self.pods) else { continue };
+            let rules: Arc<[usize]> = if own.as_ref() == Some(path) { Arc::default() } else { rules.into() };
+            let set = self.set(&mut now, &file, &rules)?;
+            let closed = if file.may_rule_below(&below) { 0 } else { CLOSED_BELOW };
+            ruled.insert(*id, set | closed);
+            cgroups.insert(*id, rules);
+        }
+        if !file.rules().is_empty() {
+            ruled.insert(0, 0);
+        }
+        // Before the rules: a name may be resolved as soon as they hold.
+        self.maps.want_names(file.rules().iter().any(Rule::wants_names))?;
+        self.maps.set_ruled(&now.ruled, &ruled)?;
+        now.ruled = ruled;
+        now.cgroups = cgroups;
+        let used: HashSet<Arc<[usize]>> = now.cgroups.values().cloned().collect();
+        let unused: Vec<_> = now.sets.extract_if(|rules, _set| !used.contains(rules)).collect();
+        drop(now);
+        unused.into_iter().for_each(|(_rules, set)| self.maps.remove_rules(&set.keys));
+        Ok(())
+    }
+
+    /// Gives new cgroups their rules, and those that go by what has changed since. Those that get none stay refused.
+    pub(crate) fn look_again(&self, found: &[(u64, PathBuf)]) {
+        if let Err(error) = self.look(found, false) {
+            warn!(error = format!("{error:#}"), "new cgroups can't be given their rules, and are refused");
+        }
+    }
+
+    /// The number of a set of rules, which the hooks have from now on.
+    fn set(&self, now: &mut Now, file: &File, rules: &Arc<[usize]>) -> Result<u32> {
+        if rules.is_empty() {
+            return Ok(0);
+        }
+        if let Some(set) = now.sets.get(rules) {
+            return Ok(set.number);
+        }
+        now.last_set = (now.last_set + 1) & !CLOSED_BELOW;
+        let number = now.last_set;
+        let tables = file.tables(rules, number, &mut now.last_group).map_err(|error| anyhow!(error))?;
+        let keys = self.maps.put_rules(&tables).context("there is no room for so many rules")?;
+        now.sets.insert(Arc::clone(rules), Set { number, keys });
+        Ok(number)
+    }
+
+    /// The rule by which a socket of this cgroup is a TLS socket ([`ssa_common::ruling::kind`]).
+    pub(crate) fn find(&self, cgroup: u64, kind: u8, at: SocketAddr) -> Option<Found> {
+        let now = self.lock();
+        let rules = now.cgroups.get(&cgroup)?;
+        let index = now.file.ruling(rules, kind, at)?;
+        let found = Found { file: Arc::clone(&now.file), index };
+        found.rule().mode().is_tls().then_some(found)
+    }
+
+    /// Whether a cgroup has its rules, if only none.
+    pub(crate) fn knows(&self, cgroup: u64) -> bool {
+        let now = self.lock();
+        now.file.rules().is_empty() || now.cgroups.contains_key(&cgroup)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,2 @@
+pub(crate) mod connection;
+pub(crate) mod listeners;

@@ -1,0 +1,306 @@
+//! `[[service]]` of the configuration: which cgroups the agent attaches by itself.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use kube::core::{Expression, Selector, SelectorExt as _};
+use serde::Deserialize;
+
+use crate::services::pods::{Pod, Pods};
+
+/// Cgroups that the agent attaches by itself, now and when they are made.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Service {
+    /// Paths below the mount, with a slash before them; `*` is for a part of one name.
+    cgroup: Option<Glob>,
+    /// Systemd units and slices, which name the last part of a path.
+    unit: Option<Glob>,
+    /// A container, by its id or the beginning of it, or by its name.
+    container: Option<String>,
+    /// Pods of Kubernetes.
+    pod: Option<PodRule>,
+}
+
+/// A pattern with `*`, `?` and `[...]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Glob(glob::Pattern);
+
+impl TryFrom<String> for Glob {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        glob::Pattern::new(&text).map(Self).map_err(|error| format!("{text:?} is no pattern: {error}"))
+    }
+}
+
+/// What a pod must have, all of it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PodRule {
+    namespace: Option<Glob>,
+    /// As kubectl takes it.
+    selector: Option<Labels>,
+    /// `key`, or `key=value`.
+    annotation: Option<String>,
+}
+
+/// A selector of labels, such as `app=web,tier in (front,back),!legacy`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Labels(Selector);
+
+impl TryFrom<String> for Labels {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let mut parts = vec![String::new()];
+        let mut depth = 0;
+        for letter in text.chars() {
+            depth += i32::from(letter == '(') - i32::from(letter == ')');
+            match parts.last_mut() {
+                Some(part) if letter != ',' || depth > 0 => part.push(letter),
+                _ => parts.push(String::new()),
+            }
+        }
+        let expressions = parts.iter().map(|part| expression(part.trim()));
+        let selector: Option<Selector> = expressions.collect::<Option<Vec<_>>>().map(|all| all.into_iter().collect());
+        selector.map(Self).ok_or_else(|| {
+            format!("{text:?} is no selector of labels, such as \"app=web,tier in (front,back),stage!=test,!legacy\"")
+        })
+    }
+}
+
+fn expression(text: &str) -> Option<Expression> {
+    let word = |text: &str| {
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+        (!text.is_empty() && text.bytes().all(good)).then(|| text.to_owned())
+    };
+    let value = |text: &str| if text.is_empty() { Some(String::new()) } else { word(text) };
+    if let Some(key) = text.strip_prefix('!') {
+        return Some(Expression::DoesNotExist(word(key.trim())?));
+    }
+    if let Some(list) = text.strip_suffix(')') {
+        let (head, list) = list.split_once('(')?;
+        let values: Option<BTreeSet<String>> = list.split(',').map(|one| value(one.trim())).collect();
+        let mut words = head.split_whitespace();
+        return match (words.next(), words.next(), words.next()) {
+            (Some(key), Some("in"), None) => Some(Expression::In(word(key)?, values?)),
+            (Some(key), Some("notin"), None) => Some(Expression::NotIn(word(key)?, values?)),
+            _ => None,
+        };
+    }
+    if let Some((key, is)) = text.split_once("!=") {
+        return Some(Expression::NotEqual(word(key.trim())?, value(is.trim())?));
+    }
+    match text.split_once('=') {
+        Some((key, is)) => {
+            Some(Expression::Equal(word(key.trim())?, value(is.strip_prefix('=').unwrap_or(is).trim())?))
+        }
+        None => Some(Expression::Exists(word(text)?)),
+    }
+}
+
+impl PodRule {
+    fn takes(&self, pod: &Pod) -> bool {
+        let annotated = |asked: &String| match asked.split_once('=') {
+            Some((key, is)) => pod.annotations.get(key).is_some_and(|value| value == is),
+            None => pod.annotations.contains_key(asked),
+        };
+        self.namespace.as_ref().is_none_or(|glob| glob.0.matches(&pod.namespace))
+            && self.selector.as_ref().is_none_or(|labels| labels.0.matches(&pod.labels))
+            && self.annotation.as_ref().is_none_or(annotated)
+    }
+}
+
+/// A `*` is for a part of one name.
+const OPTIONS: glob::MatchOptions =
+    glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
+
+/// As short as the engines themselves take the beginning of an id.
+const ID_LEAST: usize = 12;
+
+impl Service {
+    /// As the command line names one.
+    pub(crate) fn named(
+        cgroup: Option<String>,
+        unit: Option<String>,
+        container: Option<String>,
+    ) -> Result<Self, String> {
+        let glob = |text: Option<String>| text.map(Glob::try_from).transpose();
+        let service = Self { cgroup: glob(cgroup)?, unit: glob(unit)?, container, pod: None };
+        service.check().map(|()| service)
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        let keys = [self.cgroup.is_some(), self.unit.is_some(), self.container.is_some(), self.pod.is_some()];
+        if keys.into_iter().filter(|there| *there).count() != 1 {
+            return Err("a service is named by one of `unit`, `cgroup`, `container` and `pod`".to_owned());
+        }
+        if self.cgroup.as_ref().is_some_and(|glob| !glob.0.as_str().starts_with('/')) {
+            return Err("`cgroup` must be a path below the mount, with a slash before it".to_owned());
+        }
+        if self.unit.as_ref().is_some_and(|glob| !glob.0.as_str().contains('.') || glob.0.as_str().contains('/')) {
+            return Err("`unit` must be a unit's whole name, such as \"nginx.service\" or \"app@*.service\"".to_owned());
+        }
+        let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        if self.container.as_ref().is_some_and(|name| name.is_empty() || !name.bytes().all(letter)) {
+            return Err(format!("`container` must be a name, or {ID_LEAST} or more digits of an id"));
+        }
+        let nothing = |pod: &PodRule| pod.namespace.is_none() && pod.selector.is_none() && pod.annotation.is_none();
+        if self.pod.as_ref().is_some_and(nothing) {
+            return Err("`pod` must have a `namespace`, a `selector` or an `annotation`".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whether it is for this cgroup, by its path below the mount.
+    pub(crate) fn takes(&self, cgroup: &Path, pods: &Pods) -> bool {
+        let name = cgroup.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        if let Some(glob) = &self.cgroup {
+            return glob.0.matches_path_with(cgroup, OPTIONS);
+        }
+        if let Some(glob) = &self.unit {
+            // The sockets that systemd makes for a service are made in the cgroup of its socket unit.
+            let activated = name.strip_suffix(".socket").map(|unit| format!("{unit}.service"));
+            return [Some(name.as_ref()), activated.as_deref()]
+                .into_iter()
+                .flatten()
+                .any(|name| glob.0.matches_with(name, OPTIONS));
+        }
+        if let Some(rule) = &self.pod {
+            return pods.of(cgroup).is_some_and(|pod| rule.takes(&pod));
+        }
+        let (Some(wanted), Some(id)) = (&self.container, container_id(&name)) else { return false };
+        let by_id = wanted.len() >= ID_LEAST && wanted.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if by_id { id.starts_with(wanted.as_str()) } else { container_names(id).contains(wanted) }
+    }
+
+    /// Whether it can be for a cgroup below this one, by path below the mount.
+    pub(super) fn may_take_below(&self, cgroup: &Path) -> bool {
+        let Some(glob) = &self.cgroup else {
+            return true;
+        };
+        let wanted: Vec<&str> = glob.0.as_str().split('/').skip(1).collect();
+        let parts: Vec<_> = cgroup.iter().skip(1).map(|part| part.to_string_lossy()).collect();
+        let fits = |(wanted, part): (&&str, &std::borrow::Cow<'_, str>)| {
+            glob::Pattern::new(wanted).is_ok_and(|pattern| pattern.matches(part))
+        };
+        wanted.len() > parts.len() && wanted.iter().zip(&parts).all(fits)
+    }
+
+    /// Whether a cgroup's path alone says if it is for it.
+    pub(super) fn goes_by_path(&self) -> bool {
+        self.cgroup.is_some() || self.unit.is_some()
+    }
+
+    pub(super) fn asks_for_pods(&self) -> bool {
+        self.pod.is_some()
+    }
+}
+
+/// The id in the name of a container's cgroup: `docker-ID.scope`, `libpod-ID.scope`, `cri-containerd-ID.scope`, or ID alone.
+fn container_id(name: &str) -> Option<&str> {
+    let name = name.strip_suffix(".scope").unwrap_or(name);
+    let id = name.rsplit('-').next().unwrap_or(name);
+    (id.len() >= ID_LEAST && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
+}
+
+/// The names that docker and podman (of root) have noted for a container.
+fn container_names(id: &str) -> Vec<String> {
+    let json = |path: &str| {
+        let text = fs::read_to_string(path).ok()?;
+        serde_json::from_str::<serde_json::Value>(&text).ok()
+    };
+    let mut names = Vec::new();
+    if let Some(docker) = json(&format!("/var/lib/docker/containers/{id}/config.v2.json")) {
+        names.extend(docker["Name"].as_str().map(|name| name.trim_start_matches('/').to_owned()));
+    }
+    for file in ["containers.json", "volatile-containers.json"] {
+        for folder in ["/var/lib/containers/storage", "/run/containers/storage"] {
+            for driver in ["overlay-containers", "vfs-containers", "btrfs-containers"] {
+                let list = json(&format!("{folder}/{driver}/{file}")).unwrap_or_default();
+                let own = list.as_array().into_iter().flatten().filter(|one| one["id"] == id);
+                names.extend(
+                    own.flat_map(|one| one["names"].as_array().cloned().unwrap_or_default())
+                        .filter_map(|name| name.as_str().map(str::to_owned)),
+                );
+            }
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::file::File;
+
+    #[test]
+    fn services_are_named_by_unit_cgroup_or_container() {
+        let takes = |text: &str, cgroup: &str| {
+            File::parse(text).map(|file| file.wants(Path::new(cgroup), &Pods::default())).ok().unwrap()
+        };
+        let unit = "[[service]]\nunit = \"app@*.service\"";
+        assert!(takes(unit, "/system.slice/app@1.service") && !takes(unit, "/system.slice/app.service"));
+        assert!(!takes(unit, "/system.slice/app@1.service/below"));
+        assert!(takes(unit, "/system.slice/app@1.socket") && !takes(unit, "/system.slice/other.socket"));
+        let cgroup = "[[service]]\ncgroup = \"/a/*/c\"";
+        assert!(takes(cgroup, "/a/b/c") && !takes(cgroup, "/a/b/b/c") && !takes(cgroup, "/a/b"));
+        let container = "[[service]]\ncontainer = \"0123456789ab\"";
+        for name in [
+            "docker-0123456789abcd.scope",
+            "libpod-0123456789ab.scope",
+            "cri-containerd-0123456789abff.scope",
+            "0123456789abcd",
+        ] {
+            assert!(takes(container, &format!("/x/{name}")), "{name}");
+        }
+        assert!(!takes(container, "/x/docker-1123456789abcd.scope"));
+        for bad in [
+            "unit = \"app\"",
+            "cgroup = \"a\"",
+            "container = \"a/b\"",
+            "pod = {}",
+            "pod = { selector = \"a in b\" }",
+            "pod = { selector = \"a=b=c\" }",
+            "pod = { label = \"a\" }",
+            "",
+            "unit = \"a.b\"\ncgroup = \"/a\"",
+            "name = \"x\"",
+        ] {
+            assert!(File::parse(&format!("[[service]]\n{bad}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn pods_are_selected_as_kubectl_does() {
+        let pod = |labels: &[(&str, &str)]| Pod {
+            namespace: "shop".to_owned(),
+            labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            annotations: [("ssa.dev/tls".to_owned(), "on".to_owned())].into(),
+            ..Pod::default()
+        };
+        let takes = |rule: &str, labels: &[(&str, &str)]| {
+            let rule: PodRule = toml::from_str(rule).unwrap();
+            rule.takes(&pod(labels))
+        };
+        let front: &[(&str, &str)] = &[("app", "web"), ("tier", "front")];
+        for (rule, taken) in [
+            ("selector = \"app=web\"", true),
+            ("selector = \"app==web, tier in (front,back)\"", true),
+            ("selector = \"app=web,tier notin (front)\"", false),
+            ("selector = \"app!=db,!legacy,tier\"", true),
+            ("selector = \"legacy\"", false),
+            ("namespace = \"shop\"", true),
+            ("namespace = \"kube-*\"", false),
+            ("namespace = \"sh*\"\nselector = \"app=web\"\nannotation = \"ssa.dev/tls=on\"", true),
+            ("annotation = \"ssa.dev/tls\"", true),
+            ("annotation = \"ssa.dev/tls=off\"", false),
+            ("namespace = \"shop\"\nselector = \"app=db\"", false),
+        ] {
+            assert_eq!(takes(rule, front), taken, "{rule}");
+        }
+        assert!(takes("selector = \"tier!=front\"", &[]), "what is absent is not equal");
+    }
+}

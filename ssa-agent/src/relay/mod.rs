@@ -1,0 +1,3 @@
+pub(crate) mod app_stream;
+pub(crate) mod peer;
+pub(crate) mod relay;

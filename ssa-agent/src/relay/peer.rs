@@ -1,0 +1,107 @@
+//! The other side of a relay: a peer or a client after its handshake, or one that speaks no TLS, where a rule lets it.
+
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use openssl::x509::X509;
+use tokio::net::TcpStream;
+
+use super::{
+    app_stream::AppStream,
+    relay::{self, Copied},
+};
+use crate::tls::client::Secured;
+
+/// Who was reached.
+pub(crate) enum Reached {
+    Tls(Box<Secured>),
+    /// Plaintext, by a rule with `mode = "prefer"`.
+    Plain(TcpStream),
+    /// The program speaks TLS itself, by a rule with `own_tls = "pass"`; or it has not spoken yet.
+    Own(TcpStream),
+}
+
+impl Reached {
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Tls(secured) => secured.stream.get_ref().tcp(),
+            Self::Plain(stream) | Self::Own(stream) => stream,
+        }
+    }
+
+    fn secured(&self) -> Option<&Secured> {
+        match self {
+            Self::Tls(secured) => Some(secured),
+            Self::Plain(_) | Self::Own(_) => None,
+        }
+    }
+
+    /// The version as on the wire; 0 if the agent speaks no TLS.
+    pub(crate) fn version(&self) -> i64 {
+        self.secured().map_or(0, Secured::version)
+    }
+
+    /// The same for people.
+    pub(crate) fn version_name(&self) -> &'static str {
+        match self {
+            Self::Plain(_) => "plaintext",
+            Self::Own(_) => "its own TLS",
+            Self::Tls(secured) if secured.version() == 0x0304 => "TLS 1.3",
+            Self::Tls(_) => "TLS 1.2",
+        }
+    }
+
+    /// OpenSSL's name of the cipher; empty if the agent speaks no TLS.
+    pub(crate) fn cipher(&self) -> &'static str {
+        self.secured().map_or("", Secured::cipher)
+    }
+
+    pub(crate) fn resumed(&self) -> bool {
+        self.secured().is_some_and(Secured::resumed)
+    }
+
+    /// The verified chain, leaf first.
+    pub(crate) fn chain(&self) -> &[X509] {
+        self.secured().map_or(&[], Secured::chain)
+    }
+
+    /// SHA-256 of the peer's certificate.
+    pub(crate) fn fingerprint(&self) -> [u8; 32] {
+        self.secured().map(Secured::fingerprint).unwrap_or_default()
+    }
+
+    /// Subject of the peer's certificate.
+    pub(crate) fn identity(&self) -> String {
+        self.secured().map(Secured::identity).unwrap_or_default()
+    }
+
+    /// The application protocol that was chosen.
+    pub(crate) fn alpn(&self) -> Option<&str> {
+        self.secured().and_then(Secured::alpn)
+    }
+
+    /// The name that a client asked for.
+    pub(crate) fn sni(&self) -> Option<&str> {
+        self.secured().and_then(Secured::sni)
+    }
+
+    /// Relays between it and an application ([`relay::run`]).
+    pub(crate) async fn relay(
+        self,
+        app: AppStream,
+        news: impl FnMut(&mut Context<'_>, &TcpStream) -> Poll<()>,
+        before_reset: impl FnOnce(&relay::Error),
+        copied: &Copied,
+        idle: Duration,
+        revoked: impl Future<Output = String>,
+    ) -> Result<(), relay::Error> {
+        match self {
+            Self::Tls(secured) => relay::run(app, secured.stream, news, before_reset, copied, idle, revoked).await,
+            Self::Plain(stream) | Self::Own(stream) => {
+                relay::run(app, AppStream::new(stream), news, before_reset, copied, idle, revoked).await
+            }
+        }
+    }
+}

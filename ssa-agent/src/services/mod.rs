@@ -1,0 +1,3 @@
+pub(crate) mod pods;
+pub(crate) mod services;
+pub(crate) mod uncaptured;
