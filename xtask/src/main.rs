@@ -11,6 +11,7 @@ mod codegen;
 mod faults;
 mod fuzz;
 mod image;
+mod layers;
 mod man;
 mod manifests;
 mod package;
@@ -57,6 +58,8 @@ enum Verb {
     Manifests,
     /// Run the system tests on other kernels, each in a virtual machine
     Vm(vm::Args),
+    /// Check that the agent's folders import only what stands below them, and that no circle of files is large
+    Layers,
     /// What CI runs: formatting, lints on both targets, generated files, documentation, tests
     Ci,
     /// Write the generated files (include/in_tls.h, docs/man)
@@ -77,6 +80,7 @@ fn main() -> Result<()> {
         Verb::Manifests => manifests::run(),
         Verb::Package(args) => package::run(&args),
         Verb::Vm(args) => vm::run(&args),
+        Verb::Layers => layers::run(),
         Verb::Ci => ci::run(),
         Verb::Codegen(args) => codegen::run(&args),
     }

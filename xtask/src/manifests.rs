@@ -78,7 +78,8 @@ fn compare(tools: &Path, base: &[PathBuf], rendered: &str) -> Result<()> {
 
 /// Every metric of the dashboard is one that the agent has.
 fn dashboard(path: &Path) -> Result<()> {
-    let (text, metrics) = (fs::read_to_string(path)?, fs::read_to_string(root().join("ssa-agent/src/metrics.rs"))?);
+    let (text, metrics) =
+        (fs::read_to_string(path)?, fs::read_to_string(root().join("ssa-agent/src/telemetry/metrics.rs"))?);
     let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
     for word in words.filter(|word| word.starts_with("ssa_")) {
         let name = ["_bucket", "_count", "_sum"].iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word);
