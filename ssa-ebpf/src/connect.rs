@@ -6,10 +6,7 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::bpf_sock,
-    helpers::{
-        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-        generated::{bpf_get_netns_cookie, bpf_getsockopt, bpf_setsockopt},
-    },
+    helpers::generated::{bpf_getsockopt, bpf_setsockopt},
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
@@ -21,18 +18,18 @@ use ssa_common::{
     phase::outcome,
     reason::Reason,
     ruling::{action, kind},
-    socket::{Caller, Endpoint, Socket},
+    socket::{Endpoint, Socket},
 };
 
 use crate::{
+    caller::caller,
     ctx::{AF_INET, AF_INET6, ALLOW, IPPROTO_TCP, Refusal, SockAddr, bound, deny, errno, is_tcp, is_udp, refuse},
+    lifecycle::{leave, open},
     maps::{
         CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, count, is_subflow, make_ruled, mptcp_socket_of,
         socket_of, storage, unmake_socket,
     },
     peer_options, rules,
-    setsockopt::open,
-    sock_release::leave,
 };
 
 /// `connect(2)` over IPv4. A TLS socket gets `ENOTCONN` unless the agent lives; what a rule denies, `EACCES`.
@@ -199,24 +196,6 @@ fn new_answers(id: u64, attempt: u32) -> Result<(), Refusal> {
     // agent has heard of the attempt.
     unsafe { (*connection).attempt = attempt };
     Ok(())
-}
-
-/// Who calls. KERNEL: the helpers exist in cgroup hooks from 6.1 at least.
-#[inline(always)]
-pub(crate) fn caller(ctx: *mut core::ffi::c_void, service: u64) -> Caller {
-    let ids = bpf_get_current_pid_tgid();
-    let owner = bpf_get_current_uid_gid();
-    Caller {
-        uid: owner as u32,
-        gid: (owner >> 32) as u32,
-        tgid: (ids >> 32) as u32,
-        tid: ids as u32,
-        // SAFETY: the helper takes the hook's context.
-        netns: unsafe { bpf_get_netns_cookie(ctx) },
-        service,
-        // SAFETY: the helper takes nothing.
-        cgroup: unsafe { bpf_get_current_cgroup_id() },
-    }
 }
 
 /// Lowers the count of SYNs that are sent again, so that a hung agent is noticed in about a minute.

@@ -13,11 +13,12 @@ use ssa_common::{
 };
 
 use crate::{
+    caller::caller,
     ciphers,
-    connect::caller,
     ctx::{SOL_SOCKET, Sockopt, deny, errno, is_tcp, phase_of},
+    lifecycle::open,
     maps::{CERTIFICATES, CHAINS, CONNECTIONS, CONTEXTS, socket_of},
-    setsockopt::{open, rule_of},
+    option_row::rule_of,
     text::{copy_out, copy_text},
     user_pointer,
 };

@@ -10,6 +10,7 @@
 
 mod alpn;
 mod atomic;
+mod caller;
 mod cgroup_skb;
 mod ciphers;
 mod connect;
@@ -17,8 +18,10 @@ mod ctx;
 mod getpeername;
 mod getsockopt;
 mod hostname;
+mod lifecycle;
 mod maps;
 mod names;
+mod option_row;
 mod peer_options;
 mod policy;
 mod repeat;

@@ -292,7 +292,7 @@ pub(crate) fn count_in() {
     crate::atomic::add(&raw mut service().sockets, 1);
 }
 
-/// Makes a TLS socket a plain one. It was left by [`crate::sock_release::leave`] before, unless it has just been cloned.
+/// Makes a TLS socket a plain one. It was left by [`crate::lifecycle::leave`] before, unless it has just been cloned.
 #[inline(always)]
 pub(crate) fn unmake_socket(sk: *mut bpf_sock) {
     // SAFETY: the helper checks `sk`. Absent is as good.

@@ -10,7 +10,7 @@ use ssa_common::{
 };
 
 use crate::{
-    connect::caller,
+    caller::caller,
     ctx::{ALLOW, SockAddr, bytes, deny, errno, is_tcp, is_udp, words},
     maps::{BINDERS, RULE_ADDRESSES, RULE_PORTS, RULED, is_subflow, service, storage},
 };

@@ -5,34 +5,30 @@
 
 use aya_ebpf::{EbpfContext as _, bindings::bpf_sock, macros::cgroup_sockopt, programs::SockoptContext};
 use aya_log_ebpf::debug;
-use core::hint::black_box;
 use ssa_common::{
-    cipher::{CipherList, CipherSet},
-    context::{Blob, BlobKey, Context, SETTINGS, Setting},
-    event::{BlobSet, Opened, kind},
+    context::{Blob, BlobKey, Context, Setting},
+    event::{BlobSet, kind},
     limits::{BLOB_SETS_MAX, Counter, OPTION_BYTES},
     phase::tcp_state,
-    policy::Policy,
     reason::Reason,
-    rule::{self, Rule, place, values},
-    socket::{Caller, HostName, Socket},
+    rule::{Rule, place, values},
+    socket::{HostName, Socket},
     uapi::{IPPROTO_TLS, TLS_1_2, TLS_1_3, TLS_TRUSTED_PEER_CERTIFICATES},
 };
 
 use crate::{
     alpn,
-    atomic::{self, Refs},
+    atomic::Refs,
+    caller::caller,
     ciphers,
-    connect::caller,
     ctx::{IPPROTO_TCP, Refusal, Sockopt, copy_words, deny, errno, is_mptcp, is_tcp, phase_of, read, refuse},
     hostname,
+    lifecycle::{AWAY, leave_context, open},
     maps::{
-        BLOBS, CONTEXTS, COUNTERS, EVENTS, FAST_OPEN, IDS, LIVE_SETSOCKOPT, USERS, count, count_in, make_socket,
-        service, socket_of, storage,
+        BLOBS, CONTEXTS, EVENTS, FAST_OPEN, LIVE_SETSOCKOPT, count, count_in, make_socket, service, socket_of, storage,
     },
-    peer_options, policy,
-    sock_release::{leave_context, leave_user},
-    text,
+    option_row::rule_of,
+    peer_options, policy, text,
 };
 
 /// Makes sure that the socket is a TLS socket, then lets the living agent's program go on; without
@@ -171,106 +167,6 @@ fn set(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), Re
         place::CIPHERS => ciphers::set(opt, socket.id, context, policy::of_caller().ok_or(AWAY)?),
         _ => Err(Refusal::new(errno::ENOPROTOOPT, Reason::NotOffered)),
     }
-}
-
-/// Gives a new TLS socket of this caller's its id and its context.
-#[inline(always)]
-pub(crate) fn open(socket: &mut Socket, caller: Caller) -> Result<(), Refusal> {
-    static NEW: Context = new_context();
-    let full = Refusal::new(errno::ENOBUFS, Reason::NoRoom);
-    let Ok(Some(id)) = IDS.pop() else {
-        count(Counter::NoRoom, 1);
-        return Err(full);
-    };
-    if socket.service == 0 {
-        // It was made while the agent was attaching.
-        return Err(AWAY);
-    }
-    let policy = policy::of_earlier(&caller).ok_or(AWAY)?;
-    if !enter_user(caller.uid, policy) {
-        count(Counter::NoRoom, 1);
-        return Err(full);
-    }
-    if CONTEXTS.insert(id, &NEW, 0).is_err() {
-        count(Counter::NoRoom, 1);
-        count(Counter::Opened, -1);
-        leave_user(caller.uid);
-        return Err(full);
-    }
-    let context = CONTEXTS.get_ptr_mut(id).ok_or(full)?;
-    // SAFETY: a live value of the map, whose random id nobody else knows yet.
-    let context = unsafe { &mut *context };
-    copy_words::<[i64; SETTINGS], SETTINGS>(&raw mut context.scalars, &raw const policy.defaults);
-    copy_words::<CipherList, 16>(&raw mut context.ciphers, &raw const policy.ciphers);
-    context.service = caller.service;
-    context.netns = caller.netns;
-    context.uid = caller.uid;
-    context.id = id;
-    let Some(mut event) = EVENTS.reserve_untyped::<Opened>(0) else {
-        count(Counter::EventsLost, 1);
-        let _absent = CONTEXTS.remove(id);
-        count(Counter::Opened, -1);
-        leave_user(caller.uid);
-        return Err(full);
-    };
-    event.write(Opened { kind: kind::OPENED, reserved: 0, id, caller });
-    event.submit(0);
-    socket.id = id;
-    socket.context = id;
-    socket.uid = caller.uid;
-    socket.caller = caller;
-    Ok(())
-}
-
-/// Counts one TLS socket more for a user, unless the administrator allows no more.
-#[inline(always)]
-fn enter_user(uid: u32, policy: &Policy) -> bool {
-    const BPF_NOEXIST: u64 = 1;
-    if COUNTERS.get(Counter::Opened as u32).is_some_and(|open| *open >= policy.sockets) {
-        return false;
-    }
-    if USERS.get_ptr_mut(uid).is_none() {
-        // It may have been made meanwhile.
-        let _there = USERS.insert(uid, 0, BPF_NOEXIST);
-    }
-    let Some(open) = USERS.get_ptr_mut(uid) else { return false };
-    if atomic::fetch_add(open, 1) >= policy.sockets_per_user {
-        leave_user(uid);
-        return false;
-    }
-    count(Counter::Opened, 1);
-    true
-}
-
-const fn new_context() -> Context {
-    Context {
-        id: 0,
-        service: 0,
-        netns: 0,
-        uid: 0,
-        refs: 1,
-        frozen: 0,
-        blob_sets: 0,
-        trust_set: 0,
-        credential_sets: 0,
-        scalars: [0; SETTINGS],
-        scalars_set: 0,
-        ciphers_set: 0,
-        asked: CipherSet::EMPTY,
-        ciphers: CipherList::EMPTY,
-        hostname: NO_TEXT,
-        alpn: NO_TEXT,
-    }
-}
-
-/// The rule of an option; that of an unknown number offers nothing.
-#[inline(always)]
-pub(crate) fn rule_of(number: i32) -> Rule {
-    let row = number.wrapping_sub(rule::FIRST) as u32 as usize;
-    let row = if row < rule::ROWS { row } else { rule::ROWS - 1 };
-    // VERIFIER: LLVM would select between two pointers, one of them out of bounds: "R5 unbounded
-    // memory access" (6.18, rustc 1.95). The barrier keeps the index, and the mask bounds it.
-    rule::RULES[black_box(row) & (rule::ROWS - 1)]
 }
 
 #[inline(always)]
@@ -440,8 +336,5 @@ fn adopt(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), 
     Ok(())
 }
 
-const NO_TEXT: HostName = HostName { bytes: [0; ssa_common::limits::HOSTNAME_BYTES], len: 0, reserved: 0 };
 const BAD_VALUE: Refusal = Refusal::new(errno::EINVAL, Reason::BadValue);
-/// The agent has not said yet what is allowed.
-const AWAY: Refusal = Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning);
 const LOST: Refusal = Refusal::new(errno::EBADFD, Reason::ContextUnknown);

@@ -23,12 +23,11 @@ use ssa_common::{
 
 use crate::{
     ctx::{AF_INET, copy_words, mapped, read},
+    lifecycle::{leave, open},
     maps::{
         BINDERS, CONTEXTS, EVENTS, LEGS, LISTENING, count, is_subflow, make_ruled, socket_of, storage, unmake_socket,
     },
     rules,
-    setsockopt::open,
-    sock_release::leave,
 };
 
 /// Observes only. A lost event of a connect means that the agent repeats its verdict in vain for a while;
