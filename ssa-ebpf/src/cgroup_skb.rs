@@ -17,9 +17,12 @@ use ssa_common::{
 };
 
 use crate::{
-    ctx::{ALLOW, DENY, bound, copy_words, mapped, read},
+    address::{mapped, read},
+    ctx::{bound, copy_words},
     maps::{EVENTS, LEGS, LISTENERS, count, mptcp_socket_of, socket_of, storage},
-    names, rules,
+    names,
+    refusal::{ALLOW, DENY},
+    rules,
 };
 
 /// Holds every SYN of a TLS socket, before and after a verdict: only the agent's own copy travels.

@@ -22,14 +22,17 @@ use ssa_common::{
 };
 
 use crate::{
+    address::AF_INET,
     caller::caller,
-    ctx::{AF_INET, AF_INET6, ALLOW, IPPROTO_TCP, Refusal, SockAddr, bound, deny, errno, is_tcp, is_udp, refuse},
+    ctx::{AF_INET6, IPPROTO_TCP, SockAddr, bound, is_tcp, is_udp, words},
     lifecycle::{leave, open},
     maps::{
         CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, count, is_subflow, make_ruled, mptcp_socket_of,
         socket_of, storage, unmake_socket,
     },
-    peer_options, rules,
+    peer_options,
+    refusal::{ALLOW, Refusal, deny, errno, refuse},
+    rules,
 };
 
 /// `connect(2)` over IPv4. A TLS socket gets `ENOTCONN` unless the agent lives; what a rule denies, `EACCES`.
@@ -230,6 +233,6 @@ fn spread(socket: &Socket) -> u64 {
 
 #[inline(always)]
 fn is_mapped(endpoint: &Endpoint) -> bool {
-    let words = crate::ctx::words(endpoint.addr);
+    let words = words(endpoint.addr);
     words[0] == 0 && words[1] == 0 && words[2] == 0xffff_u32.to_be()
 }

@@ -8,8 +8,9 @@ use ssa_common::{
 };
 
 use crate::{
-    ctx::{ALLOW, SockAddr, phase_of, words},
+    ctx::{SockAddr, phase_of, words},
     maps::{CONNECTIONS, socket_of},
+    refusal::ALLOW,
 };
 
 #[cgroup_sock_addr(getpeername4)]

@@ -15,10 +15,11 @@ use ssa_common::{
 use crate::{
     caller::caller,
     ciphers,
-    ctx::{SOL_SOCKET, Sockopt, deny, errno, is_tcp, phase_of},
+    ctx::{SOL_SOCKET, Sockopt, is_tcp, phase_of},
     lifecycle::open,
     maps::{CERTIFICATES, CHAINS, CONNECTIONS, CONTEXTS, socket_of},
     option_row::rule_of,
+    refusal::{deny, errno},
     text::{copy_out, copy_text},
     user_pointer,
 };

@@ -12,9 +12,10 @@ use ssa_common::{
 
 use crate::{
     atomic::{self, Refs},
-    ctx::{Refusal, copy_words, errno},
+    ctx::copy_words,
     maps::{CONNECTIONS, CONTEXTS, COUNTERS, EVENTS, IDS, LISTENING, USERS, count, count_out},
     policy,
+    refusal::{Refusal, errno},
 };
 
 /// Gives a new TLS socket of this caller's its id and its context.

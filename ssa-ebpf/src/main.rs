@@ -8,6 +8,7 @@
 #![expect(internal_features, reason = "atomics: see atomic.rs")]
 #![expect(clippy::needless_borrows_for_generic_args, reason = "by value they would be copied to the 512-byte stack")]
 
+mod address;
 mod alpn;
 mod atomic;
 mod caller;
@@ -24,6 +25,7 @@ mod names;
 mod option_row;
 mod peer_options;
 mod policy;
+mod refusal;
 mod repeat;
 mod rules;
 mod setsockopt;

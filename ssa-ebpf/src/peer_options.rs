@@ -15,7 +15,8 @@ use ssa_common::{
 };
 
 use crate::{
-    ctx::{SOL_SOCKET, Sockopt, phase_of, read},
+    address::read,
+    ctx::{SOL_SOCKET, Sockopt, phase_of},
     maps::{EVENTS, count, socket_of},
 };
 

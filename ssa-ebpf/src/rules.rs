@@ -10,9 +10,11 @@ use ssa_common::{
 };
 
 use crate::{
+    address::bytes,
     caller::caller,
-    ctx::{ALLOW, SockAddr, bytes, deny, errno, is_tcp, is_udp, words},
+    ctx::{SockAddr, is_tcp, is_udp, words},
     maps::{BINDERS, RULE_ADDRESSES, RULE_PORTS, RULED, is_subflow, service, storage},
+    refusal::{ALLOW, deny, errno},
 };
 
 /// `sendto(2)` and `sendmsg(2)` on a UDP socket that is not connected: `EACCES` if a rule says so.

@@ -17,18 +17,21 @@ use ssa_common::{
 };
 
 use crate::{
+    address::read,
     alpn,
     atomic::Refs,
     caller::caller,
     ciphers,
-    ctx::{IPPROTO_TCP, Refusal, Sockopt, copy_words, deny, errno, is_mptcp, is_tcp, phase_of, read, refuse},
+    ctx::{IPPROTO_TCP, Sockopt, copy_words, is_mptcp, is_tcp, phase_of},
     hostname,
     lifecycle::{AWAY, leave_context, open},
     maps::{
         BLOBS, CONTEXTS, EVENTS, FAST_OPEN, LIVE_SETSOCKOPT, count, count_in, make_socket, service, socket_of, storage,
     },
     option_row::rule_of,
-    peer_options, policy, text,
+    peer_options, policy,
+    refusal::{Refusal, deny, errno, refuse},
+    text,
 };
 
 /// Makes sure that the socket is a TLS socket, then lets the living agent's program go on; without

@@ -22,7 +22,8 @@ use ssa_common::{
 };
 
 use crate::{
-    ctx::{AF_INET, copy_words, mapped, read},
+    address::{AF_INET, bytes, mapped, read, read_words},
+    ctx::copy_words,
     lifecycle::{leave, open},
     maps::{
         BINDERS, CONTEXTS, EVENTS, LEGS, LISTENING, count, is_subflow, make_ruled, socket_of, storage, unmake_socket,
@@ -230,24 +231,16 @@ fn tell(record: Listening) {
 #[inline(always)]
 fn local(ops: *mut bpf_sock_ops) -> Endpoint {
     let v4 = mapped(read!(ops, local_ip4));
-    let mut words = [0_u32; 4];
-    for (index, word) in words.iter_mut().enumerate() {
-        // SAFETY: as `read!`.
-        *word = unsafe { core::ptr::read_volatile(&raw const (*ops).local_ip6[index]) };
-    }
-    let addr = if read!(ops, family) == AF_INET { v4 } else { crate::ctx::bytes(words) };
+    let v6 = bytes(read_words!(ops, local_ip6));
+    let addr = if read!(ops, family) == AF_INET { v4 } else { v6 };
     Endpoint { addr, port: read!(ops, local_port) as u16, reserved: 0, scope: 0 }
 }
 
 #[inline(always)]
 fn remote(ops: *mut bpf_sock_ops) -> Endpoint {
     let v4 = mapped(read!(ops, remote_ip4));
-    let mut words = [0_u32; 4];
-    for (index, word) in words.iter_mut().enumerate() {
-        // SAFETY: as `read!`.
-        *word = unsafe { core::ptr::read_volatile(&raw const (*ops).remote_ip6[index]) };
-    }
-    let addr = if read!(ops, family) == AF_INET { v4 } else { crate::ctx::bytes(words) };
+    let v6 = bytes(read_words!(ops, remote_ip6));
+    let addr = if read!(ops, family) == AF_INET { v4 } else { v6 };
     // Network byte order, in 4 bytes.
     Endpoint { addr, port: u32::from_be(read!(ops, remote_port)) as u16, reserved: 0, scope: 0 }
 }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{macros::cgroup_sock, programs::SockContext};
 
-use crate::{ctx::ALLOW, lifecycle::leave, maps::socket_of};
+use crate::{lifecycle::leave, maps::socket_of, refusal::ALLOW};
 
 /// Never refuses: the kernel ignores what it returns.
 #[cgroup_sock(sock_release)]
