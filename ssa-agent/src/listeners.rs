@@ -11,7 +11,7 @@ use ssa_common::{
     connection::{Connection, Text, state},
     event::{Listening, on},
     limits::ERROR_BYTES,
-    ruling::kind,
+    rule::kind,
     socket::Caller,
     steer::ListenKey,
 };

@@ -12,7 +12,7 @@ use ssa_common::{
     event::Held,
     limits::ERROR_BYTES,
     phase::tcp_state,
-    ruling::kind,
+    rule::kind,
 };
 use tokio::{
     io::AsyncWriteExt as _,

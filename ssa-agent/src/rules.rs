@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use ssa_common::ruling::CLOSED_BELOW;
+use ssa_common::rule::CLOSED_BELOW;
 use tracing::warn;
 
 use crate::{
@@ -182,7 +182,7 @@ impl Rules {
         Ok(number)
     }
 
-    /// The rule by which a socket of this cgroup is a TLS socket ([`ssa_common::ruling::kind`]).
+    /// The rule by which a socket of this cgroup is a TLS socket ([`ssa_common::rule::kind`]).
     pub(crate) fn find(&self, cgroup: u64, kind: u8, at: SocketAddr) -> Option<Found> {
         let now = self.lock();
         let rules = now.cgroups.get(&cgroup)?;

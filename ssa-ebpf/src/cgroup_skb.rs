@@ -11,7 +11,7 @@ use ssa_common::{
     limits::{Counter, SYN_BYTES},
     peer_option::SLOTS,
     phase::tcp_state,
-    ruling::{action, kind},
+    rule::{action, kind},
     socket::{HostName, Socket},
     steer::{LegKey, ResumedKey},
 };

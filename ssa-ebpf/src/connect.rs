@@ -17,7 +17,7 @@ use ssa_common::{
     peer_option::Family,
     phase::outcome,
     reason::Reason,
-    ruling::{action, kind},
+    rule::{action, kind},
     socket::{Endpoint, Socket},
 };
 

@@ -5,9 +5,9 @@ use ssa_common::{
     certificate::{CHAIN_MAX, Chain},
     connection::{Connection, Scalar, Span, Text, state},
     limits::OPTION_BYTES,
+    option_row::{OptionRow, place},
     phase::{Phase, outcome},
     reason::{Reason, TEXT_LENGTHS, TEXT_TABLE},
-    rule::{Rule, place},
     socket::Socket,
     uapi::{IPPROTO_TLS, When},
 };
@@ -18,7 +18,7 @@ use crate::{
     ctx::{SOL_SOCKET, Sockopt, is_tcp, phase_of},
     lifecycle::open,
     maps::{CERTIFICATES, CHAINS, CONNECTIONS, CONTEXTS, socket_of},
-    option_row::rule_of,
+    option_row::option_row,
     refusal::{deny, errno},
     text::{copy_out, copy_text},
     user_pointer,
@@ -60,24 +60,24 @@ fn get(ctx: &SockoptContext, opt: Sockopt) -> Result<i32, i32> {
         return Err(errno::ENOPROTOOPT);
     }
     let socket = socket_of(sk).ok_or(errno::ENOPROTOOPT)?;
-    let rule = rule_of(opt.number());
-    if !Rule::offers(rule.get) {
+    let row = option_row(opt.number());
+    if !OptionRow::offers(row.get) {
         return Err(errno::ENOPROTOOPT);
     }
     let phase = phase_of(sk, socket);
-    if (rule.get == When::Connected as u8 && !phase.has_connection())
-        || (rule.get == When::Fresh as u8 && !phase.may_configure())
+    if (row.get == When::Connected as u8 && !phase.has_connection())
+        || (row.get == When::Fresh as u8 && !phase.may_configure())
     {
         return Err(errno::EOPNOTSUPP);
     }
-    if rule.size != 0 && opt.len() != i32::from(rule.size) {
+    if row.size != 0 && opt.len() != i32::from(row.size) {
         return Err(errno::EINVAL);
     }
     if opt.len() > 0 && user_pointer::is_null(socket, opt.number()) {
         return Err(errno::EFAULT);
     }
-    match rule.place {
-        place::STATE => scalar(opt, rule, phase as i64),
+    match row.place {
+        place::STATE => scalar(opt, row, phase as i64),
         place::ERROR => error(opt, socket, phase),
         place::HOST_NAME if socket.accepted != 0 => {
             let connection = connection_of(socket).ok_or(errno::EBADFD)?;
@@ -90,10 +90,10 @@ fn get(ctx: &SockoptContext, opt: Sockopt) -> Result<i32, i32> {
         {
             Err(errno::ENOTCONN)
         }
-        place::ID => scalar(opt, rule, socket.id as i64),
+        place::ID => scalar(opt, row, socket.id as i64),
         place::CONTEXT => {
             let context = CONTEXTS.get_ptr_mut(socket.context).ok_or(errno::EBADFD)?;
-            scalar(opt, rule, socket.context as i64).inspect(|_len| {
+            scalar(opt, row, socket.context as i64).inspect(|_len| {
                 // SAFETY: a live value of the map, which stays while this socket uses it.
                 unsafe { (*context).frozen = 1 };
             })
@@ -101,11 +101,11 @@ fn get(ctx: &SockoptContext, opt: Sockopt) -> Result<i32, i32> {
         place::SETTING => {
             // SAFETY: as above; the reference is used within this hook.
             let context = unsafe { CONTEXTS.get(socket.context) }.ok_or(errno::EBADFD)?;
-            scalar(opt, rule, context.scalars[usize::from(rule.slot) & (context.scalars.len() - 1)])
+            scalar(opt, row, context.scalars[usize::from(row.slot) & (context.scalars.len() - 1)])
         }
         place::ANSWER => {
             let connection = connection_of(socket).ok_or(errno::EBADFD)?;
-            scalar(opt, rule, connection.scalars[usize::from(rule.slot) & (connection.scalars.len() - 1)])
+            scalar(opt, row, connection.scalars[usize::from(row.slot) & (connection.scalars.len() - 1)])
         }
         place::ALPN if phase.has_connection() => {
             let connection = connection_of(socket).ok_or(errno::EBADFD)?;
@@ -123,7 +123,7 @@ fn get(ctx: &SockoptContext, opt: Sockopt) -> Result<i32, i32> {
         }
         place::CERTIFICATE => {
             let connection = connection_of(socket).ok_or(errno::EBADFD)?;
-            certificate(opt, connection, usize::from(rule.slot))
+            certificate(opt, connection, usize::from(row.slot))
         }
         place::CHAIN => {
             let connection = connection_of(socket).ok_or(errno::EBADFD)?;
@@ -137,11 +137,11 @@ fn get(ctx: &SockoptContext, opt: Sockopt) -> Result<i32, i32> {
                     return Err(errno::EINVAL);
                 }
             }
-            Ok(i32::from(rule.size))
+            Ok(i32::from(row.size))
         }
         place::ANSWER_TEXT => {
             let connection = connection_of(socket).ok_or(errno::EBADFD)?;
-            let span = connection.texts[usize::from(rule.slot) & (connection.texts.len() - 1)];
+            let span = connection.texts[usize::from(row.slot) & (connection.texts.len() - 1)];
             some_text(opt, connection, span)
         }
         _ => Err(errno::ENOPROTOOPT),
@@ -162,9 +162,9 @@ fn answers(socket: &Socket) -> Option<&'static Connection> {
 }
 
 #[inline(always)]
-fn scalar(opt: Sockopt, rule: Rule, value: i64) -> Result<i32, i32> {
-    let put = if rule.size == 8 { opt.put(0, value) } else { opt.put(0, value as i32) };
-    if put { Ok(i32::from(rule.size)) } else { Err(errno::EINVAL) }
+fn scalar(opt: Sockopt, row: OptionRow, value: i64) -> Result<i32, i32> {
+    let put = if row.size == 8 { opt.put(0, value) } else { opt.put(0, value as i32) };
+    if put { Ok(i32::from(row.size)) } else { Err(errno::EINVAL) }
 }
 
 /// `ENOENT` if the peer has shown no certificate.

@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::bpf_get_current_cgroup_id, macros::cgroup_sock_addr, programs::SockAddrContext,
 };
 use ssa_common::{
-    ruling::{ADDRESS_BITS, AddressKey, CLOSED_BELOW, PORT_BITS, PortKey, action, kind},
+    rule::{ADDRESS_BITS, AddressKey, CLOSED_BELOW, PORT_BITS, PortKey, action, kind},
     socket::Endpoint,
 };
 

@@ -9,9 +9,9 @@ use ssa_common::{
     context::{Blob, BlobKey, Context, Setting},
     event::{BlobSet, kind},
     limits::{BLOB_SETS_MAX, Counter, OPTION_BYTES},
+    option_row::{OptionRow, place, values},
     phase::tcp_state,
     reason::Reason,
-    rule::{Rule, place, values},
     socket::{HostName, Socket},
     uapi::{IPPROTO_TLS, TLS_1_2, TLS_1_3, TLS_TRUSTED_PEER_CERTIFICATES},
 };
@@ -28,7 +28,7 @@ use crate::{
     maps::{
         BLOBS, CONTEXTS, EVENTS, FAST_OPEN, LIVE_SETSOCKOPT, count, count_in, make_socket, service, socket_of, storage,
     },
-    option_row::rule_of,
+    option_row::option_row,
     peer_options, policy,
     refusal::{Refusal, deny, errno, refuse},
     text,
@@ -133,11 +133,16 @@ fn doom(sk: *mut bpf_sock) -> Result<(), i32> {
 
 /// Checks what is the same for all options, and gives the context to change.
 #[inline(always)]
-fn begin(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket, rule: Rule) -> Result<&'static mut Context, Refusal> {
+fn begin(
+    ctx: &SockoptContext,
+    opt: Sockopt,
+    socket: &mut Socket,
+    row: OptionRow,
+) -> Result<&'static mut Context, Refusal> {
     if socket.id == 0 {
         open(socket, caller(ctx.as_ptr(), socket.service))?;
     }
-    if !Rule::offers(rule.set) {
+    if !OptionRow::offers(row.set) {
         return Err(Refusal::new(errno::ENOPROTOOPT, Reason::NotOffered));
     }
     if !phase_of(opt.sk(), socket).may_configure() {
@@ -147,7 +152,7 @@ fn begin(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket, rule: Rule) ->
     // SAFETY: a live value of the map, which stays while this socket uses it. Settings are written by
     // its one owner, under that socket's lock, before it is frozen; `refs` only atomically.
     let context = unsafe { &mut *context };
-    if context.frozen != 0 && rule.place != place::HOST_NAME {
+    if context.frozen != 0 && row.place != place::HOST_NAME {
         return Err(Refusal::new(errno::EOPNOTSUPP, Reason::ContextFrozen));
     }
     Ok(context)
@@ -155,16 +160,16 @@ fn begin(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket, rule: Rule) ->
 
 #[inline(always)]
 fn set(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), Refusal> {
-    let rule = rule_of(opt.number());
-    let context = begin(ctx, opt, socket, rule)?;
+    let row = option_row(opt.number());
+    let context = begin(ctx, opt, socket, row)?;
     // SAFETY: plain memory; volatile, lest LLVM find out that it is zero.
     let zero = unsafe { (&raw const socket.scratch).read_volatile() };
-    match rule.place {
+    match row.place {
         place::HOST_NAME => set_host_name(opt, socket, context),
         place::ALPN => set_alpn(opt, context),
         place::BLOB => set_blob(ctx, opt, socket, context),
         place::CONTEXT => adopt(ctx, opt, socket),
-        place::SETTING => set_scalar(opt, rule, context),
+        place::SETTING => set_scalar(opt, row, context),
         place::CIPHER_OFF => ciphers::disable(opt, context, zero),
         place::CIPHER_ON => ciphers::enable(opt, context, policy::of_caller().ok_or(AWAY)?, zero),
         place::CIPHERS => ciphers::set(opt, socket.id, context, policy::of_caller().ok_or(AWAY)?),
@@ -199,20 +204,20 @@ fn put_text(opt: Sockopt, text: &mut HostName, len: u32) {
 }
 
 #[inline(always)]
-fn set_scalar(opt: Sockopt, rule: Rule, context: &mut Context) -> Result<(), Refusal> {
-    if opt.len() != i32::from(rule.size) {
+fn set_scalar(opt: Sockopt, row: OptionRow, context: &mut Context) -> Result<(), Refusal> {
+    if opt.len() != i32::from(row.size) {
         return Err(BAD_VALUE);
     }
     let value =
-        if rule.size == 8 { opt.word(0).ok_or(BAD_VALUE)? as i64 } else { i64::from(opt.int().ok_or(BAD_VALUE)?) };
-    if rule.values == values::UP_TO && (value < 0 || value > i64::from(rule.most)) {
+        if row.size == 8 { opt.word(0).ok_or(BAD_VALUE)? as i64 } else { i64::from(opt.int().ok_or(BAD_VALUE)?) };
+    if row.values == values::UP_TO && (value < 0 || value > i64::from(row.most)) {
         return Err(BAD_VALUE);
     }
-    if rule.values == values::NOT_NEGATIVE && value < 0 {
+    if row.values == values::NOT_NEGATIVE && value < 0 {
         return Err(BAD_VALUE);
     }
-    let slot = usize::from(rule.slot) & (context.scalars.len() - 1);
-    if rule.values == values::VERSION {
+    let slot = usize::from(row.slot) & (context.scalars.len() - 1);
+    if row.values == values::VERSION {
         check_version(value, slot, context)?;
     }
     let policy = policy::of_caller().ok_or(AWAY)?;

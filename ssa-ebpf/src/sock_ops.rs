@@ -16,7 +16,7 @@ use ssa_common::{
     event::{Left, Listening, kind, on},
     limits::Counter,
     phase::{outcome, tcp_state},
-    ruling::{self, action},
+    rule::{self, action},
     socket::{Endpoint, Socket},
     steer::{LegKey, ResumedKey},
 };
@@ -93,7 +93,7 @@ fn listens(ctx: &SockOpsContext) {
 #[inline(always)]
 fn by_rule(ctx: &SockOpsContext, sk: *mut bpf_sock, at: &Endpoint) -> Option<&'static mut Socket> {
     let binder = storage(&raw const BINDERS, sk, 0)?;
-    let ruling = rules::of_cgroup(binder.cgroup, ruling::kind::IN_TCP, at);
+    let ruling = rules::of_cgroup(binder.cgroup, rule::kind::IN_TCP, at);
     if is_subflow(sk) || (ruling != action::TLS && ruling != action::UNKNOWN) {
         return None;
     }

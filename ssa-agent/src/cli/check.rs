@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 
-use ssa_common::ruling::kind;
+use ssa_common::rule::kind;
 
 use crate::{
     pods::Pods,

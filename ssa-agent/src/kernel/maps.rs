@@ -26,7 +26,7 @@ use ssa_common::{
     event::Listening,
     limits::Counter,
     policy::{Policy, PolicyKey},
-    ruling::{AddressKey, Groups, PortKey},
+    rule::{AddressKey, Groups, PortKey},
     socket::Service,
     steer::LegKey,
 };

@@ -9,7 +9,7 @@ use std::{
 
 use ipnet::IpNet;
 use serde::Deserialize;
-use ssa_common::ruling::{ADDRESS_BITS, AddressKey, DEPTH, Groups, PORT_BITS, PortKey, action, kind};
+use ssa_common::rule::{ADDRESS_BITS, AddressKey, DEPTH, Groups, PORT_BITS, PortKey, action, kind};
 use toml::{Spanned, Value};
 
 use super::{
