@@ -8,11 +8,12 @@ use std::{
 
 use ssa_common::{
     certificate::Digest,
-    connection::{Connection, Scalar, Text, state},
+    connection::{Connection, Scalar, State, Text},
     event::Held,
     limits::ERROR_BYTES,
-    phase::tcp_state,
-    rule::kind,
+    phase::TcpState,
+    rule::Traffic,
+    socket::Endpoint,
 };
 use tokio::{
     io::AsyncWriteExt as _,
@@ -32,7 +33,7 @@ use crate::{
     error::Error,
     kernel::{on_behalf::Owner, packet::Syn},
     limits::Permit,
-    netns::{self, Namespace, Raw, endpoint, socket_addr},
+    netns::{self, Namespace, Raw},
     own_tls::{self, Later},
     peer_leg::{self, Setup, Wishes},
     policy::rule::Mode,
@@ -52,7 +53,7 @@ pub(crate) struct Progress {
     /// How often it was held.
     pub(crate) held: u32,
     /// The kernel state that the socket went to from SYN_SENT.
-    pub(crate) left: Option<u32>,
+    pub(crate) left: Option<TcpState>,
     /// The application has closed the socket.
     pub(crate) closed: bool,
 }
@@ -88,11 +89,11 @@ struct Target {
 
 impl Target {
     fn of(agent: &Agent, held: &Held) -> Self {
-        let addr = socket_addr(&held.orig_dst);
+        let addr = SocketAddr::from(held.orig_dst);
         if held.by_rule == 0 {
             return Self { addr, name: Ok(held.hostname.as_str().unwrap_or_default().to_owned()), rule: None };
         }
-        let rule = agent.rules.find(held.caller.cgroup, kind::OUT_TCP, addr);
+        let rule = agent.rules.find(held.caller.cgroup, Traffic::OUT_TCP, addr);
         let resolved = || agent.names.of(held.cgroup, addr.ip());
         let name = rule.as_ref().map_or(Err(String::new()), |found| found.rule().name(resolved));
         Self { addr, name, rule }
@@ -376,9 +377,9 @@ async fn namespace(
 /// What the program can ask of its connection.
 fn answers(held: &Held, orig_dst: SocketAddr, secured: &Reached, chain: Digest) -> Connection {
     let mut answers = Connection::pending(held.attempt);
-    answers.state = state::SECURED;
-    answers.peer = endpoint(peer_of(secured, orig_dst));
-    answers.local = secured.tcp().local_addr().map(endpoint).unwrap_or_default();
+    answers.state = State::SECURED;
+    answers.peer = peer_of(secured, orig_dst).into();
+    answers.local = secured.tcp().local_addr().map(Endpoint::from).unwrap_or_default();
     answers.scalars[Scalar::Version as usize] = secured.version();
     answers.scalars[Scalar::Resumed as usize] = i64::from(secured.resumed());
     answers.scalars[Scalar::CertificateCount as usize] = i64::try_from(secured.chain().len()).unwrap_or(i64::MAX);
@@ -433,7 +434,7 @@ async fn resume(
         let (left, closed) = (progress.borrow().left, progress.borrow().closed);
         match left {
             // Even if the application has closed it since: what it sent before is to arrive.
-            Some(tcp_state::ESTABLISHED) => {
+            Some(TcpState::ESTABLISHED) => {
                 let leg = timeout(LEG_LIMIT, arrival.leg()).await.ok().flatten();
                 return Ok(leg.map(|leg| (leg, answers)));
             }
@@ -474,7 +475,7 @@ async fn refuse(
     let errno = error.errno();
     let text = error.text(ERROR_BYTES - 1);
     let mut answers = Connection::pending(held.attempt);
-    answers.state = state::REFUSED;
+    answers.state = State::REFUSED;
     answers.push(Text::Error, &text).expect("the text was cut to fit");
     if !agent.maps.publish(held.id, &answers) {
         return;

@@ -19,11 +19,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use crate::{
-    kernel::on_behalf::Owner,
-    netns::{Namespace, socket_addr},
-    sockopt,
-};
+use crate::{kernel::on_behalf::Owner, netns::Namespace, sockopt};
 
 /// How the program's socket is set up, below TLS.
 #[derive(Clone, Copy)]
@@ -76,7 +72,7 @@ fn set_up(socket: &Socket, to: SocketAddr, setup: &Setup) -> io::Result<()> {
     if setup.interface != 0 {
         sockopt::bind_to_interface(socket, setup.interface)?;
     }
-    let from = socket_addr(&setup.bound).ip();
+    let from = SocketAddr::from(setup.bound).ip();
     if !from.is_unspecified() && from.is_ipv4() == to.is_ipv4() {
         socket.bind(&scoped(SocketAddr::new(from, 0), setup.interface).into())?;
     }

@@ -5,28 +5,32 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::pod;
+use crate::{code, pod};
 
-/// What a socket is about to do.
-pub mod kind {
-    /// `connect` on a TCP socket.
-    pub const OUT_TCP: u8 = 1;
-    /// `connect` or `sendto` on a UDP socket.
-    pub const OUT_UDP: u8 = 2;
-    /// `bind` and `listen` on a TCP socket.
-    pub const IN_TCP: u8 = 3;
+code! {
+    /// Traffic that a rule is for: direction and transport protocol.
+    Traffic(u8) {
+        /// `connect` on a TCP socket.
+        OUT_TCP = 1,
+        /// `connect` or `sendto` on a UDP socket.
+        OUT_UDP = 2,
+        /// `bind` and `listen` on a TCP socket.
+        IN_TCP = 3,
+    }
 }
 
-/// What becomes of it.
-pub mod action {
-    /// Nothing: the socket is none of ours.
-    pub const PLAIN: u32 = 0;
-    /// It becomes a TLS socket.
-    pub const TLS: u32 = 1;
-    /// It is refused, with `EACCES`.
-    pub const DENY: u32 = 2;
-    /// Nobody knows yet, as the cgroup is new: it is refused, with `ENOTCONN`.
-    pub const UNKNOWN: u32 = 3;
+code! {
+    /// Action of a rule: what becomes of a socket that sets no options of TLS. Written by the agent.
+    Action(u32) {
+        /// Nothing: the socket speaks plaintext, and is none of ours.
+        PLAIN = 0,
+        /// The socket becomes a TLS socket.
+        TLS = 1,
+        /// The call is refused with `EACCES`.
+        DENY = 2,
+        /// No rule is known yet, as the cgroup is new: the call is refused with `ENOTCONN`. In no map; the hooks' own.
+        UNKNOWN = 3,
+    }
 }
 
 /// In a cgroup's number of a set: no rule can be for a cgroup below it that is not known.
@@ -54,8 +58,8 @@ pub struct Groups(pub [u32; DEPTH]);
 #[repr(C)]
 pub struct PortKey {
     pub group: u32,
-    /// See [`kind`].
-    pub kind: u8,
+    /// The traffic that the group's rules are for.
+    pub traffic: Traffic,
     /// Reserved; always zero.
     pub reserved: u8,
     /// Network byte order.

@@ -13,11 +13,11 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use ssa_common::{
     connection::Connection,
-    limits::{Counter, SYN_RETRIES, VIRTUAL_PORT},
+    limits::{Counter, SYN_RETRIES, VIRTUAL_PORT, VIRTUAL_PREFIX},
     peer_option::Family,
-    phase::outcome,
+    phase::Outcome,
     reason::Reason,
-    rule::{action, kind},
+    rule::{Action, Traffic},
     socket::{Endpoint, Socket},
 };
 
@@ -108,19 +108,19 @@ fn tls_socket(sk: *mut bpf_sock, to: &Endpoint) -> Result<&'static mut Socket, i
         return Ok(socket);
     }
     if is_udp(sk) {
-        return Err(rules::verdict(rules::of_caller(kind::OUT_UDP, to)));
+        return Err(rules::verdict(rules::of_caller(Traffic::OUT_UDP, to)));
     }
     if !is_tcp(sk) {
         return Err(not_tls(sk));
     }
-    let ruling = rules::of_caller(kind::OUT_TCP, to);
-    if ruling != action::TLS {
+    let action = rules::of_caller(Traffic::OUT_TCP, to);
+    if action != Action::TLS {
         if let Some(socket) = socket_of(sk) {
             // It went elsewhere before.
             leave(socket);
             unmake_socket(sk);
         }
-        return Err(if ruling == action::PLAIN { not_tls(sk) } else { rules::verdict(ruling) });
+        return Err(if action == Action::PLAIN { not_tls(sk) } else { rules::verdict(action) });
     }
     if is_subflow(sk) {
         return Err(deny(errno::EPROTO));
@@ -145,7 +145,7 @@ fn not_tls(sk: *mut bpf_sock) -> i32 {
 /// The connect has failed here and now.
 #[inline(always)]
 fn fail(socket: &mut Socket, refusal: Refusal) -> i32 {
-    socket.outcome = outcome::FAILED;
+    socket.outcome = Outcome::FAILED;
     refuse(Some(socket), refusal)
 }
 
@@ -172,7 +172,7 @@ fn begin(
     let attempt = socket.attempt + 1;
     new_answers(socket.id, attempt)?;
     socket.attempt = attempt;
-    socket.outcome = outcome::STARTED;
+    socket.outcome = Outcome::STARTED;
     socket.reason = 0;
     socket.family = family;
     socket.caller = caller(ctx.as_ptr(), socket.service);
@@ -222,7 +222,7 @@ fn limit_syns(ctx: &SockAddrContext) {
 #[inline(always)]
 fn virtual4(socket: &Socket) -> u32 {
     let spread = spread(socket);
-    u32::from_ne_bytes([127, 205, (spread >> 8) as u8, spread as u8])
+    u32::from_ne_bytes([VIRTUAL_PREFIX[0], VIRTUAL_PREFIX[1], (spread >> 8) as u8, spread as u8])
 }
 
 /// Bits of the random id, other ones at each attempt.

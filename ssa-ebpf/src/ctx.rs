@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use ssa_common::{
     limits::OPTION_BYTES,
-    phase::{self, Phase},
+    phase::{self, Phase, TcpState},
     socket::{Endpoint, Socket},
 };
 
@@ -59,10 +59,16 @@ fn is_stream(sk: *mut bpf_sock, protocol: u32) -> bool {
     (family == AF_INET || family == AF_INET6) && read!(sk, type_) == SOCK_STREAM && read!(sk, protocol) == protocol
 }
 
+/// State of a TCP socket as the kernel has it.
+#[inline(always)]
+pub(crate) fn tcp_state(sk: *mut bpf_sock) -> TcpState {
+    TcpState::from_kernel(read!(sk, state))
+}
+
 /// The phase of a TLS socket.
 #[inline(always)]
 pub(crate) fn phase_of(sk: *mut bpf_sock, socket: &Socket) -> Phase {
-    phase::derive(read!(sk, state), socket.outcome, read!(sk, dst_port) != 0)
+    phase::derive(tcp_state(sk), socket.outcome, read!(sk, dst_port) != 0)
 }
 
 /// Copies words of 8 bytes.

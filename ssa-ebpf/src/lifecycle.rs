@@ -3,7 +3,7 @@
 use ssa_common::{
     cipher::{CipherList, CipherSet},
     context::{Context, SETTINGS},
-    event::{Closed, Opened, kind},
+    event::{Closed, EventKind, Opened},
     limits::Counter,
     policy::Policy,
     reason::Reason,
@@ -58,7 +58,7 @@ pub(crate) fn open(socket: &mut Socket, caller: Caller) -> Result<(), Refusal> {
         leave_user(caller.uid);
         return Err(full);
     };
-    event.write(Opened { kind: kind::OPENED, reserved: 0, id, caller });
+    event.write(Opened { kind: EventKind::OPENED, reserved: 0, id, caller });
     event.submit(0);
     socket.id = id;
     socket.context = id;
@@ -128,7 +128,7 @@ pub(crate) fn leave(socket: &Socket) {
     }
     match EVENTS.reserve_untyped::<Closed>(0) {
         Some(mut event) => {
-            event.write(Closed { kind: kind::CLOSED, reserved: 0, id: socket.id, context: socket.context });
+            event.write(Closed { kind: EventKind::CLOSED, reserved: 0, id: socket.id, context: socket.context });
             event.submit(0);
         }
         None => count(Counter::EventsLost, 1),

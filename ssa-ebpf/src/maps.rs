@@ -22,7 +22,7 @@ use ssa_common::{
         RULE_ADDRESSES_CAPACITY, RULE_PORTS_CAPACITY, SCRATCH_CAPACITY, SOCKETS_CAPACITY, USERS_CAPACITY,
     },
     policy::{Policy, PolicyKey},
-    rule::{AddressKey, Groups, PortKey},
+    rule::{Action, AddressKey, Groups, PortKey},
     socket::{Caller, Service, Socket},
     steer::LegKey,
 };
@@ -176,9 +176,9 @@ pub(crate) static RULED: HashMap<u64, u32, CGROUPS_CAPACITY, NO_PREALLOC> = Hash
 #[btf_map]
 pub(crate) static RULE_ADDRESSES: LpmTrie<AddressKey, Groups, RULE_ADDRESSES_CAPACITY> = LpmTrie::new();
 
-/// What the rules of a group say ([`ssa_common::rule::action`]), by port. Written by the agent.
+/// What the rules of a group say ([`Action`]), by port. Written by the agent.
 #[btf_map]
-pub(crate) static RULE_PORTS: LpmTrie<PortKey, u32, RULE_PORTS_CAPACITY> = LpmTrie::new();
+pub(crate) static RULE_PORTS: LpmTrie<PortKey, Action, RULE_PORTS_CAPACITY> = LpmTrie::new();
 
 /// Whether a rule goes by names that programs have resolved, at index 0. Written by the agent.
 #[btf_map]

@@ -7,22 +7,21 @@ use aya_ebpf::{EbpfContext as _, bindings::bpf_sock, macros::cgroup_sockopt, pro
 use aya_log_ebpf::debug;
 use ssa_common::{
     context::{Blob, BlobKey, Context, Setting},
-    event::{BlobSet, kind},
+    event::{BlobSet, EventKind},
     limits::{BLOB_SETS_MAX, Counter, OPTION_BYTES},
-    option_row::{OptionRow, place, values},
-    phase::tcp_state,
+    option_row::{OptionRow, PlaceId, ValueRange},
+    phase::TcpState,
     reason::Reason,
     socket::{HostName, Socket},
     uapi::{IPPROTO_TLS, TLS_1_2, TLS_1_3, TLS_TRUSTED_PEER_CERTIFICATES},
 };
 
 use crate::{
-    address::read,
     alpn,
     atomic::Refs,
     caller::caller,
     ciphers,
-    ctx::{IPPROTO_TCP, Sockopt, copy_words, is_mptcp, is_tcp, phase_of},
+    ctx::{IPPROTO_TCP, Sockopt, copy_words, is_mptcp, is_tcp, phase_of, tcp_state},
     hostname,
     lifecycle::{AWAY, leave_context, open},
     maps::{
@@ -100,13 +99,13 @@ fn other_level(opt: Sockopt) -> i32 {
 fn mark(opt: Sockopt) -> Result<&'static mut Socket, i32> {
     let sk = opt.sk();
     if !is_tcp(sk) {
-        if is_mptcp(sk) && read!(sk, state) == tcp_state::CLOSE {
+        if is_mptcp(sk) && tcp_state(sk) == TcpState::CLOSE {
             doom(sk)?;
         }
         return Err(errno::ENOPROTOOPT);
     }
     if let Some(socket) = socket_of(sk) {
-        if socket.by_rule != 0 && read!(sk, state) == tcp_state::CLOSE {
+        if socket.by_rule != 0 && tcp_state(sk) == TcpState::CLOSE {
             // From now on it goes by its own options, whatever rules say.
             socket.by_rule = 0;
             count_in();
@@ -116,7 +115,7 @@ fn mark(opt: Sockopt) -> Result<&'static mut Socket, i32> {
         }
         return Ok(socket);
     }
-    if read!(sk, state) != tcp_state::CLOSE {
+    if tcp_state(sk) != TcpState::CLOSE {
         return Err(errno::EOPNOTSUPP);
     }
     make_socket(sk).ok_or(errno::ENOBUFS)
@@ -152,7 +151,7 @@ fn begin(
     // SAFETY: a live value of the map, which stays while this socket uses it. Settings are written by
     // its one owner, under that socket's lock, before it is frozen; `refs` only atomically.
     let context = unsafe { &mut *context };
-    if context.frozen != 0 && row.place != place::HOST_NAME {
+    if context.frozen != 0 && row.place != PlaceId::HOST_NAME {
         return Err(Refusal::new(errno::EOPNOTSUPP, Reason::ContextFrozen));
     }
     Ok(context)
@@ -165,14 +164,14 @@ fn set(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), Re
     // SAFETY: plain memory; volatile, lest LLVM find out that it is zero.
     let zero = unsafe { (&raw const socket.scratch).read_volatile() };
     match row.place {
-        place::HOST_NAME => set_host_name(opt, socket, context),
-        place::ALPN => set_alpn(opt, context),
-        place::BLOB => set_blob(ctx, opt, socket, context),
-        place::CONTEXT => adopt(ctx, opt, socket),
-        place::SETTING => set_scalar(opt, row, context),
-        place::CIPHER_OFF => ciphers::disable(opt, context, zero),
-        place::CIPHER_ON => ciphers::enable(opt, context, policy::of_caller().ok_or(AWAY)?, zero),
-        place::CIPHERS => ciphers::set(opt, socket.id, context, policy::of_caller().ok_or(AWAY)?),
+        PlaceId::HOST_NAME => set_host_name(opt, socket, context),
+        PlaceId::ALPN => set_alpn(opt, context),
+        PlaceId::BLOB => set_blob(ctx, opt, socket, context),
+        PlaceId::CONTEXT => adopt(ctx, opt, socket),
+        PlaceId::SETTING => set_scalar(opt, row, context),
+        PlaceId::CIPHER_OFF => ciphers::disable(opt, context, zero),
+        PlaceId::CIPHER_ON => ciphers::enable(opt, context, policy::of_caller().ok_or(AWAY)?, zero),
+        PlaceId::CIPHERS => ciphers::set(opt, socket.id, context, policy::of_caller().ok_or(AWAY)?),
         _ => Err(Refusal::new(errno::ENOPROTOOPT, Reason::NotOffered)),
     }
 }
@@ -210,14 +209,14 @@ fn set_scalar(opt: Sockopt, row: OptionRow, context: &mut Context) -> Result<(),
     }
     let value =
         if row.size == 8 { opt.word(0).ok_or(BAD_VALUE)? as i64 } else { i64::from(opt.int().ok_or(BAD_VALUE)?) };
-    if row.values == values::UP_TO && (value < 0 || value > i64::from(row.most)) {
+    if row.values == ValueRange::UP_TO && (value < 0 || value > i64::from(row.most)) {
         return Err(BAD_VALUE);
     }
-    if row.values == values::NOT_NEGATIVE && value < 0 {
+    if row.values == ValueRange::NOT_NEGATIVE && value < 0 {
         return Err(BAD_VALUE);
     }
     let slot = usize::from(row.slot) & (context.scalars.len() - 1);
-    if row.values == values::VERSION {
+    if row.values == ValueRange::VERSION {
         check_version(value, slot, context)?;
     }
     let policy = policy::of_caller().ok_or(AWAY)?;
@@ -272,7 +271,7 @@ fn set_blob(ctx: &SockoptContext, opt: Sockopt, socket: &Socket, context: &mut C
         return Err(Refusal::new(errno::ENOBUFS, Reason::NoRoom));
     };
     event.write(BlobSet {
-        kind: kind::BLOB,
+        kind: EventKind::BLOB,
         reserved: 0,
         id: socket.id,
         key,

@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use ssa_common::{
     limits::LEGS_CAPACITY,
-    steer::{LegKey, ListenKey, ResumedKey, STEER_CAPACITY, action, target},
+    steer::{LegKey, ListenKey, ResumedKey, STEER_CAPACITY, Target},
 };
 
 use crate::address::{AF_INET, bytes, mapped, read, read_words};
@@ -30,14 +30,14 @@ static LEGS: HashMap<LegKey, u64, LEGS_CAPACITY, { BPF_F_NO_PREALLOC as usize }>
 #[unsafe(no_mangle)]
 static NETNS: u64 = 0;
 
-/// Where TLS sockets listen, and others that must not be mistaken for them ([`action`]). Written by the
+/// Where TLS sockets listen, and others that must not be mistaken for them ([`Target::PASS`]). Written by the
 /// agent.
 #[btf_map]
-static LISTEN: HashMap<ListenKey, u32, STEER_CAPACITY, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+static LISTEN: HashMap<ListenKey, Target, STEER_CAPACITY, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
-/// The agent's listeners ([`target`]).
+/// The agent's listeners ([`Target`]).
 #[btf_map]
-static TARGETS: SockMap<{ target::COUNT }> = SockMap::new();
+static TARGETS: SockMap<{ Target::COUNT }> = SockMap::new();
 
 /// Passes what the agent did not announce; drops it if the agent's listener is gone.
 #[sk_lookup]
@@ -67,16 +67,16 @@ fn ssa_steer(ctx: SkLookupContext) -> u32 {
         .is_some()
     };
     let to = if resumed {
-        if ipv4 { target::LEG_V4 } else { target::LEG_V6 }
-    } else if let Some(entrance) = entrance(key.target, key.target_port, ipv4)
+        if ipv4 { Target::LEG_V4 } else { Target::LEG_V6 }
+    } else if let Some(first) = listener_at(key.target, key.target_port, ipv4)
         && !passing()
     {
-        if ipv4 { entrance } else { entrance + 1 }
+        if ipv4 { first } else { first.second() }
     } else {
         return SK_PASS;
     };
     // An agent that ends may steer here, too; who came later is right.
-    match TARGETS.redirect_sk_lookup(&ctx, to, u64::from(BPF_SK_LOOKUP_F_REPLACE)) {
+    match TARGETS.redirect_sk_lookup(&ctx, to.raw(), u64::from(BPF_SK_LOOKUP_F_REPLACE)) {
         Ok(()) => SK_PASS,
         Err(_errno) => SK_DROP,
     }
@@ -84,13 +84,13 @@ fn ssa_steer(ctx: SkLookupContext) -> u32 {
 
 /// The target that answers here: at this very address, or else at every address.
 #[inline(always)]
-fn entrance(addr: [u8; 16], port: u16, ipv4: bool) -> Option<u32> {
+fn listener_at(addr: [u8; 16], port: u16, ipv4: bool) -> Option<Target> {
     let every = if ipv4 { mapped(0) } else { [0; 16] };
     let at = |addr| {
         // SAFETY: the value is read within this hook.
         unsafe { LISTEN.get(ListenKey { addr, port, reserved: 0 }) }.copied()
     };
-    at(addr).or_else(|| at(every)).filter(|target| *target != action::PASS)
+    at(addr).or_else(|| at(every)).filter(|target| *target != Target::PASS)
 }
 
 #[cfg(target_arch = "bpf")]
