@@ -82,10 +82,11 @@ fn ssa_live_conn6(ctx: SockAddrContext) -> i32 {
     let addr = SockAddr::new(&ctx);
     let Some(socket) = socket_of(addr.sk()) else { return ALLOW };
     let orig_dst = addr.endpoint6();
-    let over = if is_mapped(&orig_dst) { Family::V4 } else { Family::V6 };
+    let mapped = is_mapped(&orig_dst);
+    let over = if mapped { Family::V4 } else { Family::V6 };
     match begin(&ctx, socket, AF_INET6, orig_dst, over) {
         Ok(()) => {
-            if is_mapped(&orig_dst) {
+            if mapped {
                 addr.set6([0, 0, 0xffff_u32.to_be(), virtual4(socket)], VIRTUAL_PORT);
             } else {
                 // ::1 is one address only: the ports below 1024 make room for more connections.
@@ -159,8 +160,9 @@ fn begin(
     over: Family,
 ) -> Result<(), Refusal> {
     let sk = SockAddr::new(ctx).sk();
+    let caller = caller(ctx.as_ptr(), socket.service);
     if socket.id == 0 && socket.by_rule != 0 {
-        open(socket, caller(ctx.as_ptr(), socket.service))?;
+        open(socket, caller)?;
     }
     // Without an id every set was refused because the agent was away: nothing is known that could be verified.
     if socket.id == 0 || (socket.hostname.len == 0 && socket.by_rule == 0) {
@@ -175,7 +177,7 @@ fn begin(
     socket.outcome = Outcome::STARTED;
     socket.reason = 0;
     socket.family = family;
-    socket.caller = caller(ctx.as_ptr(), socket.service);
+    socket.caller = caller;
     socket.orig_dst = orig_dst;
     socket.bound = bound(sk, family);
     peer_options::note(ctx, socket, over);
