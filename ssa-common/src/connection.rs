@@ -3,7 +3,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{certificate::Digest, limits::ERROR_BYTES, pod, socket::Endpoint};
+use crate::{certificate::Digest, code, limits::ERROR_BYTES, pod, socket::Endpoint};
 
 /// Scalar answers, by slot of [`Connection::scalars`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -49,14 +49,16 @@ pub struct Span {
     pub len: u16,
 }
 
-/// How far the attempt is, as the agent last said.
-pub mod state {
-    /// The agent has not decided.
-    pub const PENDING: u32 = 0;
-    /// Handshake done and verified.
-    pub const SECURED: u32 = 1;
-    /// Refused; the text says why.
-    pub const REFUSED: u32 = 2;
+code! {
+    /// State of an attempt to connect, as the agent last said. Made `PENDING` by the hooks.
+    State(u32) {
+        /// The agent has not decided.
+        PENDING = 0,
+        /// The handshake is done and the peer verified.
+        SECURED = 1,
+        /// The attempt is refused; the text [`Text::Error`] says why.
+        REFUSED = 2,
+    }
 }
 
 /// The answers of one attempt.
@@ -65,8 +67,8 @@ pub mod state {
 pub struct Connection {
     /// The attempt that these answers are of; those of another are ignored.
     pub attempt: u32,
-    /// See [`state`].
-    pub state: u32,
+    /// How far the attempt is; other answers count only if it is [`State::SECURED`], but for [`Text::Error`].
+    pub state: State,
     /// Address of the peer leg on this side.
     pub local: Endpoint,
     /// Address of the peer, which the agent connected to.
@@ -87,12 +89,11 @@ pub struct NoRoom;
 impl Connection {
     /// Answers of `attempt` before anything is known.
     pub const fn pending(attempt: u32) -> Self {
-        const NOWHERE: Endpoint = Endpoint { addr: [0; 16], port: 0, reserved: 0, scope: 0 };
         Self {
             attempt,
-            state: state::PENDING,
-            local: NOWHERE,
-            peer: NOWHERE,
+            state: State::PENDING,
+            local: Endpoint::UNSPECIFIED,
+            peer: Endpoint::UNSPECIFIED,
             scalars: [0; SCALARS],
             texts: [Span { start: 0, len: 0 }; TEXTS],
             sha256: [0; 32],

@@ -3,36 +3,41 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
+    code,
     context::BlobKey,
     limits::{DATAGRAM_BYTES, SYN_BYTES},
     peer_option::SLOTS,
+    phase::TcpState,
+    pod,
     socket::{Caller, Endpoint, HostName},
 };
 
-/// What a record is: the first field of each.
-pub mod kind {
-    /// [`super::Opened`]
-    pub const OPENED: u32 = 1;
-    /// [`super::BlobSet`]
-    pub const BLOB: u32 = 2;
-    /// [`super::Held`]
-    pub const HELD: u32 = 3;
-    /// [`super::Left`]
-    pub const LEFT: u32 = 4;
-    /// [`super::Closed`]
-    pub const CLOSED: u32 = 5;
-    /// [`super::Changed`]
-    pub const CHANGED: u32 = 6;
-    /// [`super::Listening`]
-    pub const LISTENING: u32 = 7;
+code! {
+    /// Kind of a record of the ring buffer `EVENTS`: its first field. Written by the hooks.
+    EventKind(u32) {
+        /// [`Opened`]
+        OPENED = 1,
+        /// [`BlobSet`]
+        BLOB = 2,
+        /// [`Held`]
+        HELD = 3,
+        /// [`Left`]
+        LEFT = 4,
+        /// [`Closed`]
+        CLOSED = 5,
+        /// [`Changed`]
+        CHANGED = 6,
+        /// [`Listening`]
+        LISTENING = 7,
+    }
 }
 
 /// A socket became a TLS socket: an id was taken from the pool.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Opened {
-    /// [`kind::OPENED`]
-    pub kind: u32,
+    /// [`EventKind::OPENED`]
+    pub kind: EventKind,
     /// Reserved; always zero.
     pub reserved: u32,
     pub id: u64,
@@ -43,8 +48,8 @@ pub struct Opened {
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct BlobSet {
-    /// [`kind::BLOB`]
-    pub kind: u32,
+    /// [`EventKind::BLOB`]
+    pub kind: EventKind,
     /// Reserved; always zero.
     pub reserved: u32,
     pub id: u64,
@@ -57,8 +62,8 @@ pub struct BlobSet {
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Held {
-    /// [`kind::HELD`]
-    pub kind: u32,
+    /// [`EventKind::HELD`]
+    pub kind: EventKind,
     pub attempt: u32,
     pub id: u64,
     pub context: u64,
@@ -87,12 +92,12 @@ pub struct Held {
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Left {
-    /// [`kind::LEFT`]
-    pub kind: u32,
+    /// [`EventKind::LEFT`]
+    pub kind: EventKind,
     pub attempt: u32,
     pub id: u64,
     /// The kernel state that it went to.
-    pub tcp_state: u32,
+    pub tcp_state: TcpState,
     /// Reserved; always zero.
     pub reserved: u32,
 }
@@ -101,8 +106,8 @@ pub struct Left {
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Closed {
-    /// [`kind::CLOSED`]
-    pub kind: u32,
+    /// [`EventKind::CLOSED`]
+    pub kind: EventKind,
     /// Reserved; always zero.
     pub reserved: u32,
     pub id: u64,
@@ -115,8 +120,8 @@ pub struct Closed {
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Changed {
-    /// [`kind::CHANGED`]
-    pub kind: u32,
+    /// [`EventKind::CHANGED`]
+    pub kind: EventKind,
     /// Slot of [`crate::peer_option::PEER_OPTIONS`].
     pub slot: u32,
     pub id: u64,
@@ -129,10 +134,10 @@ pub struct Changed {
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Listening {
-    /// [`kind::LISTENING`]
-    pub kind: u32,
-    /// See [`on`].
-    pub on: u32,
+    /// [`EventKind::LISTENING`]
+    pub kind: EventKind,
+    /// Whether it listens, and why it is a TLS socket.
+    pub status: ListenStatus,
     pub id: u64,
     pub context: u64,
     /// Who made it a TLS socket.
@@ -173,17 +178,19 @@ pub struct Datagram {
     pub bytes: [u8; DATAGRAM_BYTES],
 }
 
-/// Whether a socket listens, and why it is a TLS socket.
-pub mod on {
-    /// It does not.
-    pub const NOT: u32 = 0;
-    /// By its own options.
-    pub const BY_OPTIONS: u32 = 1;
-    /// By a rule of the administrator's.
-    pub const BY_RULE: u32 = 2;
+code! {
+    /// Status of a TLS socket that `listen` was called on.
+    ListenStatus(u32) {
+        /// The socket listens no longer.
+        ENDED = 0,
+        /// The socket listens, and is a TLS socket by its own options.
+        BY_OPTIONS = 1,
+        /// The socket listens, and is a TLS socket by a rule of the administrator's.
+        BY_RULE = 2,
+    }
 }
 
-crate::pod!(Listening);
+pod!(Listening);
 
 const _: () = assert!(size_of::<Listening>() == 104);
 const _: () = assert!(size_of::<Datagram>() == 64 + DATAGRAM_BYTES);

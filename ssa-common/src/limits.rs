@@ -77,7 +77,19 @@ pub const RULE_ADDRESSES_CAPACITY: usize = 1 << 17;
 /// Prefixes of ports that rules are for. A range of ports has 30 at most.
 pub const RULE_PORTS_CAPACITY: usize = 1 << 18;
 
-/// The virtual port: tcpmux's neighbour "echo", below 1024 and bound by nobody on 127.205/16.
+/// First two bytes of the virtual addresses, 127.205.0.0/16: destinations of held connects over IPv4. Nobody binds one;
+/// `sk_lookup` gives their connections to the agent.
+pub const VIRTUAL_PREFIX: [u8; 2] = [127, 205];
+
+/// First two bytes of the addresses, 127.204.0.0/16, from which the agent connects to TLS listeners over IPv4. One address has
+/// about 28,000 ports.
+pub const LEG_PREFIX: [u8; 2] = [127, 204];
+
+/// Both loopback networks in one, as error messages and documents name it: [`LEG_PREFIX`] and [`VIRTUAL_PREFIX`].
+pub const LOOPBACK_NETWORK: &str = "127.204.0.0/15";
+
+/// Destination port of held connects over IPv4, and the lowest over IPv6: 7 (echo, RFC 862). Any port works on
+/// 127.205.0.0/16, where nobody binds; below 1024 an unprivileged process could not bind it either.
 pub const VIRTUAL_PORT: u16 = 7;
 
 /// Counters that the hooks keep, by index of the map `COUNTERS`.

@@ -1,5 +1,7 @@
 //! The phase of a TLS socket, as `TLS_STATE` shows it.
 
+use crate::code;
+
 /// Where a TLS socket is in its life. Derived from the kernel's socket state first ([`derive()`]).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u32)]
@@ -49,46 +51,72 @@ impl Phase {
     }
 }
 
-/// How the last attempt to connect ended, as far as the socket itself knows.
-pub mod outcome {
-    /// No attempt.
-    pub const NONE: u32 = 0;
-    /// The attempt was refused, or given up.
-    pub const FAILED: u32 = 1;
-    /// The connection was established.
-    pub const ESTABLISHED: u32 = 2;
-    /// The connection was established, and then reset.
-    pub const RESET: u32 = 3;
-    /// An attempt has begun. If the socket never got to SYN_SENT, the kernel has refused it.
-    pub const STARTED: u32 = 4;
+code! {
+    /// How the last attempt to connect ended, as far as the socket itself knows. Written by the hooks.
+    Outcome(u32) {
+        /// No attempt.
+        NONE = 0,
+        /// The attempt was refused, or given up.
+        FAILED = 1,
+        /// The connection was established.
+        ESTABLISHED = 2,
+        /// The connection was established, and then reset.
+        RESET = 3,
+        /// An attempt has begun. If the socket never got to SYN_SENT, the kernel has refused it.
+        STARTED = 4,
+    }
 }
 
-/// Kernel socket states (`include/net/tcp_states.h`).
-pub mod tcp_state {
-    pub const ESTABLISHED: u32 = 1;
-    pub const SYN_SENT: u32 = 2;
-    pub const SYN_RECV: u32 = 3;
-    pub const FIN_WAIT1: u32 = 4;
-    pub const FIN_WAIT2: u32 = 5;
-    pub const CLOSE: u32 = 7;
-    pub const CLOSE_WAIT: u32 = 8;
-    pub const LISTEN: u32 = 10;
+code! {
+    /// State of a TCP socket as the kernel numbers it (`include/net/tcp_states.h`, v6.12).
+    TcpState(u32) {
+        /// The handshake of TCP is done.
+        ESTABLISHED = 1,
+        /// A SYN was sent; for a TLS socket: held.
+        SYN_SENT = 2,
+        /// A SYN was received and answered.
+        SYN_RECV = 3,
+        /// This side has closed its direction.
+        FIN_WAIT1 = 4,
+        /// This side has closed its direction, and the peer knows.
+        FIN_WAIT2 = 5,
+        /// Both directions are closed; duplicates are waited for.
+        TIME_WAIT = 6,
+        /// No connection.
+        CLOSE = 7,
+        /// The peer has closed its direction.
+        CLOSE_WAIT = 8,
+        /// Both sides have closed; the peer does not know yet.
+        LAST_ACK = 9,
+        /// `listen` was called.
+        LISTEN = 10,
+        /// Both sides have closed at once.
+        CLOSING = 11,
+    }
+}
+
+impl TcpState {
+    /// The state with a number that the kernel gave, which may be one without a name here.
+    #[inline(always)]
+    pub const fn from_kernel(number: u32) -> Self {
+        Self(number)
+    }
 }
 
 /// The phase of a socket in kernel state `tcp`, whose last attempt ended in `last`
-/// ([`outcome`]), and which `has_peer` (its destination port is not zero).
+/// ([`Outcome`]), and which `has_peer` (its destination port is not zero).
 ///
 /// `connect(AF_UNSPEC)` runs no hook; the kernel's `tcp_disconnect` clears the destination port,
 /// which tells it from a connection that was reset.
 #[inline(always)]
-pub const fn derive(tcp: u32, last: u32, has_peer: bool) -> Phase {
+pub const fn derive(tcp: TcpState, last: Outcome, has_peer: bool) -> Phase {
     match tcp {
-        tcp_state::SYN_SENT | tcp_state::SYN_RECV => Phase::Connecting,
-        tcp_state::ESTABLISHED | tcp_state::FIN_WAIT1 | tcp_state::FIN_WAIT2 => Phase::Connected,
-        tcp_state::LISTEN => Phase::Listening,
-        tcp_state::CLOSE => match last {
-            outcome::FAILED | outcome::STARTED => Phase::Failed,
-            outcome::ESTABLISHED | outcome::RESET if has_peer => Phase::PeerClosed,
+        TcpState::SYN_SENT | TcpState::SYN_RECV => Phase::Connecting,
+        TcpState::ESTABLISHED | TcpState::FIN_WAIT1 | TcpState::FIN_WAIT2 => Phase::Connected,
+        TcpState::LISTEN => Phase::Listening,
+        TcpState::CLOSE => match last {
+            Outcome::FAILED | Outcome::STARTED => Phase::Failed,
+            Outcome::ESTABLISHED | Outcome::RESET if has_peer => Phase::PeerClosed,
             _ => Phase::Fresh,
         },
         _ => Phase::PeerClosed,
@@ -116,11 +144,11 @@ mod tests {
 
     #[test]
     fn disconnected_socket_is_fresh_and_reset_one_is_closed() {
-        assert_eq!(derive(tcp_state::CLOSE, outcome::ESTABLISHED, false), Phase::Fresh);
-        assert_eq!(derive(tcp_state::CLOSE, outcome::ESTABLISHED, true), Phase::PeerClosed);
-        assert_eq!(derive(tcp_state::CLOSE, outcome::FAILED, false), Phase::Failed);
-        assert_eq!(derive(tcp_state::CLOSE, outcome::STARTED, true), Phase::Failed, "no route to loopback");
-        assert_eq!(derive(tcp_state::CLOSE, outcome::RESET, true), Phase::PeerClosed);
-        assert_eq!(derive(8, outcome::ESTABLISHED, true), Phase::PeerClosed, "CLOSE_WAIT");
+        assert_eq!(derive(TcpState::CLOSE, Outcome::ESTABLISHED, false), Phase::Fresh);
+        assert_eq!(derive(TcpState::CLOSE, Outcome::ESTABLISHED, true), Phase::PeerClosed);
+        assert_eq!(derive(TcpState::CLOSE, Outcome::FAILED, false), Phase::Failed);
+        assert_eq!(derive(TcpState::CLOSE, Outcome::STARTED, true), Phase::Failed, "no route to loopback");
+        assert_eq!(derive(TcpState::CLOSE, Outcome::RESET, true), Phase::PeerClosed);
+        assert_eq!(derive(TcpState::CLOSE_WAIT, Outcome::ESTABLISHED, true), Phase::PeerClosed);
     }
 }

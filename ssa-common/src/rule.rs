@@ -1,143 +1,80 @@
-//! The table of options as the hooks read it: one small record per number.
+//! What the administrator's rules come to for sockets that set no options of TLS, as the hooks look it up.
+//!
+//! A cgroup has a set of rules; a set has groups of rules, by address; a group has rulings, by port. The longest prefix of
+//! an address, and then of a port, decides.
 
-use crate::uapi::{Kind, OPTIONS, Place, When};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// What the hooks know of one option. Every field is a `u8`, so that a row is one load.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+use crate::{code, pod};
+
+code! {
+    /// Traffic that a rule is for: direction and transport protocol.
+    Traffic(u8) {
+        /// `connect` on a TCP socket.
+        OUT_TCP = 1,
+        /// `connect` or `sendto` on a UDP socket.
+        OUT_UDP = 2,
+        /// `bind` and `listen` on a TCP socket.
+        IN_TCP = 3,
+    }
+}
+
+code! {
+    /// Action of a rule: what becomes of a socket that sets no options of TLS. Written by the agent.
+    Action(u32) {
+        /// Nothing: the socket speaks plaintext, and is none of ours.
+        PLAIN = 0,
+        /// The socket becomes a TLS socket.
+        TLS = 1,
+        /// The call is refused with `EACCES`.
+        DENY = 2,
+        /// No rule is known yet, as the cgroup is new: the call is refused with `ENOTCONN`. In no map; the hooks' own.
+        UNKNOWN = 3,
+    }
+}
+
+/// In a cgroup's number of a set: no rule can be for a cgroup below it that is not known.
+pub const CLOSED_BELOW: u32 = 1 << 31;
+
+/// An address of a set. Its prefix has the 32 bits of the set and as many of the address as count.
+#[derive(Clone, Copy, Debug, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
-pub struct Rule {
-    /// [`When`] it may be set.
-    pub set: u8,
-    /// [`When`] it may be read.
-    pub get: u8,
-    /// One of [`place`].
-    pub place: u8,
-    /// Slot of a setting or of an answer.
-    pub slot: u8,
-    /// Size of a value, in bytes; zero for text.
-    pub size: u8,
-    /// Which values are valid: one of [`values`].
-    pub values: u8,
-    /// The highest valid value, for [`values::UP_TO`].
-    pub most: u8,
+pub struct AddressKey {
+    pub set: u32,
+    /// IPv6 or v4-mapped address, network byte order.
+    pub addr: [u8; 16],
+}
+
+/// Groups of one address deep in one another, at most.
+pub const DEPTH: usize = 8;
+
+/// The groups that are for an address, the most specific first; zeros for none.
+#[derive(Clone, Copy, Debug, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct Groups(pub [u32; DEPTH]);
+
+/// A port of a group. Its prefix has all bits but those of the port that don't count.
+#[derive(Clone, Copy, Debug, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
+#[repr(C)]
+pub struct PortKey {
+    pub group: u32,
+    /// The traffic that the group's rules are for.
+    pub traffic: Traffic,
     /// Reserved; always zero.
     pub reserved: u8,
+    /// Network byte order.
+    pub port: [u8; 2],
 }
 
-/// Which numbers are valid.
-pub mod values {
-    pub const ANY: u8 = 0;
-    /// From 0 to the rule's highest.
-    pub const UP_TO: u8 = 1;
-    /// TLS versions that are not refused.
-    pub const VERSION: u8 = 2;
-    /// None below zero.
-    pub const NOT_NEGATIVE: u8 = 3;
-}
+/// Bits of an [`AddressKey`] before those of the address.
+pub const ADDRESS_BITS: u32 = 32;
+/// Bits of a [`PortKey`] before those of the port.
+pub const PORT_BITS: u32 = 48;
 
-/// Numbers of [`Place`]'s variants.
-pub mod place {
-    pub const NOWHERE: u8 = 0;
-    pub const BLOB: u8 = 1;
-    pub const CONTEXT: u8 = 2;
-    pub const ANSWER: u8 = 3;
-    pub const ANSWER_TEXT: u8 = 4;
-    pub const ERROR: u8 = 5;
-    pub const HOST_NAME: u8 = 6;
-    pub const ID: u8 = 7;
-    pub const SETTING: u8 = 8;
-    pub const STATE: u8 = 9;
-    pub const ANSWER_SHA256: u8 = 10;
-    pub const ALPN: u8 = 11;
-    pub const CERTIFICATE: u8 = 12;
-    pub const CHAIN: u8 = 13;
-    pub const CIPHER_OFF: u8 = 14;
-    pub const CIPHER_ON: u8 = 15;
-    pub const CIPHERS: u8 = 16;
-}
+pod!(AddressKey);
+pod!(Groups);
+pod!(PortKey);
 
-/// The lowest option number, at index 0 of [`RULES`].
-pub const FIRST: i32 = 85;
-/// Rows of [`RULES`]: a power of two, so that the hooks can bound an index by a mask.
-pub const ROWS: usize = 128;
-
-/// The rules by `number - FIRST`; unknown numbers have a rule that offers nothing.
-pub static RULES: [Rule; ROWS] = rules();
-
-const fn rules() -> [Rule; ROWS] {
-    const NOTHING: Rule =
-        Rule { set: 0, get: 0, place: place::NOWHERE, slot: 0, size: 0, values: values::ANY, most: 0, reserved: 0 };
-    let mut rules = [NOTHING; ROWS];
-    let mut index = 0;
-    while index < OPTIONS.len() {
-        let option = &OPTIONS[index];
-        let (place, slot) = match option.place {
-            Place::Alpn => (place::ALPN, 0),
-            Place::Blob => (place::BLOB, 0),
-            Place::Certificate => (place::CERTIFICATE, 0),
-            Place::Chain => (place::CHAIN, 0),
-            Place::CipherOff => (place::CIPHER_OFF, 0),
-            Place::CipherOn => (place::CIPHER_ON, 0),
-            Place::Ciphers => (place::CIPHERS, 0),
-            Place::Context => (place::CONTEXT, 0),
-            Place::Answer(scalar) => (place::ANSWER, scalar as u8),
-            Place::AnswerSha256 => (place::ANSWER_SHA256, 0),
-            Place::AnswerText(text) => (place::ANSWER_TEXT, text as u8),
-            Place::Error => (place::ERROR, 0),
-            Place::HostName => (place::HOST_NAME, 0),
-            Place::Id => (place::ID, 0),
-            Place::Setting(setting) => (place::SETTING, setting as u8),
-            Place::State => (place::STATE, 0),
-        };
-        let (size, values, most) = match option.kind {
-            Kind::Bool => (4, values::UP_TO, 1),
-            Kind::UpTo(most) => (4, values::UP_TO, most),
-            Kind::Int => (4, values::ANY, 0),
-            Kind::Version => (4, values::VERSION, 0),
-            Kind::Id => (8, values::ANY, 0),
-            Kind::Long => (8, values::NOT_NEGATIVE, 0),
-            Kind::Bytes(bytes) => (bytes as u8, values::ANY, 0),
-            Kind::Cipher | Kind::Ciphers | Kind::Der | Kind::PathOrPem | Kind::String(_) => (0, values::ANY, 0),
-        };
-        let mut number = 0;
-        while number < option.count {
-            rules[(option.number + number - FIRST) as usize] = Rule {
-                set: option.set as u8,
-                get: option.get as u8,
-                place,
-                slot: slot + number as u8,
-                size,
-                values,
-                most,
-                reserved: 0,
-            };
-            number += 1;
-        }
-        index += 1;
-    }
-    rules
-}
-
-impl Rule {
-    /// Whether a direction with this `when` is offered at all.
-    #[inline(always)]
-    pub const fn offers(when: u8) -> bool {
-        when != When::Never as u8
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_option_has_its_row() {
-        for option in OPTIONS {
-            for number in 0..option.count {
-                let rule = RULES[usize::try_from(option.number + number - FIRST).unwrap()];
-                assert_eq!((rule.set, rule.get), (option.set as u8, option.get as u8), "{}", option.name);
-            }
-        }
-        assert_eq!(RULES[(101 - FIRST) as usize].place, place::NOWHERE);
-    }
-}
+const _: () = assert!(size_of::<AddressKey>() == 20);
+const _: () = assert!(size_of::<Groups>() == 4 * DEPTH);
+const _: () = assert!(size_of::<PortKey>() == 8);

@@ -1,8 +1,10 @@
 //! The state of one TLS socket, kept in the kernel with the socket itself (sk_storage).
 
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{limits::HOSTNAME_BYTES, peer_option::SLOTS, pod};
+use crate::{limits::HOSTNAME_BYTES, peer_option::SLOTS, phase::Outcome, pod};
 
 /// An IP address and port. IPv4 addresses are kept v4-mapped (`::ffff:a.b.c.d`).
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
@@ -16,6 +18,33 @@ pub struct Endpoint {
     pub reserved: u16,
     /// Scope of a link-local address (interface index); zero otherwise.
     pub scope: u32,
+}
+
+impl Endpoint {
+    /// An endpoint of zeros: no address, no port.
+    pub const UNSPECIFIED: Self = Self { addr: [0; 16], port: 0, reserved: 0, scope: 0 };
+}
+
+/// Bytes of an IP address as they cross: IPv6, or IPv4 v4-mapped; network byte order.
+pub const fn mapped(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(addr) => addr.to_ipv6_mapped().octets(),
+        IpAddr::V6(addr) => addr.octets(),
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    /// The endpoint of a socket address. The scope is not taken along: it stays zero.
+    fn from(addr: SocketAddr) -> Self {
+        Self { addr: mapped(addr.ip()), port: addr.port(), reserved: 0, scope: 0 }
+    }
+}
+
+impl From<Endpoint> for SocketAddr {
+    /// The socket address of an endpoint: IPv4 if it is v4-mapped, without the scope.
+    fn from(endpoint: Endpoint) -> Self {
+        Self::new(Ipv6Addr::from(endpoint.addr).to_canonical(), endpoint.port)
+    }
 }
 
 /// A host name: `len` bytes of text and a NUL. A `len` of zero means that none is set.
@@ -86,8 +115,8 @@ pub struct Socket {
     pub bound: Endpoint,
     /// Count of connects; zero before the first.
     pub attempt: u32,
-    /// How the last attempt ended ([`crate::phase::outcome`]).
-    pub outcome: u32,
+    /// How the last attempt ended.
+    pub outcome: Outcome,
     /// The last refusal by a hook ([`crate::reason::Reason`]), or zero.
     pub reason: u32,
     /// AF_INET or AF_INET6.
@@ -120,3 +149,23 @@ const _: () = assert!(size_of::<Endpoint>() == 24 && align_of::<Endpoint>() == 4
 const _: () = assert!(size_of::<HostName>() == 264);
 const _: () = assert!(size_of::<Caller>() == 40);
 const _: () = assert!(size_of::<Socket>() == 472 && align_of::<Socket>() == 8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoint_of_an_address_is_that_address_again() {
+        for text in ["192.0.2.1:80", "[2001:db8::1]:443", "0.0.0.0:0", "[::]:65535"] {
+            let addr: SocketAddr = text.parse().unwrap();
+            assert_eq!(SocketAddr::from(Endpoint::from(addr)), addr);
+        }
+        assert_eq!(Endpoint::from("192.0.2.1:80".parse::<SocketAddr>().unwrap()).addr[10..], [255, 255, 192, 0, 2, 1]);
+    }
+
+    #[test]
+    fn v4_mapped_address_is_an_ipv4_address() {
+        let mapped = Endpoint::from("[::ffff:192.0.2.1]:80".parse::<SocketAddr>().unwrap());
+        assert_eq!(SocketAddr::from(mapped), "192.0.2.1:80".parse().unwrap());
+    }
+}

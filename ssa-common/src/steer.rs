@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::pod;
+use crate::{code, pod};
 
 /// The 4-tuple of a connection that is being resumed, as its SYN has it. IPv4 addresses are kept
 /// v4-mapped.
@@ -31,13 +31,6 @@ pub struct ListenKey {
     pub reserved: u16,
 }
 
-/// What becomes of a new connection to where somebody listens: the agent answers, by the target with this number (IPv4)
-/// or the one after it (IPv6), unless it is
-pub mod action {
-    /// A socket that is no TLS socket listens there.
-    pub const PASS: u32 = u32::MAX;
-}
-
 /// A leg from the agent to a program's listener, with the namespace that it is in.
 #[derive(Clone, Copy, Debug, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
@@ -50,17 +43,39 @@ pub struct LegKey {
     pub reserved: u32,
 }
 
-/// Sockets of the agent in the map of targets: listeners for application legs, and then, in pairs for IPv4 and IPv6,
-/// those for clients of programs' listeners.
-pub mod target {
-    pub const LEG_V4: u32 = 0;
-    pub const LEG_V6: u32 = 1;
-    /// The first pair.
-    pub const ENTRANCE: u32 = 2;
-    /// How many pairs there may be: one for each cgroup and user that listens in the namespace.
-    pub const ENTRANCES: u32 = 4096;
-    /// How many there are in all.
-    pub const COUNT: usize = (ENTRANCE + 2 * ENTRANCES) as usize;
+code! {
+    /// Target of a new connection: index of one of the agent's listeners in the map `TARGETS` of a namespace.
+    ///
+    /// The first two take application legs. Pairs follow, for IPv4 and IPv6, that take clients of TLS listeners: one pair for
+    /// each cgroup and user that listens in the namespace. In the map `LISTEN` the first of a pair stands for both.
+    Target(u32) {
+        /// Listener for application legs over IPv4.
+        LEG_V4 = 0,
+        /// Listener for application legs over IPv6.
+        LEG_V6 = 1,
+        /// First listener of the first pair for clients.
+        FIRST_PAIR = 2,
+        /// None: a socket that is no TLS socket listens there, and the kernel's own look-up decides.
+        PASS = u32::MAX,
+    }
+}
+
+impl Target {
+    /// Pairs of listeners for clients, at most.
+    pub const PAIRS: u32 = 4096;
+    /// Listeners in all, at most: the capacity of the map `TARGETS`.
+    pub const COUNT: usize = (Self::FIRST_PAIR.0 + 2 * Self::PAIRS) as usize;
+
+    /// The listener for IPv4 of a pair; `pair` counts from 0 and is below [`Self::PAIRS`].
+    pub const fn pair(pair: u32) -> Self {
+        Self(Self::FIRST_PAIR.0 + 2 * pair)
+    }
+
+    /// The listener for IPv6 of the pair whose first this is.
+    #[inline(always)]
+    pub const fn second(self) -> Self {
+        Self(self.0 + 1)
+    }
 }
 
 /// Connections of one namespace that can be between their resumption and their acceptance at once.

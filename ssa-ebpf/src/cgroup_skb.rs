@@ -7,26 +7,29 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use ssa_common::{
-    event::{self, Held},
+    event::{EventKind, Held},
     limits::{Counter, SYN_BYTES},
     peer_option::SLOTS,
-    phase::tcp_state,
-    ruling::{action, kind},
+    phase::TcpState,
+    rule::{Action, Traffic},
     socket::{HostName, Socket},
     steer::{LegKey, ResumedKey},
 };
 
 use crate::{
-    ctx::{ALLOW, DENY, bound, copy_words, mapped, read},
+    address::{mapped, read},
+    ctx::{bound, copy_words, tcp_state},
     maps::{EVENTS, LEGS, LISTENERS, count, mptcp_socket_of, socket_of, storage},
-    names, rules,
+    names,
+    refusal::{ALLOW, DENY},
+    rules,
 };
 
 /// Holds every SYN of a TLS socket, before and after a verdict: only the agent's own copy travels.
 /// Passes everything else.
 #[cgroup_skb(egress)]
 fn ssa_egress(ctx: SkBuffContext) -> i32 {
-    let Some((sk, _state)) = tls_candidate(&ctx, tcp_state::SYN_SENT, true) else { return ALLOW };
+    let Some((sk, _state)) = tls_candidate(&ctx, TcpState::SYN_SENT, true) else { return ALLOW };
     let Some(socket) = socket_of(sk) else { return ALLOW };
     count(Counter::SynsHeld, 1);
     if report(&ctx, socket).is_none() {
@@ -41,18 +44,18 @@ fn ssa_egress(ctx: SkBuffContext) -> i32 {
 /// the virtual address, or that opens simultaneously, must not pass for the agent.
 #[cgroup_skb(ingress)]
 fn ssa_ingress(ctx: SkBuffContext) -> i32 {
-    let Some((sk, state)) = tls_candidate(&ctx, tcp_state::LISTEN, false) else { return ALLOW };
+    let Some((sk, state)) = tls_candidate(&ctx, TcpState::LISTEN, false) else { return ALLOW };
     let netns = match socket_of(sk) {
-        Some(socket) if socket.by_rule == 0 || state != tcp_state::LISTEN => socket.caller.netns,
+        Some(socket) if socket.by_rule == 0 || state != TcpState::LISTEN => socket.caller.netns,
         Some(socket) if is_ruled(sk, socket.caller.cgroup) => socket.caller.netns,
         // The rule is no more.
         Some(_) => return ALLOW,
         None if mptcp_socket_of(sk).is_some() => 0,
         // SAFETY: the helper takes the hook's context.
-        None if state == tcp_state::LISTEN && is_ruled(sk, unsafe { bpf_skb_cgroup_id(ctx.skb.skb) }) => 0,
+        None if state == TcpState::LISTEN && is_ruled(sk, unsafe { bpf_skb_cgroup_id(ctx.skb.skb) }) => 0,
         None => return ALLOW,
     };
-    let may = if state == tcp_state::SYN_SENT { from_agent(&ctx) } else { is_leg(&ctx, netns) };
+    let may = if state == TcpState::SYN_SENT { from_agent(&ctx) } else { is_leg(&ctx, netns) };
     if may {
         return ALLOW;
     }
@@ -64,22 +67,22 @@ fn ssa_ingress(ctx: SkBuffContext) -> i32 {
 #[inline(always)]
 fn is_ruled(sk: *mut bpf_sock, cgroup: u64) -> bool {
     // The agent's own listeners are sockets of the service, too.
-    rules::of_cgroup(cgroup, kind::IN_TCP, &bound(sk, read!(sk, family))) != action::PLAIN
+    rules::of_cgroup(cgroup, Traffic::IN_TCP, &bound(sk, read!(sk, family))) != Action::PLAIN
         && storage(&raw const LISTENERS, sk, 0).is_none()
 }
 
 /// The socket of a packet, if it is connecting (or in `other`). All others cost these few
 /// instructions.
 #[inline(always)]
-fn tls_candidate(ctx: &SkBuffContext, other: u32, egress: bool) -> Option<(*mut bpf_sock, u32)> {
+fn tls_candidate(ctx: &SkBuffContext, other: TcpState, egress: bool) -> Option<(*mut bpf_sock, TcpState)> {
     let sk = skb_sk(ctx.skb.skb)?;
-    let state = read!(sk, state);
-    if state == tcp_state::CLOSE || state == tcp_state::ESTABLISHED {
+    let state = tcp_state(sk);
+    if state == TcpState::CLOSE || state == TcpState::ESTABLISHED {
         // Those of UDP sockets.
         names::see(ctx, sk, egress);
         return None;
     }
-    if state != tcp_state::SYN_SENT && state != other {
+    if state != TcpState::SYN_SENT && state != other {
         return None;
     }
     // SAFETY: the helper checks `sk`.
@@ -103,7 +106,7 @@ fn report(ctx: &SkBuffContext, socket: &Socket) -> Option<()> {
     let len = if packet > SYN_BYTES as u32 { SYN_BYTES as u32 } else { packet };
     // SAFETY: the entry is this program's until it is submitted; each field is written.
     let loaded = unsafe {
-        (*held).kind = event::kind::HELD;
+        (*held).kind = EventKind::HELD;
         (*held).attempt = socket.attempt;
         (*held).id = socket.id;
         (*held).context = socket.context;

@@ -9,8 +9,9 @@ use ssa_common::{
 };
 
 use crate::{
-    ctx::{Refusal, Sockopt, copy_words, errno},
+    ctx::{Sockopt, copy_words},
     maps::{CIPHER_NAMES, CIPHERS, SCRATCH, Scratch, count},
+    refusal::{Refusal, errno},
     repeat::{GO_ON, STOP, repeat},
     text,
 };

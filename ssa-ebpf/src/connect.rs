@@ -6,33 +6,33 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::bpf_sock,
-    helpers::{
-        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-        generated::{bpf_get_netns_cookie, bpf_getsockopt, bpf_setsockopt},
-    },
+    helpers::generated::{bpf_getsockopt, bpf_setsockopt},
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
 use aya_log_ebpf::debug;
 use ssa_common::{
     connection::Connection,
-    limits::{Counter, SYN_RETRIES, VIRTUAL_PORT},
+    limits::{Counter, SYN_RETRIES, VIRTUAL_PORT, VIRTUAL_PREFIX},
     peer_option::Family,
-    phase::outcome,
+    phase::Outcome,
     reason::Reason,
-    ruling::{action, kind},
-    socket::{Caller, Endpoint, Socket},
+    rule::{Action, Traffic},
+    socket::{Endpoint, Socket},
 };
 
 use crate::{
-    ctx::{AF_INET, AF_INET6, ALLOW, IPPROTO_TCP, Refusal, SockAddr, bound, deny, errno, is_tcp, is_udp, refuse},
+    address::AF_INET,
+    caller::caller,
+    ctx::{AF_INET6, IPPROTO_TCP, SockAddr, bound, is_tcp, is_udp, words},
+    lifecycle::{leave, open},
     maps::{
         CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, count, is_subflow, make_ruled, mptcp_socket_of,
         socket_of, storage, unmake_socket,
     },
-    peer_options, rules,
-    setsockopt::open,
-    sock_release::leave,
+    peer_options,
+    refusal::{ALLOW, Refusal, deny, errno, refuse},
+    rules,
 };
 
 /// `connect(2)` over IPv4. A TLS socket gets `ENOTCONN` unless the agent lives; what a rule denies, `EACCES`.
@@ -82,10 +82,11 @@ fn ssa_live_conn6(ctx: SockAddrContext) -> i32 {
     let addr = SockAddr::new(&ctx);
     let Some(socket) = socket_of(addr.sk()) else { return ALLOW };
     let orig_dst = addr.endpoint6();
-    let over = if is_mapped(&orig_dst) { Family::V4 } else { Family::V6 };
+    let mapped = is_mapped(&orig_dst);
+    let over = if mapped { Family::V4 } else { Family::V6 };
     match begin(&ctx, socket, AF_INET6, orig_dst, over) {
         Ok(()) => {
-            if is_mapped(&orig_dst) {
+            if mapped {
                 addr.set6([0, 0, 0xffff_u32.to_be(), virtual4(socket)], VIRTUAL_PORT);
             } else {
                 // ::1 is one address only: the ports below 1024 make room for more connections.
@@ -108,19 +109,19 @@ fn tls_socket(sk: *mut bpf_sock, to: &Endpoint) -> Result<&'static mut Socket, i
         return Ok(socket);
     }
     if is_udp(sk) {
-        return Err(rules::verdict(rules::of_caller(kind::OUT_UDP, to)));
+        return Err(rules::verdict(rules::of_caller(Traffic::OUT_UDP, to)));
     }
     if !is_tcp(sk) {
         return Err(not_tls(sk));
     }
-    let ruling = rules::of_caller(kind::OUT_TCP, to);
-    if ruling != action::TLS {
+    let action = rules::of_caller(Traffic::OUT_TCP, to);
+    if action != Action::TLS {
         if let Some(socket) = socket_of(sk) {
             // It went elsewhere before.
             leave(socket);
             unmake_socket(sk);
         }
-        return Err(if ruling == action::PLAIN { not_tls(sk) } else { rules::verdict(ruling) });
+        return Err(if action == Action::PLAIN { not_tls(sk) } else { rules::verdict(action) });
     }
     if is_subflow(sk) {
         return Err(deny(errno::EPROTO));
@@ -145,7 +146,7 @@ fn not_tls(sk: *mut bpf_sock) -> i32 {
 /// The connect has failed here and now.
 #[inline(always)]
 fn fail(socket: &mut Socket, refusal: Refusal) -> i32 {
-    socket.outcome = outcome::FAILED;
+    socket.outcome = Outcome::FAILED;
     refuse(Some(socket), refusal)
 }
 
@@ -159,8 +160,9 @@ fn begin(
     over: Family,
 ) -> Result<(), Refusal> {
     let sk = SockAddr::new(ctx).sk();
+    let caller = caller(ctx.as_ptr(), socket.service);
     if socket.id == 0 && socket.by_rule != 0 {
-        open(socket, caller(ctx.as_ptr(), socket.service))?;
+        open(socket, caller)?;
     }
     // Without an id every set was refused because the agent was away: nothing is known that could be verified.
     if socket.id == 0 || (socket.hostname.len == 0 && socket.by_rule == 0) {
@@ -172,10 +174,10 @@ fn begin(
     let attempt = socket.attempt + 1;
     new_answers(socket.id, attempt)?;
     socket.attempt = attempt;
-    socket.outcome = outcome::STARTED;
+    socket.outcome = Outcome::STARTED;
     socket.reason = 0;
     socket.family = family;
-    socket.caller = caller(ctx.as_ptr(), socket.service);
+    socket.caller = caller;
     socket.orig_dst = orig_dst;
     socket.bound = bound(sk, family);
     peer_options::note(ctx, socket, over);
@@ -201,24 +203,6 @@ fn new_answers(id: u64, attempt: u32) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Who calls. KERNEL: the helpers exist in cgroup hooks from 6.1 at least.
-#[inline(always)]
-pub(crate) fn caller(ctx: *mut core::ffi::c_void, service: u64) -> Caller {
-    let ids = bpf_get_current_pid_tgid();
-    let owner = bpf_get_current_uid_gid();
-    Caller {
-        uid: owner as u32,
-        gid: (owner >> 32) as u32,
-        tgid: (ids >> 32) as u32,
-        tid: ids as u32,
-        // SAFETY: the helper takes the hook's context.
-        netns: unsafe { bpf_get_netns_cookie(ctx) },
-        service,
-        // SAFETY: the helper takes nothing.
-        cgroup: unsafe { bpf_get_current_cgroup_id() },
-    }
-}
-
 /// Lowers the count of SYNs that are sent again, so that a hung agent is noticed in about a minute.
 /// A program's own, lower count stays. On failure the kernel's default holds.
 #[inline(always)]
@@ -240,7 +224,7 @@ fn limit_syns(ctx: &SockAddrContext) {
 #[inline(always)]
 fn virtual4(socket: &Socket) -> u32 {
     let spread = spread(socket);
-    u32::from_ne_bytes([127, 205, (spread >> 8) as u8, spread as u8])
+    u32::from_ne_bytes([VIRTUAL_PREFIX[0], VIRTUAL_PREFIX[1], (spread >> 8) as u8, spread as u8])
 }
 
 /// Bits of the random id, other ones at each attempt.
@@ -251,6 +235,6 @@ fn spread(socket: &Socket) -> u64 {
 
 #[inline(always)]
 fn is_mapped(endpoint: &Endpoint) -> bool {
-    let words = crate::ctx::words(endpoint.addr);
+    let words = words(endpoint.addr);
     words[0] == 0 && words[1] == 0 && words[2] == 0xffff_u32.to_be()
 }

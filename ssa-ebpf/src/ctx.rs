@@ -1,92 +1,30 @@
-//! The only raw reads and writes of hook contexts.
+//! The hooks' contexts, and the kernel's sockets in them, as typed values.
 //!
-//! VERIFIER: every field is read and written alone and volatile. Otherwise LLVM merges neighbours,
+//! VERIFIER: every field is read ([`crate::address`]) and written alone and volatile. Otherwise LLVM merges neighbours,
 //! and the verifier refuses ("invalid bpf_context access", "dereference of modified ctx ptr").
 
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr, bpf_sockopt},
-    helpers::generated::bpf_set_retval,
     programs::{SockAddrContext, SockoptContext},
 };
 use ssa_common::{
     limits::OPTION_BYTES,
-    phase::{self, Phase},
-    reason::Reason,
+    phase::{self, Phase, TcpState},
     socket::{Endpoint, Socket},
 };
 
-/// Let the call go on.
-pub(crate) const ALLOW: i32 = 1;
-/// Refuse the call, or drop the packet.
-pub(crate) const DENY: i32 = 0;
+use crate::{
+    address::{AF_INET, bytes, mapped, read, read_words},
+    refusal::ALLOW,
+};
 
 /// Level of the options of all sockets (`include/linux/socket.h`).
 pub(crate) const SOL_SOCKET: i32 = 1;
-pub(crate) const AF_INET: u32 = 2;
 pub(crate) const AF_INET6: u32 = 10;
 pub(crate) const SOCK_STREAM: u32 = 1;
 pub(crate) const IPPROTO_TCP: u32 = 6;
 const IPPROTO_UDP: u32 = 17;
 const IPPROTO_MPTCP: u32 = 262;
-
-/// Errnos (`include/uapi/asm-generic/errno.h`).
-pub(crate) mod errno {
-    pub(crate) const EPERM: i32 = 1;
-    pub(crate) const ENOENT: i32 = 2;
-    pub(crate) const EACCES: i32 = 13;
-    pub(crate) const EFAULT: i32 = 14;
-    pub(crate) const EINVAL: i32 = 22;
-    pub(crate) const EPROTO: i32 = 71;
-    pub(crate) const EBADFD: i32 = 77;
-    pub(crate) const EMSGSIZE: i32 = 90;
-    pub(crate) const ENOPROTOOPT: i32 = 92;
-    pub(crate) const EPROTONOSUPPORT: i32 = 93;
-    pub(crate) const EOPNOTSUPP: i32 = 95;
-    pub(crate) const ENOBUFS: i32 = 105;
-    pub(crate) const ENOTCONN: i32 = 107;
-}
-
-/// A refusal: its errno, and what `TLS_ERROR` will say.
-#[derive(Clone, Copy)]
-pub(crate) struct Refusal {
-    pub(crate) errno: i32,
-    pub(crate) reason: Reason,
-}
-
-impl Refusal {
-    #[inline(always)]
-    pub(crate) const fn new(errno: i32, reason: Reason) -> Self {
-        Self { errno, reason }
-    }
-}
-
-/// Ends a call with `-errno`.
-///
-/// KERNEL: `bpf_set_retval` from 5.18, in connect hooks from 6.1.
-#[inline(always)]
-pub(crate) fn deny(errno: i32) -> i32 {
-    // SAFETY: the helper takes any value of 0 or -MAX_ERRNO..-1.
-    unsafe { bpf_set_retval(-errno) };
-    DENY
-}
-
-/// Ends a call as `refusal` says, and keeps the reason with the socket.
-#[inline(always)]
-pub(crate) fn refuse(socket: Option<&mut Socket>, refusal: Refusal) -> i32 {
-    if let Some(socket) = socket {
-        socket.reason = refusal.reason as u32;
-    }
-    deny(refusal.errno)
-}
-
-macro_rules! read {
-    ($pointer:expr, $field:ident) => {{
-        let pointer = $pointer;
-        // SAFETY: the kernel's context and socket outlive the hook; the verifier checks the offset.
-        unsafe { core::ptr::read_volatile(&raw const (*pointer).$field) }
-    }};
-}
-pub(crate) use read;
 
 macro_rules! put {
     ($pointer:expr, $field:ident, $value:expr) => {{
@@ -121,10 +59,16 @@ fn is_stream(sk: *mut bpf_sock, protocol: u32) -> bool {
     (family == AF_INET || family == AF_INET6) && read!(sk, type_) == SOCK_STREAM && read!(sk, protocol) == protocol
 }
 
+/// State of a TCP socket as the kernel has it.
+#[inline(always)]
+pub(crate) fn tcp_state(sk: *mut bpf_sock) -> TcpState {
+    TcpState::from_kernel(read!(sk, state))
+}
+
 /// The phase of a TLS socket.
 #[inline(always)]
 pub(crate) fn phase_of(sk: *mut bpf_sock, socket: &Socket) -> Phase {
-    phase::derive(read!(sk, state), socket.outcome, read!(sk, dst_port) != 0)
+    phase::derive(tcp_state(sk), socket.outcome, read!(sk, dst_port) != 0)
 }
 
 /// Copies words of 8 bytes.
@@ -277,12 +221,7 @@ impl SockAddr {
     /// The IPv6 address and port, as an endpoint.
     #[inline(always)]
     pub(crate) fn endpoint6(self) -> Endpoint {
-        let mut words = [0u32; 4];
-        for (index, word) in words.iter_mut().enumerate() {
-            // SAFETY: as `read!`.
-            *word = unsafe { core::ptr::read_volatile(&raw const (*self.0).user_ip6[index]) };
-        }
-        Endpoint { addr: bytes(words), port: self.port(), reserved: 0, scope: 0 }
+        Endpoint { addr: bytes(read_words!(self.0, user_ip6)), port: self.port(), reserved: 0, scope: 0 }
     }
 
     #[inline(always)]
@@ -311,25 +250,9 @@ impl SockAddr {
 pub(crate) fn bound(sk: *mut bpf_sock, family: u32) -> Endpoint {
     // VERIFIER: both first; reads in the arms of an `if` are merged into one with a variable offset.
     let v4 = mapped(read!(sk, src_ip4));
-    let mut words = [0u32; 4];
-    for (index, word) in words.iter_mut().enumerate() {
-        // SAFETY: as `read!`.
-        *word = unsafe { core::ptr::read_volatile(&raw const (*sk).src_ip6[index]) };
-    }
-    let addr = if family == AF_INET { v4 } else { bytes(words) };
+    let v6 = bytes(read_words!(sk, src_ip6));
+    let addr = if family == AF_INET { v4 } else { v6 };
     Endpoint { addr, port: read!(sk, src_port) as u16, reserved: 0, scope: read!(sk, bound_dev_if) }
-}
-
-/// An IPv4 address, network byte order, as v4-mapped IPv6.
-#[inline(always)]
-pub(crate) fn mapped(addr: u32) -> [u8; 16] {
-    bytes([0, 0, 0xffff_u32.to_be(), addr])
-}
-
-#[inline(always)]
-pub(crate) const fn bytes(words: [u32; 4]) -> [u8; 16] {
-    // SAFETY: both are plain data of 16 bytes.
-    unsafe { core::mem::transmute(words) }
 }
 
 /// The words of an address, as contexts want them.

@@ -3,13 +3,14 @@
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 use ssa_common::{
-    connection::{Connection, state},
+    connection::{Connection, State},
     socket::Endpoint,
 };
 
 use crate::{
-    ctx::{ALLOW, SockAddr, phase_of, words},
+    ctx::{SockAddr, phase_of, words},
     maps::{CONNECTIONS, socket_of},
+    refusal::ALLOW,
 };
 
 #[cgroup_sock_addr(getpeername4)]
@@ -58,5 +59,5 @@ fn answer(addr: SockAddr, pick: fn(&Connection) -> Endpoint) -> Option<Endpoint>
     }
     // SAFETY: entries are replaced whole; the reference is used within this hook.
     let connection = unsafe { CONNECTIONS.get(socket.id)? };
-    (connection.attempt == socket.attempt && connection.state == state::SECURED).then(|| pick(connection))
+    (connection.attempt == socket.attempt && connection.state == State::SECURED).then(|| pick(connection))
 }

@@ -3,21 +3,23 @@
 use aya_ebpf::{EbpfContext as _, macros::cgroup_sockopt, programs::SockoptContext};
 use ssa_common::{
     certificate::{CHAIN_MAX, Chain},
-    connection::{Connection, Scalar, Span, Text, state},
+    connection::{Connection, Scalar, Span, State, Text},
     limits::OPTION_BYTES,
-    phase::{Phase, outcome},
+    option_row::{OptionRow, PlaceId},
+    phase::{Outcome, Phase},
     reason::{Reason, TEXT_LENGTHS, TEXT_TABLE},
-    rule::{Rule, place},
     socket::Socket,
     uapi::{IPPROTO_TLS, When},
 };
 
 use crate::{
+    caller::caller,
     ciphers,
-    connect::caller,
-    ctx::{SOL_SOCKET, Sockopt, deny, errno, is_tcp, phase_of},
+    ctx::{SOL_SOCKET, Sockopt, is_tcp, phase_of},
+    lifecycle::open,
     maps::{CERTIFICATES, CHAINS, CONNECTIONS, CONTEXTS, socket_of},
-    setsockopt::{open, rule_of},
+    option_row::option_row,
+    refusal::{deny, errno},
     text::{copy_out, copy_text},
     user_pointer,
 };
@@ -58,76 +60,74 @@ fn get(ctx: &SockoptContext, opt: Sockopt) -> Result<i32, i32> {
         return Err(errno::ENOPROTOOPT);
     }
     let socket = socket_of(sk).ok_or(errno::ENOPROTOOPT)?;
-    let rule = rule_of(opt.number());
-    if !Rule::offers(rule.get) {
+    let row = option_row(opt.number());
+    if !OptionRow::offers(row.get) {
         return Err(errno::ENOPROTOOPT);
     }
     let phase = phase_of(sk, socket);
-    if (rule.get == When::Connected as u8 && !phase.has_connection())
-        || (rule.get == When::Fresh as u8 && !phase.may_configure())
-    {
+    if (row.get == When::Connected && !phase.has_connection()) || (row.get == When::Fresh && !phase.may_configure()) {
         return Err(errno::EOPNOTSUPP);
     }
-    if rule.size != 0 && opt.len() != i32::from(rule.size) {
+    if row.size != 0 && opt.len() != i32::from(row.size) {
         return Err(errno::EINVAL);
     }
     if opt.len() > 0 && user_pointer::is_null(socket, opt.number()) {
         return Err(errno::EFAULT);
     }
-    match rule.place {
-        place::STATE => scalar(opt, rule, phase as i64),
-        place::ERROR => error(opt, socket, phase),
-        place::HOST_NAME if socket.accepted != 0 => {
+    match row.place {
+        PlaceId::STATE => scalar(opt, row, phase as i64),
+        PlaceId::ERROR => error(opt, socket, phase),
+        PlaceId::HOST_NAME if socket.accepted != 0 => {
             let connection = connection_of(socket).ok_or(errno::EBADFD)?;
             some_text(opt, connection, connection.texts[Text::Sni as usize])
         }
-        place::HOST_NAME => text(opt, &socket.hostname.bytes, socket.hostname.len + 1),
+        PlaceId::HOST_NAME => text(opt, &socket.hostname.bytes, socket.hostname.len + 1),
         // It has no context yet. One on which a set was refused because the agent is away gets none here.
         _ if socket.id == 0
             && (socket.by_protocol == 0 || open(socket, caller(ctx.as_ptr(), socket.service)).is_err()) =>
         {
             Err(errno::ENOTCONN)
         }
-        place::ID => scalar(opt, rule, socket.id as i64),
-        place::CONTEXT => {
+        PlaceId::ID => scalar(opt, row, socket.id as i64),
+        PlaceId::CONTEXT => {
             let context = CONTEXTS.get_ptr_mut(socket.context).ok_or(errno::EBADFD)?;
-            scalar(opt, rule, socket.context as i64).inspect(|_len| {
+            scalar(opt, row, socket.context as i64).inspect(|_len| {
                 // SAFETY: a live value of the map, which stays while this socket uses it.
                 unsafe { (*context).frozen = 1 };
             })
         }
-        place::SETTING => {
+        PlaceId::SETTING => {
             // SAFETY: as above; the reference is used within this hook.
             let context = unsafe { CONTEXTS.get(socket.context) }.ok_or(errno::EBADFD)?;
-            scalar(opt, rule, context.scalars[usize::from(rule.slot) & (context.scalars.len() - 1)])
+            scalar(opt, row, context.scalars[usize::from(row.slot) & (context.scalars.len() - 1)])
         }
-        place::ANSWER => {
+        PlaceId::ANSWER => {
             let connection = connection_of(socket).ok_or(errno::EBADFD)?;
-            scalar(opt, rule, connection.scalars[usize::from(rule.slot) & (connection.scalars.len() - 1)])
+            scalar(opt, row, connection.scalars[usize::from(row.slot) & (connection.scalars.len() - 1)])
         }
-        place::ALPN if phase.has_connection() => {
+        PlaceId::ALPN if phase.has_connection() => {
             let connection = connection_of(socket).ok_or(errno::EBADFD)?;
             answer_text(opt, connection, connection.texts[Text::Alpn as usize])
         }
-        place::ALPN => {
+        PlaceId::ALPN => {
             // SAFETY: as above.
             let context = unsafe { CONTEXTS.get(socket.context) }.ok_or(errno::EBADFD)?;
             text(opt, &context.alpn.bytes, context.alpn.len + 1)
         }
-        place::CIPHERS => {
+        PlaceId::CIPHERS => {
             // SAFETY: as above.
             let context = unsafe { CONTEXTS.get(socket.context) }.ok_or(errno::EBADFD)?;
             ciphers::get(opt, socket.id, context)
         }
-        place::CERTIFICATE => {
+        PlaceId::CERTIFICATE => {
             let connection = connection_of(socket).ok_or(errno::EBADFD)?;
-            certificate(opt, connection, usize::from(rule.slot))
+            certificate(opt, connection, usize::from(row.slot))
         }
-        place::CHAIN => {
+        PlaceId::CHAIN => {
             let connection = connection_of(socket).ok_or(errno::EBADFD)?;
             chain(opt, chain_of(connection)?)
         }
-        place::ANSWER_SHA256 => {
+        PlaceId::ANSWER_SHA256 => {
             let connection = connection_of(socket).ok_or(errno::EBADFD)?;
             with_certificate(connection)?;
             for (index, byte) in connection.sha256.iter().enumerate() {
@@ -135,11 +135,11 @@ fn get(ctx: &SockoptContext, opt: Sockopt) -> Result<i32, i32> {
                     return Err(errno::EINVAL);
                 }
             }
-            Ok(i32::from(rule.size))
+            Ok(i32::from(row.size))
         }
-        place::ANSWER_TEXT => {
+        PlaceId::ANSWER_TEXT => {
             let connection = connection_of(socket).ok_or(errno::EBADFD)?;
-            let span = connection.texts[usize::from(rule.slot) & (connection.texts.len() - 1)];
+            let span = connection.texts[usize::from(row.slot) & (connection.texts.len() - 1)];
             some_text(opt, connection, span)
         }
         _ => Err(errno::ENOPROTOOPT),
@@ -149,7 +149,7 @@ fn get(ctx: &SockoptContext, opt: Sockopt) -> Result<i32, i32> {
 /// The answers of the attempt that is connected.
 #[inline(always)]
 fn connection_of(socket: &Socket) -> Option<&'static Connection> {
-    answers(socket).filter(|connection| connection.state == state::SECURED)
+    answers(socket).filter(|connection| connection.state == State::SECURED)
 }
 
 #[inline(always)]
@@ -160,9 +160,9 @@ fn answers(socket: &Socket) -> Option<&'static Connection> {
 }
 
 #[inline(always)]
-fn scalar(opt: Sockopt, rule: Rule, value: i64) -> Result<i32, i32> {
-    let put = if rule.size == 8 { opt.put(0, value) } else { opt.put(0, value as i32) };
-    if put { Ok(i32::from(rule.size)) } else { Err(errno::EINVAL) }
+fn scalar(opt: Sockopt, row: OptionRow, value: i64) -> Result<i32, i32> {
+    let put = if row.size == 8 { opt.put(0, value) } else { opt.put(0, value as i32) };
+    if put { Ok(i32::from(row.size)) } else { Err(errno::EINVAL) }
 }
 
 /// `ENOENT` if the peer has shown no certificate.
@@ -231,9 +231,9 @@ fn error(opt: Sockopt, socket: &Socket, phase: Phase) -> Result<i32, i32> {
     }
     if reason == 0 {
         reason = match (phase, socket.outcome) {
-            (Phase::Failed, outcome::STARTED) => Reason::Kernel as usize,
+            (Phase::Failed, Outcome::STARTED) => Reason::Kernel as usize,
             (Phase::Failed, _) => Reason::NoAnswer as usize,
-            (Phase::PeerClosed, outcome::RESET) => Reason::Reset as usize,
+            (Phase::PeerClosed, Outcome::RESET) => Reason::Reset as usize,
             (_, _) => 0,
         };
     }

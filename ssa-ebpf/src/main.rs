@@ -8,8 +8,10 @@
 #![expect(internal_features, reason = "atomics: see atomic.rs")]
 #![expect(clippy::needless_borrows_for_generic_args, reason = "by value they would be copied to the 512-byte stack")]
 
+mod address;
 mod alpn;
 mod atomic;
+mod caller;
 mod cgroup_skb;
 mod ciphers;
 mod connect;
@@ -17,10 +19,13 @@ mod ctx;
 mod getpeername;
 mod getsockopt;
 mod hostname;
+mod lifecycle;
 mod maps;
 mod names;
+mod option_row;
 mod peer_options;
 mod policy;
+mod refusal;
 mod repeat;
 mod rules;
 mod setsockopt;

@@ -22,7 +22,7 @@ use ssa_common::{
         RULE_ADDRESSES_CAPACITY, RULE_PORTS_CAPACITY, SCRATCH_CAPACITY, SOCKETS_CAPACITY, USERS_CAPACITY,
     },
     policy::{Policy, PolicyKey},
-    ruling::{AddressKey, Groups, PortKey},
+    rule::{Action, AddressKey, Groups, PortKey},
     socket::{Caller, Service, Socket},
     steer::LegKey,
 };
@@ -166,7 +166,7 @@ pub(crate) static USERS: HashMap<u32, u64, USERS_CAPACITY, NO_PREALLOC> = HashMa
 #[btf_map]
 pub(crate) static BINDERS: SkStorage<Caller> = SkStorage::new();
 
-/// Sets of rules ([`ssa_common::ruling`]), by the inode of a cgroup; 0 is for none. Every cgroup of the machine is here as
+/// Sets of rules ([`ssa_common::rule`]), by the inode of a cgroup; 0 is for none. Every cgroup of the machine is here as
 /// soon as the agent has seen it, if there are rules at all: then so is inode 0. Written by the agent. Full: sockets of
 /// the cgroups that are missing are refused.
 #[btf_map]
@@ -176,9 +176,9 @@ pub(crate) static RULED: HashMap<u64, u32, CGROUPS_CAPACITY, NO_PREALLOC> = Hash
 #[btf_map]
 pub(crate) static RULE_ADDRESSES: LpmTrie<AddressKey, Groups, RULE_ADDRESSES_CAPACITY> = LpmTrie::new();
 
-/// What the rules of a group say ([`ssa_common::ruling::action`]), by port. Written by the agent.
+/// What the rules of a group say ([`Action`]), by port. Written by the agent.
 #[btf_map]
-pub(crate) static RULE_PORTS: LpmTrie<PortKey, u32, RULE_PORTS_CAPACITY> = LpmTrie::new();
+pub(crate) static RULE_PORTS: LpmTrie<PortKey, Action, RULE_PORTS_CAPACITY> = LpmTrie::new();
 
 /// Whether a rule goes by names that programs have resolved, at index 0. Written by the agent.
 #[btf_map]
@@ -292,7 +292,7 @@ pub(crate) fn count_in() {
     crate::atomic::add(&raw mut service().sockets, 1);
 }
 
-/// Makes a TLS socket a plain one. It was left by [`crate::sock_release::leave`] before, unless it has just been cloned.
+/// Makes a TLS socket a plain one. It was left by [`crate::lifecycle::leave`] before, unless it has just been cloned.
 #[inline(always)]
 pub(crate) fn unmake_socket(sk: *mut bpf_sock) {
     // SAFETY: the helper checks `sk`. Absent is as good.

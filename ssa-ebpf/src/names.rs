@@ -13,7 +13,8 @@ use ssa_common::{
 };
 
 use crate::{
-    ctx::{is_tcp, is_udp, mapped, read},
+    address::{mapped, read},
+    ctx::{is_tcp, is_udp},
     maps::{NAMES, NAMES_WANTED, count},
 };
 

@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use ssa_common::{
-    event::{Changed, kind},
+    event::{Changed, EventKind},
     limits::Counter,
     peer_option::{ABSENT, Family, PEER_OPTIONS},
     phase::Phase,
@@ -15,7 +15,8 @@ use ssa_common::{
 };
 
 use crate::{
-    ctx::{SOL_SOCKET, Sockopt, phase_of, read},
+    address::read,
+    ctx::{SOL_SOCKET, Sockopt, phase_of},
     maps::{EVENTS, count, socket_of},
 };
 
@@ -89,7 +90,7 @@ pub(crate) fn follow(opt: Sockopt) {
     let Some(value) = value else { return };
     match EVENTS.reserve_untyped::<Changed>(0) {
         Some(mut event) => {
-            event.write(Changed { kind: kind::CHANGED, slot: slot as u32, id: socket.id, value, reserved: 0 });
+            event.write(Changed { kind: EventKind::CHANGED, slot: slot as u32, id: socket.id, value, reserved: 0 });
             event.submit(0);
         }
         None => count(Counter::EventsLost, 1),

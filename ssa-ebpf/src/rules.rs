@@ -5,14 +5,16 @@ use aya_ebpf::{
     helpers::bpf_get_current_cgroup_id, macros::cgroup_sock_addr, programs::SockAddrContext,
 };
 use ssa_common::{
-    ruling::{ADDRESS_BITS, AddressKey, CLOSED_BELOW, PORT_BITS, PortKey, action, kind},
+    rule::{ADDRESS_BITS, Action, AddressKey, CLOSED_BELOW, PORT_BITS, PortKey, Traffic},
     socket::Endpoint,
 };
 
 use crate::{
-    connect::caller,
-    ctx::{ALLOW, SockAddr, bytes, deny, errno, is_tcp, is_udp, words},
+    address::bytes,
+    caller::caller,
+    ctx::{SockAddr, is_tcp, is_udp, words},
     maps::{BINDERS, RULE_ADDRESSES, RULE_PORTS, RULED, is_subflow, service, storage},
+    refusal::{ALLOW, deny, errno},
 };
 
 /// `sendto(2)` and `sendmsg(2)` on a UDP socket that is not connected: `EACCES` if a rule says so.
@@ -44,15 +46,15 @@ fn datagram(addr: SockAddr, to: Endpoint) -> i32 {
     if !is_udp(addr.sk()) {
         return ALLOW;
     }
-    verdict(of_caller(kind::OUT_UDP, &to))
+    verdict(of_caller(Traffic::OUT_UDP, &to))
 }
 
 /// What a hook returns for a socket that no TLS socket is made of.
 #[inline(always)]
-pub(crate) fn verdict(ruling: u32) -> i32 {
-    match ruling {
-        action::DENY => deny(errno::EACCES),
-        action::UNKNOWN => deny(errno::ENOTCONN),
+pub(crate) fn verdict(action: Action) -> i32 {
+    match action {
+        Action::DENY => deny(errno::EACCES),
+        Action::UNKNOWN => deny(errno::ENOTCONN),
         _ => ALLOW,
     }
 }
@@ -66,9 +68,9 @@ fn bind(ctx: &SockAddrContext, at: Endpoint) -> i32 {
     if !is_tcp(sk) || !has_rules() {
         return ALLOW;
     }
-    match of_caller(kind::IN_TCP, &at) {
-        action::DENY => return deny(errno::EACCES),
-        action::TLS if is_subflow(sk) => return deny(errno::EPROTO),
+    match of_caller(Traffic::IN_TCP, &at) {
+        Action::DENY => return deny(errno::EACCES),
+        Action::TLS if is_subflow(sk) => return deny(errno::EPROTO),
         _ => {}
     }
     let Some(binder) = storage(&raw const BINDERS, sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) else {
@@ -91,35 +93,35 @@ fn has_rules() -> bool {
 
 /// What the rules for the program that calls say.
 #[inline(always)]
-pub(crate) fn of_caller(kind: u8, to: &Endpoint) -> u32 {
+pub(crate) fn of_caller(traffic: Traffic, to: &Endpoint) -> Action {
     // SAFETY: the helper takes nothing.
-    of_cgroup(unsafe { bpf_get_current_cgroup_id() }, kind, to)
+    of_cgroup(unsafe { bpf_get_current_cgroup_id() }, traffic, to)
 }
 
 /// What the rules for a cgroup say ([`action`]).
 #[inline(always)]
-pub(crate) fn of_cgroup(cgroup: u64, kind: u8, to: &Endpoint) -> u32 {
+pub(crate) fn of_cgroup(cgroup: u64, traffic: Traffic, to: &Endpoint) -> Action {
     // SAFETY: the value is read within this hook.
     let Some(set) = (unsafe { RULED.get(cgroup) }) else {
-        return if is_unknown() { action::UNKNOWN } else { action::PLAIN };
+        return if is_unknown() { Action::UNKNOWN } else { Action::PLAIN };
     };
     let set = *set & !CLOSED_BELOW;
     if set == 0 {
-        return action::PLAIN;
+        return Action::PLAIN;
     }
-    let addr = if kind == kind::IN_TCP { to.addr } else { destination(to.addr) };
+    let addr = if traffic == Traffic::IN_TCP { to.addr } else { destination(to.addr) };
     let address = Key::new(ADDRESS_BITS + 128, AddressKey { set, addr });
-    let Some(groups) = RULE_ADDRESSES.get(&address) else { return action::PLAIN };
+    let Some(groups) = RULE_ADDRESSES.get(&address) else { return Action::PLAIN };
     for group in groups.0 {
         if group == 0 {
             break;
         }
-        let port = PortKey { group, kind, reserved: 0, port: to.port.to_be_bytes() };
-        if let Some(ruling) = RULE_PORTS.get(&Key::new(PORT_BITS + 16, port)) {
-            return *ruling;
+        let port = PortKey { group, traffic, reserved: 0, port: to.port.to_be_bytes() };
+        if let Some(action) = RULE_PORTS.get(&Key::new(PORT_BITS + 16, port)) {
+            return *action;
         }
     }
-    action::PLAIN
+    Action::PLAIN
 }
 
 /// Who connects to no address at all, connects to this machine (`ip_route_output_key`, `tcp_v6_connect`).

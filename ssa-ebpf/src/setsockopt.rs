@@ -5,33 +5,31 @@
 
 use aya_ebpf::{EbpfContext as _, bindings::bpf_sock, macros::cgroup_sockopt, programs::SockoptContext};
 use aya_log_ebpf::debug;
-use core::hint::black_box;
 use ssa_common::{
-    cipher::{CipherList, CipherSet},
-    context::{Blob, BlobKey, Context, SETTINGS, Setting},
-    event::{BlobSet, Opened, kind},
+    context::{Blob, BlobKey, Context, Setting},
+    event::{BlobSet, EventKind},
     limits::{BLOB_SETS_MAX, Counter, OPTION_BYTES},
-    phase::tcp_state,
-    policy::Policy,
+    option_row::{OptionRow, PlaceId, ValueRange},
+    phase::TcpState,
     reason::Reason,
-    rule::{self, Rule, place, values},
-    socket::{Caller, HostName, Socket},
+    socket::{HostName, Socket},
     uapi::{IPPROTO_TLS, TLS_1_2, TLS_1_3, TLS_TRUSTED_PEER_CERTIFICATES},
 };
 
 use crate::{
     alpn,
-    atomic::{self, Refs},
+    atomic::Refs,
+    caller::caller,
     ciphers,
-    connect::caller,
-    ctx::{IPPROTO_TCP, Refusal, Sockopt, copy_words, deny, errno, is_mptcp, is_tcp, phase_of, read, refuse},
+    ctx::{IPPROTO_TCP, Sockopt, copy_words, is_mptcp, is_tcp, phase_of, tcp_state},
     hostname,
+    lifecycle::{AWAY, leave_context, open},
     maps::{
-        BLOBS, CONTEXTS, COUNTERS, EVENTS, FAST_OPEN, IDS, LIVE_SETSOCKOPT, USERS, count, count_in, make_socket,
-        service, socket_of, storage,
+        BLOBS, CONTEXTS, EVENTS, FAST_OPEN, LIVE_SETSOCKOPT, count, count_in, make_socket, service, socket_of, storage,
     },
+    option_row::option_row,
     peer_options, policy,
-    sock_release::{leave_context, leave_user},
+    refusal::{Refusal, deny, errno, refuse},
     text,
 };
 
@@ -101,13 +99,13 @@ fn other_level(opt: Sockopt) -> i32 {
 fn mark(opt: Sockopt) -> Result<&'static mut Socket, i32> {
     let sk = opt.sk();
     if !is_tcp(sk) {
-        if is_mptcp(sk) && read!(sk, state) == tcp_state::CLOSE {
+        if is_mptcp(sk) && tcp_state(sk) == TcpState::CLOSE {
             doom(sk)?;
         }
         return Err(errno::ENOPROTOOPT);
     }
     if let Some(socket) = socket_of(sk) {
-        if socket.by_rule != 0 && read!(sk, state) == tcp_state::CLOSE {
+        if socket.by_rule != 0 && tcp_state(sk) == TcpState::CLOSE {
             // From now on it goes by its own options, whatever rules say.
             socket.by_rule = 0;
             count_in();
@@ -117,7 +115,7 @@ fn mark(opt: Sockopt) -> Result<&'static mut Socket, i32> {
         }
         return Ok(socket);
     }
-    if read!(sk, state) != tcp_state::CLOSE {
+    if tcp_state(sk) != TcpState::CLOSE {
         return Err(errno::EOPNOTSUPP);
     }
     make_socket(sk).ok_or(errno::ENOBUFS)
@@ -134,11 +132,16 @@ fn doom(sk: *mut bpf_sock) -> Result<(), i32> {
 
 /// Checks what is the same for all options, and gives the context to change.
 #[inline(always)]
-fn begin(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket, rule: Rule) -> Result<&'static mut Context, Refusal> {
+fn begin(
+    ctx: &SockoptContext,
+    opt: Sockopt,
+    socket: &mut Socket,
+    row: OptionRow,
+) -> Result<&'static mut Context, Refusal> {
     if socket.id == 0 {
         open(socket, caller(ctx.as_ptr(), socket.service))?;
     }
-    if !Rule::offers(rule.set) {
+    if !OptionRow::offers(row.set) {
         return Err(Refusal::new(errno::ENOPROTOOPT, Reason::NotOffered));
     }
     if !phase_of(opt.sk(), socket).may_configure() {
@@ -148,7 +151,7 @@ fn begin(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket, rule: Rule) ->
     // SAFETY: a live value of the map, which stays while this socket uses it. Settings are written by
     // its one owner, under that socket's lock, before it is frozen; `refs` only atomically.
     let context = unsafe { &mut *context };
-    if context.frozen != 0 && rule.place != place::HOST_NAME {
+    if context.frozen != 0 && row.place != PlaceId::HOST_NAME {
         return Err(Refusal::new(errno::EOPNOTSUPP, Reason::ContextFrozen));
     }
     Ok(context)
@@ -156,121 +159,21 @@ fn begin(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket, rule: Rule) ->
 
 #[inline(always)]
 fn set(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), Refusal> {
-    let rule = rule_of(opt.number());
-    let context = begin(ctx, opt, socket, rule)?;
+    let row = option_row(opt.number());
+    let context = begin(ctx, opt, socket, row)?;
     // SAFETY: plain memory; volatile, lest LLVM find out that it is zero.
     let zero = unsafe { (&raw const socket.scratch).read_volatile() };
-    match rule.place {
-        place::HOST_NAME => set_host_name(opt, socket, context),
-        place::ALPN => set_alpn(opt, context),
-        place::BLOB => set_blob(ctx, opt, socket, context),
-        place::CONTEXT => adopt(ctx, opt, socket),
-        place::SETTING => set_scalar(opt, rule, context),
-        place::CIPHER_OFF => ciphers::disable(opt, context, zero),
-        place::CIPHER_ON => ciphers::enable(opt, context, policy::of_caller().ok_or(AWAY)?, zero),
-        place::CIPHERS => ciphers::set(opt, socket.id, context, policy::of_caller().ok_or(AWAY)?),
+    match row.place {
+        PlaceId::HOST_NAME => set_host_name(opt, socket, context),
+        PlaceId::ALPN => set_alpn(opt, context),
+        PlaceId::BLOB => set_blob(ctx, opt, socket, context),
+        PlaceId::CONTEXT => adopt(ctx, opt, socket),
+        PlaceId::SETTING => set_scalar(opt, row, context),
+        PlaceId::CIPHER_OFF => ciphers::disable(opt, context, zero),
+        PlaceId::CIPHER_ON => ciphers::enable(opt, context, policy::of_caller().ok_or(AWAY)?, zero),
+        PlaceId::CIPHERS => ciphers::set(opt, socket.id, context, policy::of_caller().ok_or(AWAY)?),
         _ => Err(Refusal::new(errno::ENOPROTOOPT, Reason::NotOffered)),
     }
-}
-
-/// Gives a new TLS socket of this caller's its id and its context.
-#[inline(always)]
-pub(crate) fn open(socket: &mut Socket, caller: Caller) -> Result<(), Refusal> {
-    static NEW: Context = new_context();
-    let full = Refusal::new(errno::ENOBUFS, Reason::NoRoom);
-    let Ok(Some(id)) = IDS.pop() else {
-        count(Counter::NoRoom, 1);
-        return Err(full);
-    };
-    if socket.service == 0 {
-        // It was made while the agent was attaching.
-        return Err(AWAY);
-    }
-    let policy = policy::of_earlier(&caller).ok_or(AWAY)?;
-    if !enter_user(caller.uid, policy) {
-        count(Counter::NoRoom, 1);
-        return Err(full);
-    }
-    if CONTEXTS.insert(id, &NEW, 0).is_err() {
-        count(Counter::NoRoom, 1);
-        count(Counter::Opened, -1);
-        leave_user(caller.uid);
-        return Err(full);
-    }
-    let context = CONTEXTS.get_ptr_mut(id).ok_or(full)?;
-    // SAFETY: a live value of the map, whose random id nobody else knows yet.
-    let context = unsafe { &mut *context };
-    copy_words::<[i64; SETTINGS], SETTINGS>(&raw mut context.scalars, &raw const policy.defaults);
-    copy_words::<CipherList, 16>(&raw mut context.ciphers, &raw const policy.ciphers);
-    context.service = caller.service;
-    context.netns = caller.netns;
-    context.uid = caller.uid;
-    context.id = id;
-    let Some(mut event) = EVENTS.reserve_untyped::<Opened>(0) else {
-        count(Counter::EventsLost, 1);
-        let _absent = CONTEXTS.remove(id);
-        count(Counter::Opened, -1);
-        leave_user(caller.uid);
-        return Err(full);
-    };
-    event.write(Opened { kind: kind::OPENED, reserved: 0, id, caller });
-    event.submit(0);
-    socket.id = id;
-    socket.context = id;
-    socket.uid = caller.uid;
-    socket.caller = caller;
-    Ok(())
-}
-
-/// Counts one TLS socket more for a user, unless the administrator allows no more.
-#[inline(always)]
-fn enter_user(uid: u32, policy: &Policy) -> bool {
-    const BPF_NOEXIST: u64 = 1;
-    if COUNTERS.get(Counter::Opened as u32).is_some_and(|open| *open >= policy.sockets) {
-        return false;
-    }
-    if USERS.get_ptr_mut(uid).is_none() {
-        // It may have been made meanwhile.
-        let _there = USERS.insert(uid, 0, BPF_NOEXIST);
-    }
-    let Some(open) = USERS.get_ptr_mut(uid) else { return false };
-    if atomic::fetch_add(open, 1) >= policy.sockets_per_user {
-        leave_user(uid);
-        return false;
-    }
-    count(Counter::Opened, 1);
-    true
-}
-
-const fn new_context() -> Context {
-    Context {
-        id: 0,
-        service: 0,
-        netns: 0,
-        uid: 0,
-        refs: 1,
-        frozen: 0,
-        blob_sets: 0,
-        trust_set: 0,
-        credential_sets: 0,
-        scalars: [0; SETTINGS],
-        scalars_set: 0,
-        ciphers_set: 0,
-        asked: CipherSet::EMPTY,
-        ciphers: CipherList::EMPTY,
-        hostname: NO_TEXT,
-        alpn: NO_TEXT,
-    }
-}
-
-/// The rule of an option; that of an unknown number offers nothing.
-#[inline(always)]
-pub(crate) fn rule_of(number: i32) -> Rule {
-    let row = number.wrapping_sub(rule::FIRST) as u32 as usize;
-    let row = if row < rule::ROWS { row } else { rule::ROWS - 1 };
-    // VERIFIER: LLVM would select between two pointers, one of them out of bounds: "R5 unbounded
-    // memory access" (6.18, rustc 1.95). The barrier keeps the index, and the mask bounds it.
-    rule::RULES[black_box(row) & (rule::ROWS - 1)]
 }
 
 #[inline(always)]
@@ -300,20 +203,20 @@ fn put_text(opt: Sockopt, text: &mut HostName, len: u32) {
 }
 
 #[inline(always)]
-fn set_scalar(opt: Sockopt, rule: Rule, context: &mut Context) -> Result<(), Refusal> {
-    if opt.len() != i32::from(rule.size) {
+fn set_scalar(opt: Sockopt, row: OptionRow, context: &mut Context) -> Result<(), Refusal> {
+    if opt.len() != i32::from(row.size) {
         return Err(BAD_VALUE);
     }
     let value =
-        if rule.size == 8 { opt.word(0).ok_or(BAD_VALUE)? as i64 } else { i64::from(opt.int().ok_or(BAD_VALUE)?) };
-    if rule.values == values::UP_TO && (value < 0 || value > i64::from(rule.most)) {
+        if row.size == 8 { opt.word(0).ok_or(BAD_VALUE)? as i64 } else { i64::from(opt.int().ok_or(BAD_VALUE)?) };
+    if row.values == ValueRange::UP_TO && (value < 0 || value > i64::from(row.most)) {
         return Err(BAD_VALUE);
     }
-    if rule.values == values::NOT_NEGATIVE && value < 0 {
+    if row.values == ValueRange::NOT_NEGATIVE && value < 0 {
         return Err(BAD_VALUE);
     }
-    let slot = usize::from(rule.slot) & (context.scalars.len() - 1);
-    if rule.values == values::VERSION {
+    let slot = usize::from(row.slot) & (context.scalars.len() - 1);
+    if row.values == ValueRange::VERSION {
         check_version(value, slot, context)?;
     }
     let policy = policy::of_caller().ok_or(AWAY)?;
@@ -368,7 +271,7 @@ fn set_blob(ctx: &SockoptContext, opt: Sockopt, socket: &Socket, context: &mut C
         return Err(Refusal::new(errno::ENOBUFS, Reason::NoRoom));
     };
     event.write(BlobSet {
-        kind: kind::BLOB,
+        kind: EventKind::BLOB,
         reserved: 0,
         id: socket.id,
         key,
@@ -440,8 +343,5 @@ fn adopt(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), 
     Ok(())
 }
 
-const NO_TEXT: HostName = HostName { bytes: [0; ssa_common::limits::HOSTNAME_BYTES], len: 0, reserved: 0 };
 const BAD_VALUE: Refusal = Refusal::new(errno::EINVAL, Reason::BadValue);
-/// The agent has not said yet what is allowed.
-const AWAY: Refusal = Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning);
 const LOST: Refusal = Refusal::new(errno::EBADFD, Reason::ContextUnknown);

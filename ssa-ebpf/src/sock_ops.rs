@@ -13,22 +13,22 @@ use aya_ebpf::{
 };
 use ssa_common::{
     context::Context,
-    event::{Left, Listening, kind, on},
+    event::{EventKind, Left, ListenStatus, Listening},
     limits::Counter,
-    phase::{outcome, tcp_state},
-    ruling::{self, action},
+    phase::{Outcome, TcpState},
+    rule::{Action, Traffic},
     socket::{Endpoint, Socket},
     steer::{LegKey, ResumedKey},
 };
 
 use crate::{
-    ctx::{AF_INET, copy_words, mapped, read},
+    address::{AF_INET, bytes, mapped, read, read_words},
+    ctx::copy_words,
+    lifecycle::{leave, open},
     maps::{
         BINDERS, CONTEXTS, EVENTS, LEGS, LISTENING, count, is_subflow, make_ruled, socket_of, storage, unmake_socket,
     },
     rules,
-    setsockopt::open,
-    sock_release::leave,
 };
 
 /// Observes only. A lost event of a connect means that the agent repeats its verdict in vain for a while;
@@ -71,8 +71,8 @@ fn listens(ctx: &SockOpsContext) {
     };
     let _full = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
     let record = Listening {
-        kind: kind::LISTENING,
-        on: if socket.by_rule == 0 { on::BY_OPTIONS } else { on::BY_RULE },
+        kind: EventKind::LISTENING,
+        status: if socket.by_rule == 0 { ListenStatus::BY_OPTIONS } else { ListenStatus::BY_RULE },
         id: socket.id,
         context: socket.context,
         caller: socket.caller,
@@ -93,8 +93,8 @@ fn listens(ctx: &SockOpsContext) {
 #[inline(always)]
 fn by_rule(ctx: &SockOpsContext, sk: *mut bpf_sock, at: &Endpoint) -> Option<&'static mut Socket> {
     let binder = storage(&raw const BINDERS, sk, 0)?;
-    let ruling = rules::of_cgroup(binder.cgroup, ruling::kind::IN_TCP, at);
-    if is_subflow(sk) || (ruling != action::TLS && ruling != action::UNKNOWN) {
+    let action = rules::of_cgroup(binder.cgroup, Traffic::IN_TCP, at);
+    if is_subflow(sk) || (action != Action::TLS && action != Action::UNKNOWN) {
         return None;
     }
     let socket = match socket_of(sk) {
@@ -151,7 +151,7 @@ fn accepted(ctx: &SockOpsContext) {
     socket.id = id;
     socket.context = id;
     socket.attempt = 1;
-    socket.outcome = outcome::ESTABLISHED;
+    socket.outcome = Outcome::ESTABLISHED;
     socket.reason = 0;
     socket.accepted = 1;
     inherit(settings, id);
@@ -176,24 +176,30 @@ fn inherit(from: u64, id: u64) {
 
 #[inline(always)]
 fn state_changed(ctx: &SockOpsContext) {
-    let (old, new) = (ctx.arg(0), ctx.arg(1));
+    let (old, new) = (TcpState::from_kernel(ctx.arg(0)), TcpState::from_kernel(ctx.arg(1)));
     // An orderly end goes through other states.
-    let reset = new == tcp_state::CLOSE && (old == tcp_state::ESTABLISHED || old == tcp_state::CLOSE_WAIT);
-    if old != tcp_state::SYN_SENT && old != tcp_state::LISTEN && !reset {
+    let reset = new == TcpState::CLOSE && (old == TcpState::ESTABLISHED || old == TcpState::CLOSE_WAIT);
+    if old != TcpState::SYN_SENT && old != TcpState::LISTEN && !reset {
         return;
     }
     let Some(socket) = sk_of(ctx).and_then(socket_of) else { return };
     if reset {
-        socket.outcome = outcome::RESET;
+        socket.outcome = Outcome::RESET;
         return;
     }
-    if old == tcp_state::LISTEN {
+    if old == TcpState::LISTEN {
         return unlistens(socket);
     }
-    socket.outcome = if new == tcp_state::ESTABLISHED { outcome::ESTABLISHED } else { outcome::FAILED };
+    socket.outcome = if new == TcpState::ESTABLISHED { Outcome::ESTABLISHED } else { Outcome::FAILED };
     match EVENTS.reserve_untyped::<Left>(0) {
         Some(mut event) => {
-            event.write(Left { kind: kind::LEFT, attempt: socket.attempt, id: socket.id, tcp_state: new, reserved: 0 });
+            event.write(Left {
+                kind: EventKind::LEFT,
+                attempt: socket.attempt,
+                id: socket.id,
+                tcp_state: new,
+                reserved: 0,
+            });
             event.submit(0);
         }
         None => count(Counter::EventsLost, 1),
@@ -205,12 +211,12 @@ fn state_changed(ctx: &SockOpsContext) {
 fn unlistens(socket: &Socket) {
     let _absent = LISTENING.remove(socket.id);
     tell(Listening {
-        kind: kind::LISTENING,
-        on: on::NOT,
+        kind: EventKind::LISTENING,
+        status: ListenStatus::ENDED,
         id: socket.id,
         context: socket.context,
         caller: socket.caller,
-        at: Endpoint { addr: [0; 16], port: 0, reserved: 0, scope: 0 },
+        at: Endpoint::UNSPECIFIED,
         family: 0,
         attempt: socket.attempt,
         cookie: 0,
@@ -231,24 +237,16 @@ fn tell(record: Listening) {
 #[inline(always)]
 fn local(ops: *mut bpf_sock_ops) -> Endpoint {
     let v4 = mapped(read!(ops, local_ip4));
-    let mut words = [0_u32; 4];
-    for (index, word) in words.iter_mut().enumerate() {
-        // SAFETY: as `read!`.
-        *word = unsafe { core::ptr::read_volatile(&raw const (*ops).local_ip6[index]) };
-    }
-    let addr = if read!(ops, family) == AF_INET { v4 } else { crate::ctx::bytes(words) };
+    let v6 = bytes(read_words!(ops, local_ip6));
+    let addr = if read!(ops, family) == AF_INET { v4 } else { v6 };
     Endpoint { addr, port: read!(ops, local_port) as u16, reserved: 0, scope: 0 }
 }
 
 #[inline(always)]
 fn remote(ops: *mut bpf_sock_ops) -> Endpoint {
     let v4 = mapped(read!(ops, remote_ip4));
-    let mut words = [0_u32; 4];
-    for (index, word) in words.iter_mut().enumerate() {
-        // SAFETY: as `read!`.
-        *word = unsafe { core::ptr::read_volatile(&raw const (*ops).remote_ip6[index]) };
-    }
-    let addr = if read!(ops, family) == AF_INET { v4 } else { crate::ctx::bytes(words) };
+    let v6 = bytes(read_words!(ops, remote_ip6));
+    let addr = if read!(ops, family) == AF_INET { v4 } else { v6 };
     // Network byte order, in 4 bytes.
     Endpoint { addr, port: u32::from_be(read!(ops, remote_port)) as u16, reserved: 0, scope: 0 }
 }

@@ -24,8 +24,10 @@ use core::ffi::c_void;
 use ssa_common::{limits::Counter, uapi::IPPROTO_TLS};
 
 use crate::{
-    ctx::{AF_INET, AF_INET6, ALLOW, IPPROTO_TCP, SOCK_STREAM, deny, errno, is_tcp},
+    address::AF_INET,
+    ctx::{AF_INET6, IPPROTO_TCP, SOCK_STREAM, is_tcp},
     maps::{ATTACHED, MARKS, count, make_socket},
+    refusal::{ALLOW, deny, errno},
 };
 
 /// The kernel's own way goes on.

@@ -3,6 +3,8 @@
 #![no_std]
 #![no_main]
 
+mod address;
+
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_SK_LOOKUP_F_REPLACE},
     btf_maps::{HashMap, SockMap},
@@ -11,8 +13,10 @@ use aya_ebpf::{
 };
 use ssa_common::{
     limits::LEGS_CAPACITY,
-    steer::{LegKey, ListenKey, ResumedKey, STEER_CAPACITY, action, target},
+    steer::{LegKey, ListenKey, ResumedKey, STEER_CAPACITY, Target},
 };
+
+use crate::address::{AF_INET, bytes, mapped, read, read_words};
 
 /// 4-tuples of the connections that are being resumed. Written by the agent.
 #[btf_map]
@@ -26,34 +30,14 @@ static LEGS: HashMap<LegKey, u64, LEGS_CAPACITY, { BPF_F_NO_PREALLOC as usize }>
 #[unsafe(no_mangle)]
 static NETNS: u64 = 0;
 
-/// Where TLS sockets listen, and others that must not be mistaken for them ([`action`]). Written by the
+/// Where TLS sockets listen, and others that must not be mistaken for them ([`Target::PASS`]). Written by the
 /// agent.
 #[btf_map]
-static LISTEN: HashMap<ListenKey, u32, STEER_CAPACITY, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+static LISTEN: HashMap<ListenKey, Target, STEER_CAPACITY, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
-/// The agent's listeners ([`target`]).
+/// The agent's listeners ([`Target`]).
 #[btf_map]
-static TARGETS: SockMap<{ target::COUNT }> = SockMap::new();
-
-macro_rules! read {
-    ($pointer:expr, $field:ident) => {{
-        let pointer = $pointer;
-        // SAFETY: the kernel's context outlives the program. VERIFIER: see `ctx.rs`.
-        unsafe { core::ptr::read_volatile(&raw const (*pointer).$field) }
-    }};
-}
-
-macro_rules! words {
-    ($pointer:expr, $field:ident) => {{
-        let pointer = $pointer;
-        let mut words = [0_u32; 4];
-        for (index, word) in words.iter_mut().enumerate() {
-            // SAFETY: as `read!`.
-            *word = unsafe { core::ptr::read_volatile(&raw const (*pointer).$field[index]) };
-        }
-        words
-    }};
-}
+static TARGETS: SockMap<{ Target::COUNT }> = SockMap::new();
 
 /// Passes what the agent did not announce; drops it if the agent's listener is gone.
 #[sk_lookup]
@@ -65,7 +49,7 @@ fn ssa_steer(ctx: SkLookupContext) -> u32 {
     // VERIFIER: read everything first. Reads in the arms of an `if` are merged into one with a
     // variable offset: "dereference of modified ctx ptr R6 off=40 disallowed" (6.18, rustc 1.95).
     let (remote4, local4) = (mapped(read!(lookup, remote_ip4)), mapped(read!(lookup, local_ip4)));
-    let (remote6, local6) = (bytes(words!(lookup, remote_ip6)), bytes(words!(lookup, local_ip6)));
+    let (remote6, local6) = (bytes(read_words!(lookup, remote_ip6)), bytes(read_words!(lookup, local_ip6)));
     let key = ResumedKey {
         source: if ipv4 { remote4 } else { remote6 },
         target: if ipv4 { local4 } else { local6 },
@@ -83,16 +67,16 @@ fn ssa_steer(ctx: SkLookupContext) -> u32 {
         .is_some()
     };
     let to = if resumed {
-        if ipv4 { target::LEG_V4 } else { target::LEG_V6 }
-    } else if let Some(entrance) = entrance(key.target, key.target_port, ipv4)
+        if ipv4 { Target::LEG_V4 } else { Target::LEG_V6 }
+    } else if let Some(first) = listener_at(key.target, key.target_port, ipv4)
         && !passing()
     {
-        if ipv4 { entrance } else { entrance + 1 }
+        if ipv4 { first } else { first.second() }
     } else {
         return SK_PASS;
     };
     // An agent that ends may steer here, too; who came later is right.
-    match TARGETS.redirect_sk_lookup(&ctx, to, u64::from(BPF_SK_LOOKUP_F_REPLACE)) {
+    match TARGETS.redirect_sk_lookup(&ctx, to.raw(), u64::from(BPF_SK_LOOKUP_F_REPLACE)) {
         Ok(()) => SK_PASS,
         Err(_errno) => SK_DROP,
     }
@@ -100,26 +84,13 @@ fn ssa_steer(ctx: SkLookupContext) -> u32 {
 
 /// The target that answers here: at this very address, or else at every address.
 #[inline(always)]
-fn entrance(addr: [u8; 16], port: u16, ipv4: bool) -> Option<u32> {
+fn listener_at(addr: [u8; 16], port: u16, ipv4: bool) -> Option<Target> {
     let every = if ipv4 { mapped(0) } else { [0; 16] };
     let at = |addr| {
         // SAFETY: the value is read within this hook.
         unsafe { LISTEN.get(ListenKey { addr, port, reserved: 0 }) }.copied()
     };
-    at(addr).or_else(|| at(every)).filter(|target| *target != action::PASS)
-}
-
-const AF_INET: u32 = 2;
-
-#[inline(always)]
-const fn mapped(addr: u32) -> [u8; 16] {
-    bytes([0, 0, 0xffff_u32.to_be(), addr])
-}
-
-#[inline(always)]
-const fn bytes(words: [u32; 4]) -> [u8; 16] {
-    // SAFETY: both are plain data of 16 bytes.
-    unsafe { core::mem::transmute(words) }
+    at(addr).or_else(|| at(every)).filter(|target| *target != Target::PASS)
 }
 
 #[cfg(target_arch = "bpf")]

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use sd_notify::NotifyState;
 use ssa_common::{
-    event::{self, Changed, Held},
+    event::{Changed, EventKind, Held},
     limits::Counter,
 };
 use tokio::{
@@ -363,7 +363,7 @@ async fn retire(agent: &Arc<Agent>, registry: &mut Registry, heir: Successor, fi
         tokio::select! {
             changed = changed => match changed {
                 Some((slot, id, value)) => {
-                    registry.changed(agent, &Changed { kind: event::kind::CHANGED, slot, id, value, reserved: 0 });
+                    registry.changed(agent, &Changed { kind: EventKind::CHANGED, slot, id, value, reserved: 0 });
                 }
                 None => heir = None,
             },

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 
-use ssa_common::ruling::kind;
+use ssa_common::rule::Traffic;
 
 use crate::{
     policy::{
@@ -43,8 +43,8 @@ pub(crate) struct Args {
 /// Says what the rules make of a socket; gives the policy that is in force for it then.
 fn explain(args: &Args, file: &File, program: &Program, profiles: &[usize]) -> Option<Policy> {
     let (at, kind) = match (args.to, args.listen) {
-        (Some(at), _) => (at, if args.udp { kind::OUT_UDP } else { kind::OUT_TCP }),
-        (None, Some(at)) => (at, kind::IN_TCP),
+        (Some(at), _) => (at, if args.udp { Traffic::OUT_UDP } else { Traffic::OUT_TCP }),
+        (None, Some(at)) => (at, Traffic::IN_TCP),
         (None, None) => return None,
     };
     let Some(rules) = file.rules_of(&program.cgroup, &Pods::default()) else {
@@ -58,8 +58,8 @@ fn explain(args: &Args, file: &File, program: &Program, profiles: &[usize]) -> O
     let rule = &file.rules()[index];
     let name = rule.name.get_ref();
     match rule.mode() {
-        Mode::Require if kind == kind::IN_TCP => println!("# {at}: rule {name}: served as TLS"),
-        Mode::Prefer if kind == kind::IN_TCP => {
+        Mode::Require if kind == Traffic::IN_TCP => println!("# {at}: rule {name}: served as TLS"),
+        Mode::Prefer if kind == Traffic::IN_TCP => {
             println!("# {at}: rule {name}: served as TLS, or as PLAINTEXT to who speaks none")
         }
         Mode::Prefer => {

@@ -41,8 +41,9 @@ pub(crate) enum Error {
     /// The program's own firewall, most likely.
     #[error(
         "the connection from the program to the agent was not made within {} s: the firewall or the IPAddressDeny= of the \
-         service must let it reach 127.204.0.0/15 and ::1",
-        limit.as_secs_f32()
+         service must let it reach {net} and ::1",
+        limit.as_secs_f32(),
+        net = ssa_common::limits::LOOPBACK_NETWORK
     )]
     Leg { limit: Duration },
     /// The kernel or the machine.

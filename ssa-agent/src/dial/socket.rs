@@ -20,7 +20,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    netns::namespace::{Namespace, socket_addr},
+    netns::namespace::Namespace,
     sys::{on_behalf::Owner, sockopt},
 };
 
@@ -75,7 +75,7 @@ fn set_up(socket: &Socket, to: SocketAddr, setup: &Setup) -> io::Result<()> {
     if setup.interface != 0 {
         sockopt::bind_to_interface(socket, setup.interface)?;
     }
-    let from = socket_addr(&setup.bound).ip();
+    let from = SocketAddr::from(setup.bound).ip();
     if !from.is_unspecified() && from.is_ipv4() == to.is_ipv4() {
         socket.bind(&scoped(SocketAddr::new(from, 0), setup.interface).into())?;
     }

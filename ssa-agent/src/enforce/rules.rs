@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use ssa_common::ruling::CLOSED_BELOW;
+use ssa_common::rule::{CLOSED_BELOW, Traffic};
 use tracing::warn;
 
 use crate::{
@@ -182,8 +182,8 @@ impl Rules {
         Ok(number)
     }
 
-    /// The rule by which a socket of this cgroup is a TLS socket ([`ssa_common::ruling::kind`]).
-    pub(crate) fn find(&self, cgroup: u64, kind: u8, at: SocketAddr) -> Option<Found> {
+    /// The rule by which a socket of this cgroup is a TLS socket ([`Traffic`]).
+    pub(crate) fn find(&self, cgroup: u64, kind: Traffic, at: SocketAddr) -> Option<Found> {
         let now = self.lock();
         let rules = now.cgroups.get(&cgroup)?;
         let index = now.file.ruling(rules, kind, at)?;

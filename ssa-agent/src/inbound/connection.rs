@@ -9,8 +9,8 @@ use std::{
 
 use socket2::{Domain, Socket, Type};
 use ssa_common::{
-    connection::{Connection, Scalar, Text, state},
-    limits::ERROR_BYTES,
+    connection::{Connection, Scalar, State, Text},
+    limits::{ERROR_BYTES, LEG_PREFIX},
 };
 use tokio::{
     net::{TcpSocket, TcpStream},
@@ -28,7 +28,7 @@ use crate::{
     },
     dial::socket as peer_leg,
     enforce::rules::Found,
-    netns::namespace::{Client, Passage, endpoint},
+    netns::namespace::{Client, Passage},
     outbound::connection::relay_text,
     policy::rule::Mode,
     relay::{app_stream::AppStream, peer::Reached, relay},
@@ -219,13 +219,13 @@ fn leg(to: SocketAddr) -> io::Result<Socket> {
 }
 
 /// Binds a leg to a loopback address. One address has about 28,000 ports, each lost for a minute when its
-/// connection ends. IPv4 has 127.204.0.0/16 to choose from. IPv6 has one loopback address: there a port is
+/// connection ends. IPv4 has [`LEG_PREFIX`] to choose from. IPv6 has one loopback address: there a port is
 /// named, as only so the kernel gives those of ended connections out again (after a second, `tcp_tw_reuse`).
 fn bind(socket: &Socket, to: IpAddr) -> io::Result<()> {
     let mut random = [0; 2];
     openssl::rand::rand_bytes(&mut random)?;
     if to.is_ipv4() {
-        let from = Ipv4Addr::new(127, 204, random[0], random[1]);
+        let from = Ipv4Addr::new(LEG_PREFIX[0], LEG_PREFIX[1], random[0], random[1]);
         return socket.bind(&SocketAddr::new(from.into(), 0).into());
     }
     let from = |port| SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port).into();
@@ -258,9 +258,9 @@ fn answers(
     local: SocketAddr,
 ) -> Result<Connection, Error> {
     let mut answers = Connection::pending(1);
-    answers.state = state::SECURED;
-    answers.peer = endpoint(from);
-    answers.local = endpoint(local);
+    answers.state = State::SECURED;
+    answers.peer = from.into();
+    answers.local = local.into();
     answers.scalars[Scalar::Version as usize] = secured.version();
     answers.scalars[Scalar::Resumed as usize] = i64::from(secured.resumed());
     answers.scalars[Scalar::CertificateCount as usize] = i64::try_from(secured.chain().len()).unwrap_or(i64::MAX);

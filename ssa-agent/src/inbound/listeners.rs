@@ -8,11 +8,11 @@ use std::{
 };
 
 use ssa_common::{
-    connection::{Connection, Text, state},
-    event::{Listening, on},
+    connection::{Connection, State, Text},
+    event::{ListenStatus, Listening},
     limits::ERROR_BYTES,
-    ruling::kind,
-    socket::Caller,
+    rule::Traffic,
+    socket::{Caller, mapped},
     steer::ListenKey,
 };
 use tokio::{
@@ -27,7 +27,7 @@ use crate::{
     dial::socket::Wishes,
     enforce::rules::Found,
     kernel::error as kernel,
-    netns::namespace::{Entrance, Namespace, Steered, mapped, socket_addr},
+    netns::namespace::{Entrance, Namespace, Steered},
     policy::{policy::Effective, profile::Program},
     revocation::revocation::Origin,
     sys::{
@@ -99,7 +99,7 @@ impl Listener {
 
     /// The rule by which it is TLS.
     pub(crate) fn rule(&self, agent: &Agent) -> Option<Found> {
-        self.by_rule.then(|| agent.rules.find(self.caller.cgroup, kind::IN_TCP, self.at)).flatten()
+        self.by_rule.then(|| agent.rules.find(self.caller.cgroup, Traffic::IN_TCP, self.at)).flatten()
     }
 
     /// What the steering program finds it under.
@@ -126,7 +126,7 @@ impl Listener {
 impl Listeners {
     /// A socket listens, or no longer does.
     pub(crate) fn heard(&self, agent: &Arc<Agent>, listening: &Listening) {
-        if listening.on == on::NOT {
+        if listening.status == ListenStatus::ENDED {
             self.remove(agent, listening.id);
             return;
         }
@@ -134,7 +134,7 @@ impl Listeners {
         tokio::spawn(async move {
             match begin(&agent, &listening).await {
                 Ok(()) => {}
-                Err(error) if listening.on == on::BY_RULE => keep_trying(&agent, &listening, error).await,
+                Err(error) if listening.status == ListenStatus::BY_RULE => keep_trying(&agent, &listening, error).await,
                 Err(error) if agent.maps.listening(listening.id) => fail(&agent, &listening, &error).await,
                 // It was closed meanwhile, and its settings with it.
                 Err(_moot) => {}
@@ -144,7 +144,8 @@ impl Listeners {
 
     /// The rules are others: takes up the listeners that there are rules for now.
     pub(crate) fn look_again(&self, agent: &Arc<Agent>) {
-        let by_rule = agent.maps.all_listening().into_iter().filter(|listening| listening.on == on::BY_RULE);
+        let by_rule =
+            agent.maps.all_listening().into_iter().filter(|listening| listening.status == ListenStatus::BY_RULE);
         let serving: HashSet<u64> = self.lock().listeners.keys().copied().collect();
         by_rule
             .filter(|listening| !serving.contains(&listening.id))
@@ -352,7 +353,7 @@ fn policy(
     at: SocketAddr,
 ) -> Result<Arc<Effective>, Error> {
     let policy = if by_rule {
-        let found = agent.rules.find(caller.cgroup, kind::IN_TCP, at).ok_or(Error::NoRule)?;
+        let found = agent.rules.find(caller.cgroup, Traffic::IN_TCP, at).ok_or(Error::NoRule)?;
         agent.policies.of_ruled(program, &found)
     } else {
         agent.policies.of_program(program)
@@ -362,7 +363,7 @@ fn policy(
 
 /// A program that knows nothing of TLS is not to lose its listener: nothing reaches it until it can be served.
 async fn keep_trying(agent: &Arc<Agent>, listening: &Listening, mut error: Error) {
-    let at = socket_addr(&listening.at);
+    let at = SocketAddr::from(listening.at);
     let mut told = String::new();
     loop {
         let unknown = !agent.rules.knows(listening.caller.cgroup);
@@ -395,8 +396,8 @@ async fn begin(agent: &Arc<Agent>, listening: &Listening) -> Result<(), Error> {
         return Ok(());
     }
     let program = agent.policies.program(&listening.caller).map_err(Error::Executable)?;
-    let by_rule = listening.on == on::BY_RULE;
-    let at = socket_addr(&listening.at);
+    let by_rule = listening.status == ListenStatus::BY_RULE;
+    let at = SocketAddr::from(listening.at);
     let at = if listening.at.addr == [0; 16] { SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), at.port()) } else { at };
     let effective = policy(agent, by_rule, &listening.caller, &program, at)?;
     let front = agent.contexts.front(listening.context, &effective).await?;
@@ -450,11 +451,11 @@ async fn begin(agent: &Arc<Agent>, listening: &Listening) -> Result<(), Error> {
 
 /// A listener that can't serve is ended, so that `accept` fails; `TLS_ERROR` says why.
 async fn fail(agent: &Agent, listening: &Listening, error: &Error) {
-    let at = socket_addr(&listening.at);
+    let at = SocketAddr::from(listening.at);
     let text = error.text(ERROR_BYTES - 1);
     warn!(id = listening.id, %at, error = text, "a listener can't be served");
     let mut answers = Connection::pending(listening.attempt);
-    answers.state = state::REFUSED;
+    answers.state = State::REFUSED;
     answers.push_cut(Text::Error, &text);
     agent.maps.publish_listener(listening.id, &answers);
     let Ok(namespace) = agent.namespaces.of(&listening.caller).await else { return };

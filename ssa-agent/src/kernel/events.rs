@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
-use ssa_common::event::{BlobSet, Changed, Closed, Held, Left, Listening, Opened, kind};
+use ssa_common::event::{BlobSet, Changed, Closed, EventKind, Held, Left, Listening, Opened};
 use tokio::{io::unix::AsyncFd, time::timeout};
 use tracing::error;
 use zerocopy::FromBytes as _;
@@ -53,14 +53,14 @@ impl Events {
 
 pub(crate) fn parse(record: &[u8]) -> Option<Event> {
     let number = u32::from_ne_bytes(record.get(..4)?.try_into().ok()?);
-    match number {
-        kind::OPENED => Opened::read_from_bytes(record).ok().map(Event::Opened),
-        kind::CHANGED => Changed::read_from_bytes(record).ok().map(Event::Changed),
-        kind::LISTENING => Listening::read_from_bytes(record).ok().map(Event::Listening),
-        kind::BLOB => BlobSet::read_from_bytes(record).ok().map(Event::Blob),
-        kind::HELD => Held::read_from_bytes(record).ok().map(Box::new).map(Event::Held),
-        kind::LEFT => Left::read_from_bytes(record).ok().map(Event::Left),
-        kind::CLOSED => Closed::read_from_bytes(record).ok().map(Event::Closed),
+    match EventKind::try_from(number).ok()? {
+        EventKind::OPENED => Opened::read_from_bytes(record).ok().map(Event::Opened),
+        EventKind::CHANGED => Changed::read_from_bytes(record).ok().map(Event::Changed),
+        EventKind::LISTENING => Listening::read_from_bytes(record).ok().map(Event::Listening),
+        EventKind::BLOB => BlobSet::read_from_bytes(record).ok().map(Event::Blob),
+        EventKind::HELD => Held::read_from_bytes(record).ok().map(Box::new).map(Event::Held),
+        EventKind::LEFT => Left::read_from_bytes(record).ok().map(Event::Left),
+        EventKind::CLOSED => Closed::read_from_bytes(record).ok().map(Event::Closed),
         _ => None,
     }
 }

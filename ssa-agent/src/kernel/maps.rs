@@ -26,7 +26,7 @@ use ssa_common::{
     event::Listening,
     limits::Counter,
     policy::{Policy, PolicyKey},
-    ruling::{AddressKey, Groups, PortKey},
+    rule::{Action, AddressKey, Groups, PortKey},
     socket::Service,
     steer::LegKey,
 };
@@ -55,7 +55,7 @@ pub(crate) struct Maps {
     policies: Mutex<HashMap<MapData, PolicyKey, Policy>>,
     ruled: Mutex<HashMap<MapData, u64, u32>>,
     rule_addresses: Mutex<LpmTrie<MapData, AddressKey, Groups>>,
-    rule_ports: Mutex<LpmTrie<MapData, PortKey, u32>>,
+    rule_ports: Mutex<LpmTrie<MapData, PortKey, Action>>,
     user_classes: Mutex<HashMap<MapData, u32, u32>>,
     services: MapData,
     users: Mutex<HashMap<MapData, u32, u64>>,

@@ -23,8 +23,8 @@ use aya::{
 use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use ssa_common::{
-    socket::{Caller, Endpoint},
-    steer::{LegKey, ListenKey, ResumedKey, action, target},
+    socket::{Caller, mapped},
+    steer::{LegKey, ListenKey, ResumedKey, Target},
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -128,13 +128,13 @@ pub(crate) struct Client {
 pub(crate) struct Namespace {
     pub(crate) cookie: u64,
     maps: Arc<Maps>,
-    listen: Mutex<BpfHashMap<MapData, ListenKey, u32>>,
+    listen: Mutex<BpfHashMap<MapData, ListenKey, Target>>,
     raw: Raw,
     resumed: Mutex<BpfHashMap<MapData, ResumedKey, u32>>,
     expected: Mutex<HashMap<Tuple, Expected>>,
     targets: Mutex<SockMap<MapData>>,
     /// Places of [`Entrance`]s among the targets that are taken.
-    taken: Arc<Mutex<HashSet<u32>>>,
+    taken: Arc<Mutex<HashSet<Target>>>,
     clients: queue::Sender<Client>,
     netns: Arc<File>,
     maker: mpsc::Sender<Job>,
@@ -148,8 +148,8 @@ pub(crate) struct Namespace {
 /// not reach the programs does not reach the agent in their place.
 pub(crate) struct Entrance {
     /// Place of the first among the targets.
-    target: u32,
-    taken: Arc<Mutex<HashSet<u32>>>,
+    target: Target,
+    taken: Arc<Mutex<HashSet<Target>>>,
     /// They accept, for as long as somebody listens.
     accepting: JoinSet<()>,
 }
@@ -251,7 +251,7 @@ impl Namespace {
     pub(crate) async fn entrance(self: &Arc<Self>, owner: Owner) -> Result<Entrance, Error> {
         let target = {
             let mut taken = lock(&self.taken);
-            let mut places = (0..target::ENTRANCES).map(|pair| target::ENTRANCE + 2 * pair);
+            let mut places = (0..Target::PAIRS).map(Target::pair);
             let free = places.find(|place| !taken.contains(place)).ok_or(Error::Full)?;
             taken.insert(free);
             free
@@ -262,11 +262,11 @@ impl Namespace {
         set_up_listener(&v4, Ipv4Addr::LOCALHOST.into())?;
         let v6 = self.socket(owner, Domain::IPV6, Type::STREAM).await;
         let v6 = v6.and_then(|v6| set_up_listener(&v6, Ipv6Addr::LOCALHOST.into()).map(|()| v6));
-        for (index, listener) in (target..).zip([Ok(v4), v6]) {
+        for (index, listener) in [target, target.second()].into_iter().zip([Ok(v4), v6]) {
             // Without IPv6.
             let Ok(listener) = listener else { continue };
             self.maps.mark_listener(&listener)?;
-            let set = lock(&self.targets).set(index, &listener, 0);
+            let set = lock(&self.targets).set(index.raw(), &listener, 0);
             set.map_err(|source| kernel::Error::Map { name: "TARGETS", source })?;
             let listener = TcpListener::from_std(listener.into())?;
             entrance.accepting.spawn(accept(Arc::downgrade(self), listener, Some(self.clients.clone())));
@@ -299,7 +299,7 @@ impl Namespace {
         let mut listen = lock(&self.listen);
         match to {
             Steered::Agent(entrance) => listen.insert(key, entrance.target, 0),
-            Steered::Other => listen.insert(key, action::PASS, 0),
+            Steered::Other => listen.insert(key, Target::PASS, 0),
             Steered::Nobody => {
                 // Absent only if the map was never written.
                 let _absent = listen.remove(key);
@@ -515,7 +515,7 @@ struct Steer {
     ebpf: Ebpf,
     targets: SockMap<MapData>,
     resumed: BpfHashMap<MapData, ResumedKey, u32>,
-    listen: BpfHashMap<MapData, ListenKey, u32>,
+    listen: BpfHashMap<MapData, ListenKey, Target>,
 }
 
 /// Loads the steering program into a namespace. It goes with the agent: holds don't depend on it.
@@ -542,7 +542,10 @@ fn steer(netns: &File, cookie: u64, maps: &Maps, listeners: &[Option<Socket>]) -
     Ok(Steer { ebpf, targets, resumed, listen })
 }
 
-fn take<K: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<BpfHashMap<MapData, K, u32>, kernel::Error> {
+fn take<K: aya::Pod, V: aya::Pod>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<BpfHashMap<MapData, K, V>, kernel::Error> {
     let map = ebpf.take_map(name).ok_or(kernel::Error::Missing { name })?;
     BpfHashMap::try_from(map).map_err(|source| kernel::Error::Map { name, source })
 }
@@ -563,23 +566,6 @@ fn resumed_key((source, target): &Tuple) -> ResumedKey {
         source_port: source.port(),
         target_port: target.port(),
     }
-}
-
-pub(crate) fn mapped(addr: IpAddr) -> [u8; 16] {
-    match addr {
-        IpAddr::V4(addr) => addr.to_ipv6_mapped().octets(),
-        IpAddr::V6(addr) => addr.octets(),
-    }
-}
-
-/// An address as it crosses to the hooks.
-pub(crate) fn endpoint(addr: SocketAddr) -> Endpoint {
-    Endpoint { addr: mapped(addr.ip()), port: addr.port(), reserved: 0, scope: 0 }
-}
-
-/// An address as it comes from the hooks.
-pub(crate) fn socket_addr(endpoint: &Endpoint) -> SocketAddr {
-    SocketAddr::new(Ipv6Addr::from(endpoint.addr).to_canonical(), endpoint.port)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

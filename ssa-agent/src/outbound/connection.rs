@@ -8,11 +8,12 @@ use std::{
 
 use ssa_common::{
     certificate::Digest,
-    connection::{Connection, Scalar, Text, state},
+    connection::{Connection, Scalar, State, Text},
     event::Held,
     limits::ERROR_BYTES,
-    phase::tcp_state,
-    ruling::kind,
+    phase::TcpState,
+    rule::Traffic,
+    socket::Endpoint,
 };
 use tokio::{
     io::AsyncWriteExt as _,
@@ -39,7 +40,7 @@ use crate::{
     },
     enforce::{limits::Permit, rules::Found},
     kernel::packet::Syn,
-    netns::namespace::{self as netns, Namespace, Raw, endpoint, socket_addr},
+    netns::namespace::{self as netns, Namespace, Raw},
     options::store::Settings,
     policy::rule::Mode,
     relay::{app_stream::AppStream, peer::Reached, relay},
@@ -56,7 +57,7 @@ pub(crate) struct Progress {
     /// How often it was held.
     pub(crate) held: u32,
     /// The kernel state that the socket went to from SYN_SENT.
-    pub(crate) left: Option<u32>,
+    pub(crate) left: Option<TcpState>,
     /// The application has closed the socket.
     pub(crate) closed: bool,
 }
@@ -92,11 +93,11 @@ struct Target {
 
 impl Target {
     fn of(agent: &Agent, held: &Held) -> Self {
-        let addr = socket_addr(&held.orig_dst);
+        let addr = SocketAddr::from(held.orig_dst);
         if held.by_rule == 0 {
             return Self { addr, name: Ok(held.hostname.as_str().unwrap_or_default().to_owned()), rule: None };
         }
-        let rule = agent.rules.find(held.caller.cgroup, kind::OUT_TCP, addr);
+        let rule = agent.rules.find(held.caller.cgroup, Traffic::OUT_TCP, addr);
         let resolved = || agent.names.of(held.cgroup, addr.ip());
         let name = rule.as_ref().map_or(Err(String::new()), |found| found.rule().name(resolved));
         Self { addr, name, rule }
@@ -380,9 +381,9 @@ async fn namespace(
 /// What the program can ask of its connection.
 fn answers(held: &Held, orig_dst: SocketAddr, secured: &Reached, chain: Digest) -> Connection {
     let mut answers = Connection::pending(held.attempt);
-    answers.state = state::SECURED;
-    answers.peer = endpoint(peer_of(secured, orig_dst));
-    answers.local = secured.tcp().local_addr().map(endpoint).unwrap_or_default();
+    answers.state = State::SECURED;
+    answers.peer = peer_of(secured, orig_dst).into();
+    answers.local = secured.tcp().local_addr().map(Endpoint::from).unwrap_or_default();
     answers.scalars[Scalar::Version as usize] = secured.version();
     answers.scalars[Scalar::Resumed as usize] = i64::from(secured.resumed());
     answers.scalars[Scalar::CertificateCount as usize] = i64::try_from(secured.chain().len()).unwrap_or(i64::MAX);
@@ -437,7 +438,7 @@ async fn resume(
         let (left, closed) = (progress.borrow().left, progress.borrow().closed);
         match left {
             // Even if the application has closed it since: what it sent before is to arrive.
-            Some(tcp_state::ESTABLISHED) => {
+            Some(TcpState::ESTABLISHED) => {
                 let leg = timeout(LEG_LIMIT, arrival.leg()).await.ok().flatten();
                 return Ok(leg.map(|leg| (leg, answers)));
             }
@@ -478,7 +479,7 @@ async fn refuse(
     let errno = error.errno();
     let text = error.text(ERROR_BYTES - 1);
     let mut answers = Connection::pending(held.attempt);
-    answers.state = state::REFUSED;
+    answers.state = State::REFUSED;
     answers.push_cut(Text::Error, &text);
     if !agent.maps.publish(held.id, &answers) {
         return;

@@ -9,7 +9,7 @@ use std::{
 
 use ipnet::IpNet;
 use serde::Deserialize;
-use ssa_common::ruling::{ADDRESS_BITS, AddressKey, DEPTH, Groups, PORT_BITS, PortKey, action, kind};
+use ssa_common::rule::{ADDRESS_BITS, Action, AddressKey, DEPTH, Groups, PORT_BITS, PortKey, Traffic};
 use toml::{Spanned, Value};
 
 use super::{
@@ -351,20 +351,20 @@ impl Rule {
         self.service.as_ref()
     }
 
-    /// Which [`kind`] of sockets it is for.
-    fn kind(&self) -> u8 {
+    /// The [`Traffic`] that it is for.
+    fn kind(&self) -> Traffic {
         match (self.direction, self.protocol) {
-            (Direction::Out, Protocol::Tcp) => kind::OUT_TCP,
-            (Direction::Out, Protocol::Udp) => kind::OUT_UDP,
-            (Direction::In, _) => kind::IN_TCP,
+            (Direction::Out, Protocol::Tcp) => Traffic::OUT_TCP,
+            (Direction::Out, Protocol::Udp) => Traffic::OUT_UDP,
+            (Direction::In, _) => Traffic::IN_TCP,
         }
     }
 
-    fn action(&self) -> u32 {
+    fn action(&self) -> Action {
         match self.mode {
-            Mode::Require | Mode::Prefer => action::TLS,
-            Mode::Plain => action::PLAIN,
-            Mode::Deny => action::DENY,
+            Mode::Require | Mode::Prefer => Action::TLS,
+            Mode::Plain => Action::PLAIN,
+            Mode::Deny => Action::DENY,
         }
     }
 
@@ -407,11 +407,11 @@ impl File {
     }
 
     /// The rule of these that decides, as the hooks find it.
-    pub(crate) fn ruling(&self, rules: &[usize], kind: u8, at: SocketAddr) -> Option<usize> {
+    pub(crate) fn ruling(&self, rules: &[usize], kind: Traffic, at: SocketAddr) -> Option<usize> {
         let ip = match at.ip().to_canonical() {
             // Who connects to no address at all, connects to this machine.
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED) if kind != kind::IN_TCP => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED) if kind != kind::IN_TCP => Ipv6Addr::LOCALHOST.into(),
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) if kind != Traffic::IN_TCP => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) if kind != Traffic::IN_TCP => Ipv6Addr::LOCALHOST.into(),
             ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
         };
         let addr = Net::one(ip);
@@ -454,7 +454,7 @@ impl File {
             }
             let key = AddressKey { set, addr: net.addr.to_be_bytes() };
             tables.addresses.push((ADDRESS_BITS + net.bits, key, Groups(groups)));
-            for kind in [kind::OUT_TCP, kind::OUT_UDP, kind::IN_TCP] {
+            for kind in [Traffic::OUT_TCP, Traffic::OUT_UDP, Traffic::IN_TCP] {
                 self.ports(&by_net[net], kind, *group, &mut tables);
             }
         }
@@ -462,7 +462,7 @@ impl File {
     }
 
     /// Of the rules of one kind for one network: which port is whose, as prefixes.
-    fn ports(&self, rules: &[usize], kind: u8, group: u32, tables: &mut Tables) {
+    fn ports(&self, rules: &[usize], kind: Traffic, group: u32, tables: &mut Tables) {
         let mut ranges: Vec<_> = rules
             .iter()
             .filter(|index| self.rules[**index].kind() == kind)
@@ -486,7 +486,7 @@ impl File {
         for (at, action) in painted.iter().enumerate() {
             let (Some(action), Some(end)) = (action, ends.get(at + 1)) else { continue };
             for (port, bits) in prefixes(ends[at], *end) {
-                let key = PortKey { group, kind, reserved: 0, port: port.to_be_bytes() };
+                let key = PortKey { group, traffic: kind, reserved: 0, port: port.to_be_bytes() };
                 tables.ports.push((PORT_BITS + bits, key, *action));
             }
         }
@@ -497,7 +497,7 @@ impl File {
 #[derive(Default)]
 pub(crate) struct Tables {
     pub(crate) addresses: Vec<(u32, AddressKey, Groups)>,
-    pub(crate) ports: Vec<(u32, PortKey, u32)>,
+    pub(crate) ports: Vec<(u32, PortKey, Action)>,
 }
 
 /// A range of ports, without its end, as prefixes of 16 bits.
@@ -523,17 +523,17 @@ mod tests {
     }
 
     /// As the hooks do it.
-    fn looked_up(tables: &Tables, kind: u8, at: SocketAddr) -> Option<u32> {
+    fn looked_up(tables: &Tables, kind: Traffic, at: SocketAddr) -> Option<Action> {
         let addr = Net::one(at.ip());
         let fits = |(bits, key, _groups): &&(u32, AddressKey, Groups)| {
             Net { addr: u128::from_be_bytes(key.addr), bits: bits - ADDRESS_BITS }.has(addr)
         };
         let (_bits, _key, groups) = tables.addresses.iter().filter(fits).max_by_key(|(bits, ..)| *bits)?;
         groups.0.iter().take_while(|group| **group != 0).find_map(|group| {
-            let fits = |(bits, key, _action): &&(u32, PortKey, u32)| {
+            let fits = |(bits, key, _action): &&(u32, PortKey, Action)| {
                 let free = PORT_BITS + 16 - bits;
                 key.group == *group
-                    && key.kind == kind
+                    && key.traffic == kind
                     && u32::from(u16::from_be_bytes(key.port)) >> free == u32::from(at.port()) >> free
             };
             tables.ports.iter().filter(fits).max_by_key(|(bits, ..)| *bits).map(|(_bits, _key, action)| *action)
@@ -591,11 +591,11 @@ mod tests {
             ("10.1.2.3:80", 1),
         ] {
             let at: SocketAddr = at.parse().unwrap();
-            let found = file.ruling(&all, kind::OUT_TCP, at);
+            let found = file.ruling(&all, Traffic::OUT_TCP, at);
             assert_eq!(found, Some(index), "{at}");
-            assert_eq!(looked_up(&tables, kind::OUT_TCP, at), Some(file.rules[index].action()), "{at}");
-            assert_eq!(file.ruling(&all, kind::IN_TCP, at), None);
-            assert_eq!(looked_up(&tables, kind::IN_TCP, at), None);
+            assert_eq!(looked_up(&tables, Traffic::OUT_TCP, at), Some(file.rules[index].action()), "{at}");
+            assert_eq!(file.ruling(&all, Traffic::IN_TCP, at), None);
+            assert_eq!(looked_up(&tables, Traffic::IN_TCP, at), None);
         }
     }
 
@@ -627,8 +627,8 @@ mod tests {
             ("192.0.2.2:8080", false),
         ] {
             let at = at.parse().unwrap();
-            assert_eq!(file.ruling(&[0], kind::IN_TCP, at).is_some(), is, "{at}");
-            assert_eq!(looked_up(&tables, kind::IN_TCP, at).is_some(), is, "{at}");
+            assert_eq!(file.ruling(&[0], Traffic::IN_TCP, at).is_some(), is, "{at}");
+            assert_eq!(looked_up(&tables, Traffic::IN_TCP, at).is_some(), is, "{at}");
         }
     }
 

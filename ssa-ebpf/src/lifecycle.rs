@@ -1,0 +1,160 @@
+//! A TLS socket's beginning and end outside of the socket itself: its id, its context, and what is counted.
+
+use ssa_common::{
+    cipher::{CipherList, CipherSet},
+    context::{Context, SETTINGS},
+    event::{Closed, EventKind, Opened},
+    limits::Counter,
+    policy::Policy,
+    reason::Reason,
+    socket::{Caller, HostName, Socket},
+};
+
+use crate::{
+    atomic::{self, Refs},
+    ctx::copy_words,
+    maps::{CONNECTIONS, CONTEXTS, COUNTERS, EVENTS, IDS, LISTENING, USERS, count, count_out},
+    policy,
+    refusal::{Refusal, errno},
+};
+
+/// Gives a new TLS socket of this caller's its id and its context.
+#[inline(always)]
+pub(crate) fn open(socket: &mut Socket, caller: Caller) -> Result<(), Refusal> {
+    static NEW: Context = new_context();
+    let full = Refusal::new(errno::ENOBUFS, Reason::NoRoom);
+    let Ok(Some(id)) = IDS.pop() else {
+        count(Counter::NoRoom, 1);
+        return Err(full);
+    };
+    if socket.service == 0 {
+        // It was made while the agent was attaching.
+        return Err(AWAY);
+    }
+    let policy = policy::of_earlier(&caller).ok_or(AWAY)?;
+    if !enter_user(caller.uid, policy) {
+        count(Counter::NoRoom, 1);
+        return Err(full);
+    }
+    if CONTEXTS.insert(id, &NEW, 0).is_err() {
+        count(Counter::NoRoom, 1);
+        count(Counter::Opened, -1);
+        leave_user(caller.uid);
+        return Err(full);
+    }
+    let context = CONTEXTS.get_ptr_mut(id).ok_or(full)?;
+    // SAFETY: a live value of the map, whose random id nobody else knows yet.
+    let context = unsafe { &mut *context };
+    copy_words::<[i64; SETTINGS], SETTINGS>(&raw mut context.scalars, &raw const policy.defaults);
+    copy_words::<CipherList, 16>(&raw mut context.ciphers, &raw const policy.ciphers);
+    context.service = caller.service;
+    context.netns = caller.netns;
+    context.uid = caller.uid;
+    context.id = id;
+    let Some(mut event) = EVENTS.reserve_untyped::<Opened>(0) else {
+        count(Counter::EventsLost, 1);
+        let _absent = CONTEXTS.remove(id);
+        count(Counter::Opened, -1);
+        leave_user(caller.uid);
+        return Err(full);
+    };
+    event.write(Opened { kind: EventKind::OPENED, reserved: 0, id, caller });
+    event.submit(0);
+    socket.id = id;
+    socket.context = id;
+    socket.uid = caller.uid;
+    socket.caller = caller;
+    Ok(())
+}
+
+/// Counts one TLS socket more for a user, unless the administrator allows no more.
+#[inline(always)]
+fn enter_user(uid: u32, policy: &Policy) -> bool {
+    const BPF_NOEXIST: u64 = 1;
+    if COUNTERS.get(Counter::Opened as u32).is_some_and(|open| *open >= policy.sockets) {
+        return false;
+    }
+    if USERS.get_ptr_mut(uid).is_none() {
+        // It may have been made meanwhile.
+        let _there = USERS.insert(uid, 0, BPF_NOEXIST);
+    }
+    let Some(open) = USERS.get_ptr_mut(uid) else { return false };
+    if atomic::fetch_add(open, 1) >= policy.sockets_per_user {
+        leave_user(uid);
+        return false;
+    }
+    count(Counter::Opened, 1);
+    true
+}
+
+const fn new_context() -> Context {
+    Context {
+        id: 0,
+        service: 0,
+        netns: 0,
+        uid: 0,
+        refs: 1,
+        frozen: 0,
+        blob_sets: 0,
+        trust_set: 0,
+        credential_sets: 0,
+        scalars: [0; SETTINGS],
+        scalars_set: 0,
+        ciphers_set: 0,
+        asked: CipherSet::EMPTY,
+        ciphers: CipherList::EMPTY,
+        hostname: NO_TEXT,
+        alpn: NO_TEXT,
+    }
+}
+
+/// Clears what there is of a TLS socket outside of it, and tells the agent.
+#[inline(always)]
+pub(crate) fn leave(socket: &Socket) {
+    if socket.accepted == 0 && socket.by_rule == 0 {
+        count_out();
+    }
+    if socket.id == 0 {
+        return;
+    }
+    // Absent if it never connected.
+    let _absent = CONNECTIONS.remove(socket.id);
+    leave_context(socket.context);
+    // Absent if it did not listen.
+    let _absent = LISTENING.remove(socket.id);
+    if socket.accepted == 0 {
+        count(Counter::Opened, -1);
+        leave_user(socket.uid);
+    }
+    match EVENTS.reserve_untyped::<Closed>(0) {
+        Some(mut event) => {
+            event.write(Closed { kind: EventKind::CLOSED, reserved: 0, id: socket.id, context: socket.context });
+            event.submit(0);
+        }
+        None => count(Counter::EventsLost, 1),
+    }
+}
+
+/// Counts one TLS socket less for a user. The agent forgets users that have none.
+#[inline(always)]
+pub(crate) fn leave_user(uid: u32) {
+    let Some(open) = USERS.get_ptr_mut(uid) else { return };
+    // SAFETY: a live value of the map. Not below zero: the agent may just have forgotten the user.
+    if unsafe { open.read_volatile() } != 0 {
+        atomic::add(open, u64::MAX);
+    }
+}
+
+/// Counts one socket less in a context, which goes with the last.
+#[inline(always)]
+pub(crate) fn leave_context(id: u64) {
+    let Some(context) = CONTEXTS.get_ptr_mut(id) else { return };
+    // SAFETY: a live value of the map.
+    if Refs::new(unsafe { &raw mut (*context).refs }).leave() {
+        let _absent = CONTEXTS.remove(id);
+    }
+}
+
+const NO_TEXT: HostName = HostName { bytes: [0; ssa_common::limits::HOSTNAME_BYTES], len: 0, reserved: 0 };
+/// The agent has not said yet what is allowed.
+pub(crate) const AWAY: Refusal = Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning);
