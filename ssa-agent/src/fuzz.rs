@@ -10,17 +10,18 @@ use std::{
 use openssl::x509::X509;
 
 use crate::{
-    control::server as control,
-    enforce::learned_names as names,
+    app::upgrade,
+    control,
+    enforce::learned_names,
     kernel::{
         events,
         packet::{Errno, Syn},
     },
     policy::file::File,
-    relay::app_stream as app_leg,
-    revocation::revocation::{self, Subject},
+    revocation::{self, subject::Subject},
     tls::{
         credentials::{Credentials, certificates},
+        record,
         server_name::ServerName,
         staples,
     },
@@ -51,12 +52,13 @@ fn config(bytes: &[u8]) {
 
 /// A request on the control socket, and what an agent that takes over may be told.
 fn control(bytes: &[u8]) {
-    control::fuzz(bytes);
+    control::protocol::fuzz(bytes);
+    upgrade::protocol::fuzz(bytes);
 }
 
 /// What goes to name servers and comes from them, by UDP or in segments of TCP.
 fn dns(bytes: &[u8]) {
-    names::fuzz(bytes, Instant::now());
+    learned_names::fuzz(bytes, Instant::now());
 }
 
 /// Records of the ring buffer.
@@ -92,7 +94,7 @@ fn packet(bytes: &[u8]) {
     }
 }
 
-/// Certificates and keys that programs bring.
+/// Certificates and keys that applications bring.
 fn pem(bytes: &[u8]) {
     let mut credentials = Credentials::default();
     if certificates(bytes).is_ok_and(|all| all.is_empty()) {
@@ -104,9 +106,9 @@ fn pem(bytes: &[u8]) {
     let _incomplete = credentials.finish();
 }
 
-/// TLS that a program speaks itself, cut in any way.
+/// TLS that an application speaks itself, cut in any way.
 fn records(bytes: &[u8]) {
-    app_leg::fuzz(bytes);
+    record::fuzz(bytes);
 }
 
 /// A Certificate message of a peer.
@@ -125,7 +127,7 @@ fn status(bytes: &[u8]) {
         );
         Subject::new(&leaf, &issuer).expect("both are good")
     });
-    revocation::fuzz(bytes, subject);
+    revocation::fuzz::fuzz(bytes, subject);
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod cli;
 mod connection;
 mod control;
 mod dial;
+mod drain;
 mod enforce;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
@@ -28,6 +29,7 @@ mod policy;
 mod relay;
 mod revocation;
 mod services;
+mod sync;
 mod sys;
 mod telemetry;
 mod tls;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::{
-    codegen, manifests,
+    codegen, layers, manifests,
     process::{cargo, check},
     setup, test, vm,
 };
@@ -11,6 +11,7 @@ use crate::{
 pub(crate) fn run() -> Result<()> {
     setup::run(&setup::Args { tests: true })?;
     check(cargo().args(["fmt", "--all", "--check"]))?;
+    layers::run()?;
     codegen::run(&codegen::Args { check: true })?;
     check(cargo().args(["clippy", "--locked", "--release", "--all-targets", "--", "-D", "warnings"]))?;
     check(

@@ -19,13 +19,14 @@ const LAYERS: &[&[&str]] = &[
     &["cli", "fuzz"],
     &["app"],
     &["outbound", "inbound", "control"],
-    &["connection", "options"],
+    &["connection"],
+    &["options"],
     &["revocation"],
     &["dial", "enforce"],
     &["netns", "services"],
     &["kernel", "policy", "relay"],
     &["tls", "telemetry", "sys"],
-    &["drain"],
+    &["drain", "sync"],
 ];
 
 /// Most files that may import each other in a circle.

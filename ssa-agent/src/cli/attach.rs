@@ -8,9 +8,12 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    control::server::{self as control, Answer, Command},
-    policy::selector::Service,
-    services::{pods::Pods, services::Shown, uncaptured::Why},
+    control::{
+        client::ask,
+        protocol::{Answer, Command},
+    },
+    policy::{pod::Pods, selector::Selector},
+    services::{services::ServiceInfo, uncaptured::Why},
     sys::cgroup,
 };
 
@@ -24,7 +27,7 @@ pub(crate) struct AttachArgs {
     #[command(flatten)]
     which: Which,
     #[command(flatten)]
-    agent: super::main::AgentArgs,
+    agent: super::args::AgentArgs,
 }
 
 /// Which cgroups.
@@ -52,9 +55,10 @@ impl Which {
         let mount = cgroup::mount()?;
         let below = |path: &Path| Path::new("/").join(path.strip_prefix(&mount).unwrap_or(path));
         let pattern = self.cgroup.as_ref().map(|path| below(path).to_string_lossy().into_owned());
-        let service = Service::named(pattern, self.unit.clone(), self.container.clone()).map_err(anyhow::Error::msg)?;
+        let selector =
+            Selector::named(pattern, self.unit.clone(), self.container.clone()).map_err(anyhow::Error::msg)?;
         let none = Pods::default();
-        let taken: Vec<_> = there.into_iter().filter(|path| service.takes(&below(path), &none)).collect();
+        let taken: Vec<_> = there.into_iter().filter(|path| selector.selects(&below(path), &none)).collect();
         ensure!(!taken.is_empty(), "there is no such cgroup");
         Ok(taken)
     }
@@ -78,7 +82,7 @@ pub(crate) struct DetachArgs {
     #[arg(long, conflicts_with = "Which")]
     all: bool,
     #[command(flatten)]
-    agent: super::main::AgentArgs,
+    agent: super::args::AgentArgs,
 }
 
 /// List the cgroups that a running agent serves
@@ -92,7 +96,7 @@ pub(crate) struct ListArgs {
     #[arg(long)]
     uncaptured: bool,
     #[command(flatten)]
-    agent: super::main::AgentArgs,
+    agent: super::args::AgentArgs,
 }
 
 pub(crate) fn attach(args: &AttachArgs) -> Result<ExitCode> {
@@ -106,7 +110,7 @@ pub(crate) fn attach(args: &AttachArgs) -> Result<ExitCode> {
     };
     let name = args.agent.name()?;
     for cgroup in cgroups {
-        control::ask(&name, Command::Attach { cgroup })?;
+        ask(&name, Command::Attach { cgroup })?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -121,7 +125,7 @@ pub(crate) fn detach(args: &DetachArgs) -> Result<ExitCode> {
         None => args.which.among(attached()?)?,
     };
     for cgroup in cgroups {
-        control::ask(&name, Command::Detach { cgroup })?;
+        ask(&name, Command::Detach { cgroup })?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -145,7 +149,7 @@ pub(crate) fn list(args: &ListArgs) -> Result<ExitCode> {
 }
 
 fn uncaptured(agent: &str, json: bool) -> Result<ExitCode> {
-    let Answer::Uncaptured(sockets) = control::ask(agent, Command::Uncaptured)? else {
+    let Answer::Uncaptured(sockets) = ask(agent, Command::Uncaptured)? else {
         bail!("the agent speaks of something else");
     };
     if json {
@@ -165,8 +169,8 @@ fn uncaptured(agent: &str, json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn listed(agent: &str) -> Result<Vec<Shown>> {
-    let Answer::Services(services) = control::ask(agent, Command::List)? else {
+fn listed(agent: &str) -> Result<Vec<ServiceInfo>> {
+    let Answer::Services(services) = ask(agent, Command::List)? else {
         bail!("the agent speaks of something else");
     };
     Ok(services)

@@ -6,14 +6,12 @@ use anyhow::{Context as _, Result};
 
 use ssa_common::rule::Traffic;
 
-use crate::{
-    policy::{
-        file::{Config, File},
-        policy::Policy,
-        profile::Program,
-        rule::Mode,
-    },
-    services::pods::Pods,
+use crate::policy::{
+    application::Application,
+    file::{Config, File},
+    pod::Pods,
+    policy::Policy,
+    rule::Mode,
 };
 
 /// Check a configuration, and print the policy that it makes
@@ -25,7 +23,7 @@ use crate::{
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    config: super::main::ConfigArgs,
+    config: super::args::ConfigArgs,
     /// Explain the policy of this running process
     #[arg(long, value_name = "PID")]
     explain: Option<u32>,
@@ -41,13 +39,13 @@ pub(crate) struct Args {
 }
 
 /// Says what the rules make of a socket; gives the policy that is in force for it then.
-fn explain(args: &Args, file: &File, program: &Program, profiles: &[usize]) -> Option<Policy> {
+fn explain(args: &Args, file: &File, application: &Application, profiles: &[usize]) -> Option<Policy> {
     let (at, kind) = match (args.to, args.listen) {
         (Some(at), _) => (at, if args.udp { Traffic::OUT_UDP } else { Traffic::OUT_TCP }),
         (None, Some(at)) => (at, Traffic::IN_TCP),
         (None, None) => return None,
     };
-    let Some(rules) = file.rules_of(&program.cgroup, &Pods::default()) else {
+    let Some(rules) = file.rules_of(&application.cgroup, &Pods::default()) else {
         println!("# rules for pods: only the agent on the node knows the labels of this pod");
         return None;
     };
@@ -65,8 +63,8 @@ fn explain(args: &Args, file: &File, program: &Program, profiles: &[usize]) -> O
         Mode::Prefer => {
             println!("# {at}: rule {name}: TLS to {}, or PLAINTEXT if the peer speaks no TLS", rule.hostname());
         }
-        Mode::Require if rule.passes_own_tls() => {
-            println!("# {at}: rule {name}: TLS to {}, or the program's own TLS, or no connection", rule.hostname());
+        Mode::Require if rule.passes_app_tls() => {
+            println!("# {at}: rule {name}: TLS to {}, or the application's own TLS, or no connection", rule.hostname());
         }
         Mode::Require => println!("# {at}: rule {name}: TLS to {}, or no connection", rule.hostname()),
         Mode::Plain => println!("# {at}: rule {name}: left alone"),
@@ -83,16 +81,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut profiles = Vec::new();
     let mut by_rule = None;
     if let Some(pid) = args.explain {
-        let program = Program::of_process(pid).with_context(|| format!("process {pid}"))?;
+        let application = Application::of_process(pid).with_context(|| format!("process {pid}"))?;
         let unknown = PathBuf::from("?");
-        let executable = program.executable.as_ref().unwrap_or(&unknown);
+        let executable = application.executable.as_ref().unwrap_or(&unknown);
         println!(
             "# process {pid}: {}, user {}, cgroup {}",
             executable.display(),
-            program.uid,
-            program.cgroup.display()
+            application.uid,
+            application.cgroup.display()
         );
-        profiles = file.profiles_of(&program);
+        profiles = file.profiles_of(&application);
         if profiles.is_empty() {
             println!("# no profile is for it: the machine's policy");
         }
@@ -103,7 +101,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         if profiles.len() > 1 {
             println!("# (the later, the more specific: its keys win)");
         }
-        by_rule = explain(args, &file, &program, &profiles);
+        by_rule = explain(args, &file, &application, &profiles);
     }
     println!();
     print!("{}", toml::to_string(&by_rule.unwrap_or_else(|| file.policy(&profiles)))?);

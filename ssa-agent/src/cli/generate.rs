@@ -1,9 +1,8 @@
-//! `ssa-agent completions` and `ssa-agent manual`: what a package installs beside the program.
+//! `ssa-agent completions` and `ssa-agent manual`: what a package installs beside the executable.
 
 use std::{fs, io, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
-use clap::CommandFactory as _;
 use clap_complete::Shell;
 
 /// Print what makes a shell complete this command's words
@@ -22,15 +21,14 @@ pub(crate) struct ManualArgs {
     folder: PathBuf,
 }
 
-pub(crate) fn completions(args: &CompletionsArgs) -> ExitCode {
-    clap_complete::generate(args.shell, &mut super::main::Args::command(), "ssa-agent", &mut io::stdout());
+pub(crate) fn completions(args: &CompletionsArgs, mut command: clap::Command) -> ExitCode {
+    clap_complete::generate(args.shell, &mut command, "ssa-agent", &mut io::stdout());
     ExitCode::SUCCESS
 }
 
-pub(crate) fn manual(args: &ManualArgs) -> Result<ExitCode> {
+pub(crate) fn manual(args: &ManualArgs, mut command: clap::Command) -> Result<ExitCode> {
     let failed = || format!("writing to {}", args.folder.display());
     fs::create_dir_all(&args.folder).with_context(failed)?;
-    let mut command = super::main::Args::command();
     // Gives each its whole name.
     command.build();
     let commands = std::iter::once(&command).chain(command.get_subcommands().filter(|one| !one.is_hide_set()));
@@ -43,7 +41,7 @@ pub(crate) fn manual(args: &ManualArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// clap keeps names for as long as the program runs, which is over in a moment.
+/// clap keeps names for as long as the process runs, which is over in a moment.
 fn leak(name: &str) -> &'static str {
     Box::leak(name.to_owned().into_boxed_str())
 }

@@ -1,8 +1,10 @@
+pub(crate) mod args;
 pub(crate) mod attach;
 pub(crate) mod check;
 pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod generate;
+pub(crate) mod logging;
 pub(crate) mod main;
 pub(crate) mod probe;
 pub(crate) mod reload;

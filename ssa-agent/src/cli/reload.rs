@@ -4,7 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-use crate::control::server::{self as control, Answer, Command};
+use crate::control::{
+    client::ask,
+    protocol::{Answer, Command},
+};
 
 /// Let a running agent read its configuration again
 ///
@@ -13,11 +16,11 @@ use crate::control::server::{self as control, Answer, Command};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    agent: super::main::AgentArgs,
+    agent: super::args::AgentArgs,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let Answer::Reloaded { generation } = control::ask(&args.agent.name()?, Command::Reload)? else {
+    let Answer::Reloaded { generation } = ask(&args.agent.name()?, Command::Reload)? else {
         bail!("the agent speaks of something else");
     };
     println!("the new policy is in force (number {generation} since the start)");

@@ -20,8 +20,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{doctor::checks as doctor, selftest};
-use crate::{app::run as agent, kernel::error as kernel, sys::cgroup};
+use super::selftest;
+use crate::{
+    app::{
+        events::End,
+        run::{self as app, RunOptions},
+    },
+    kernel::objects::release,
+    sys::{capabilities, cgroup},
+};
 
 /// Serve a cgroup: its programs' TLS sockets connect through this agent
 ///
@@ -38,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf")]
     bpffs: PathBuf,
     #[command(flatten)]
-    config: super::main::ConfigArgs,
+    config: super::args::ConfigArgs,
     /// What to log: error, warn, info, debug, trace, or a filter such as `warn,ssa_agent=debug`. At
     /// debug the eBPF programs' own messages come as target `ssa_hooks`
     #[arg(long, value_name = "FILTER")]
@@ -61,7 +68,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let log = args.log.as_deref().unwrap_or(if args.command.is_empty() { "info" } else { "warn" });
-    super::main::start_logging(log)?;
+    super::logging::start_logging(log)?;
     // Before anything is attached: a bad file is the most likely mistake.
     args.config.config().read()?.load_all()?;
     check_machine()?;
@@ -84,7 +91,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let served = runtime.block_on(serve(&args, cgroups));
     runtime.shutdown_background();
     let (code, ended) = served?;
-    if matches!(ended, agent::End::Detached) {
+    if matches!(ended, End::Detached) {
         // Programs that are still in it keep it; they may be in it for as long as they like.
         made.iter().for_each(|path| drop(fs::remove_dir(path)));
     }
@@ -93,8 +100,8 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
 
 /// One clear sentence for what the kernel would say in many.
 fn check_machine() -> Result<()> {
-    let effective = doctor::effective_capabilities();
-    let lacking: Vec<&str> = doctor::CAPABILITIES
+    let effective = capabilities::effective_capabilities();
+    let lacking: Vec<&str> = capabilities::CAPABILITIES
         .iter()
         .filter(|capability| effective >> capability.number & 1 == 0)
         .map(|capability| capability.name)
@@ -104,7 +111,7 @@ fn check_machine() -> Result<()> {
         "it must run as root, or as a user with these capabilities: {}; `ssa-agent doctor` says what each is for",
         lacking.join(", ")
     );
-    let (major, minor) = kernel::release();
+    let (major, minor) = release();
     ensure!(
         (major, minor) >= (6, 1),
         "Linux 6.1 or later is needed, for errnos of connect hooks; this is {major}.{minor}"
@@ -126,11 +133,11 @@ fn raise_file_limit() {
     }
 }
 
-async fn serve(args: &Args, cgroups: Vec<PathBuf>) -> Result<(ExitCode, agent::End)> {
+async fn serve(args: &Args, cgroups: Vec<PathBuf>) -> Result<(ExitCode, End)> {
     let name =
-        cgroups.first().map_or_else(|| Ok(super::main::MACHINE.to_owned()), |path| super::main::agent_name(path))?;
+        cgroups.first().map_or_else(|| Ok(super::args::MACHINE.to_owned()), |path| super::args::agent_name(path))?;
     let config = args.config.config();
-    let options = agent::Options {
+    let options = RunOptions {
         name,
         cgroups: cgroups.clone(),
         bpffs: args.bpffs.clone(),
@@ -142,7 +149,7 @@ async fn serve(args: &Args, cgroups: Vec<PathBuf>) -> Result<(ExitCode, agent::E
     let mut code = ExitCode::SUCCESS;
     let attended = async || attended(args, &cgroups, &asked, &mut code).await;
     let ended = tokio::select! {
-        done = agent::run(options, attended) => done?,
+        done = app::run(options, attended) => done?,
         () = second_signal(&asked) => bail!("ended at once: the guards stay attached and refuse every TLS socket"),
     };
     Ok((code, ended))

@@ -10,8 +10,11 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
-    connection::table::{Failure, Shown},
-    control::server::{self as control, Answer, Command},
+    connection::info::{ConnectionInfo, Failure},
+    control::{
+        client::ask,
+        protocol::{Answer, Command},
+    },
 };
 
 /// Say how a running agent does: services, connections, counters
@@ -21,7 +24,7 @@ pub(crate) struct StatusArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    agent: super::main::AgentArgs,
+    agent: super::args::AgentArgs,
 }
 
 /// List the open connections of a running agent, the oldest first
@@ -39,11 +42,11 @@ pub(crate) struct ConnectionsArgs {
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
-    agent: super::main::AgentArgs,
+    agent: super::args::AgentArgs,
 }
 
 pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode> {
-    let Answer::Status(status) = control::ask(&args.agent.name()?, Command::Status)? else {
+    let Answer::Status(status) = ask(&args.agent.name()?, Command::Status)? else {
         bail!("the agent speaks of something else");
     };
     if args.json {
@@ -80,15 +83,15 @@ pub(crate) fn connections(args: &ConnectionsArgs) -> Result<ExitCode> {
     }
 }
 
-fn open(agent: &str) -> Result<Vec<Shown>> {
-    let Answer::Connections(all) = control::ask(agent, Command::Connections)? else {
+fn open(agent: &str) -> Result<Vec<ConnectionInfo>> {
+    let Answer::Connections(all) = ask(agent, Command::Connections)? else {
         bail!("the agent speaks of something else");
     };
     Ok(all)
 }
 
 fn failures(agent: &str) -> Result<Vec<Failure>> {
-    let Answer::Failures(all) = control::ask(agent, Command::Failures)? else {
+    let Answer::Failures(all) = ask(agent, Command::Failures)? else {
         bail!("the agent speaks of something else");
     };
     Ok(all)
@@ -111,7 +114,7 @@ fn print_failures(failures: &[Failure]) {
     }
 }
 
-fn print(connections: &[Shown]) {
+fn print(connections: &[ConnectionInfo]) {
     println!(
         "{:<3} {:>7} {:>6} {:<40} {:<24} {:<7} {:<28} {:<3} {:>8} {:>12} {:>12}  SERVICE",
         "DIR", "PID", "UID", "PEER", "NAME", "VERSION", "CIPHER", "RES", "AGE", "UP", "DOWN"

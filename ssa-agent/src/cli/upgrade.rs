@@ -4,7 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-use crate::control::server::{self as control, Answer, Command};
+use crate::control::{
+    client::ask,
+    protocol::{Answer, Command},
+};
 
 /// Let a running agent be replaced by its program's file as it is now
 ///
@@ -15,11 +18,11 @@ use crate::control::server::{self as control, Answer, Command};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    agent: super::main::AgentArgs,
+    agent: super::args::AgentArgs,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let Answer::Upgraded { pid, finishing } = control::ask(&args.agent.name()?, Command::Upgrade)? else {
+    let Answer::Upgraded { pid, finishing } = ask(&args.agent.name()?, Command::Upgrade)? else {
         bail!("the agent speaks of something else");
     };
     println!("process {pid} serves; the one before it finishes {finishing} connections");

@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -15,17 +15,15 @@ use ssa_common::{
     limits::OPTION_BYTES,
 };
 
-use crate::{
-    kernel::{error as kernel, maps::Maps},
-    tls::client as tls,
-};
+use super::error::Error;
+use crate::{kernel::maps::answers::AnswerMap, sync::lock};
 
-/// Chains in the hooks' maps, and who has them.
+/// Certificate chains in the hooks' maps, and the sockets that have them.
 pub(crate) struct Chains {
-    maps: Arc<Maps>,
+    maps: Arc<dyn AnswerMap>,
     kept: Mutex<Kept>,
     /// Another agent has them now: nothing is deleted.
-    retired: AtomicBool,
+    left: AtomicBool,
 }
 
 #[derive(Default)]
@@ -40,18 +38,18 @@ struct Kept {
 
 impl Chains {
     /// Takes over what the sockets of an agent before this one have.
-    pub(crate) fn new(maps: Arc<Maps>) -> Self {
+    pub(crate) fn new(maps: Arc<dyn AnswerMap>) -> Self {
         let mut kept = Kept::default();
         for (id, digest, chain) in maps.inherited_chains() {
             let stored = CHAIN_MAX.min(chain.count as usize);
             kept.enter(id, digest, || chain.certificates[..stored].to_vec());
         }
-        Self { maps, kept: Mutex::new(kept), retired: AtomicBool::new(false) }
+        Self { maps, kept: Mutex::new(kept), left: AtomicBool::new(false) }
     }
 
     /// Publishes the chain of a socket's connection, leaf first, and returns its digest. What the socket
     /// had before is forgotten.
-    pub(crate) fn publish(&self, id: u64, certificates: &[X509]) -> Result<Digest, tls::Error> {
+    pub(crate) fn publish(&self, id: u64, certificates: &[X509]) -> Result<Digest, Error> {
         let ders: Vec<Vec<u8>> = certificates.iter().map(|one| one.to_der()).collect::<Result<_, _>>()?;
         let digests: Vec<Digest> = ders.iter().map(|der| sha256(der)).collect();
         let digest = sha256(digests.as_flattened());
@@ -60,11 +58,11 @@ impl Chains {
         if !kept.chains.contains_key(&digest) {
             let stored = || ders.iter().zip(&digests).take(CHAIN_MAX);
             let new: Vec<_> = stored().filter(|(_der, one)| !kept.certificates.contains_key(*one)).collect();
-            let put = || -> Result<(), tls::Error> {
+            let put = || -> Result<(), Error> {
                 for (der, one) in &new {
-                    self.maps.put_certificate(one, &certificate(der)).map_err(no_room)?;
+                    self.maps.put_certificate(one, &encode(der)).map_err(Error::NoRoom)?;
                 }
-                self.maps.put_chain(&digest, &chain(certificates, &digests)?).map_err(no_room)
+                self.maps.put_chain(&digest, &encode_chain(certificates, &digests)?).map_err(Error::NoRoom)
             };
             if let Err(error) = put() {
                 new.iter().for_each(|(_der, one)| self.maps.remove_certificate(one));
@@ -75,14 +73,14 @@ impl Chains {
         Ok(digest)
     }
 
-    /// Leaves them to another agent, or takes them back.
-    pub(crate) fn retire(&self, retired: bool) {
-        self.retired.store(retired, Ordering::SeqCst);
+    /// Leaves them to a successor, or takes them back.
+    pub(crate) fn leave(&self, left: bool) {
+        self.left.store(left, Ordering::SeqCst);
     }
 
     /// A socket is closed, or has lost its connection for a new one.
     pub(crate) fn forget(&self, id: u64) {
-        if self.retired.load(Ordering::SeqCst) {
+        if self.left.load(Ordering::SeqCst) {
             return;
         }
         let mut kept = self.lock();
@@ -106,7 +104,7 @@ impl Chains {
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.kept)
     }
 }
 
@@ -127,11 +125,7 @@ impl Kept {
     }
 }
 
-fn no_room(error: kernel::Error) -> tls::Error {
-    tls::Error::Brought(format!("no room for the peer's certificates: {error}"))
-}
-
-fn certificate(der: &[u8]) -> Certificate {
+fn encode(der: &[u8]) -> Certificate {
     let mut value =
         Certificate { len: u32::try_from(der.len()).unwrap_or(u32::MAX), reserved: 0, der: [0; OPTION_BYTES] };
     if let Some(room) = value.der.get_mut(..der.len()) {
@@ -140,7 +134,7 @@ fn certificate(der: &[u8]) -> Certificate {
     value
 }
 
-fn chain(certificates: &[X509], digests: &[Digest]) -> Result<Chain, tls::Error> {
+fn encode_chain(certificates: &[X509], digests: &[Digest]) -> Result<Chain, Error> {
     let mut value = Chain {
         count: u32::try_from(certificates.len()).unwrap_or(u32::MAX),
         pem_count: 0,

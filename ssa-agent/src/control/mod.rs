@@ -1,1 +1,3 @@
+pub(crate) mod client;
+pub(crate) mod protocol;
 pub(crate) mod server;

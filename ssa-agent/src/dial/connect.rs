@@ -1,4 +1,4 @@
-//! TCP to where a program connects: an address, or each address of a name, in one limit of time.
+//! TCP to where an application connects: an address, or each address of a name, in one limit of time.
 
 use std::{
     net::{Ipv6Addr, SocketAddr},
@@ -6,34 +6,39 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ssa_common::{event::Held, limits::ERROR_BYTES};
+use ssa_common::event::Held;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
+    error::Error,
     resolve::{self, Families},
-    socket::{self as peer_leg, Setup},
+    socket::{SocketSetup, dial},
 };
-use crate::{connection::error::Error, kernel::packet::Errno, netns::namespace::Namespace};
+use crate::{kernel::packet::Errno, netns::namespace::Namespace};
 
-/// Connects to an address.
+/// Connects to an address, as the application's socket is set up.
+///
+/// Cancellation closes the socket.
 pub(crate) async fn address(
     namespace: &Namespace,
     to: SocketAddr,
-    setup: Setup,
+    setup: SocketSetup,
     limit: Duration,
 ) -> Result<TcpStream, Error> {
-    match timeout(limit, peer_leg::dial(namespace, to, setup)).await {
+    match timeout(limit, dial(namespace, to, setup)).await {
         Ok(dialled) => dialled.map_err(|source| Error::Dial { to, source }),
         Err(_elapsed) => Err(Error::DialTimeout { to, limit }),
     }
 }
 
 /// Connects to the first of a name's addresses that answers; all in the one limit.
+///
+/// Cancellation closes the sockets.
 pub(crate) async fn name(
     namespace: &Arc<Namespace>,
     held: &Held,
     port: u16,
-    setup: Setup,
+    setup: SocketSetup,
     limit: Duration,
 ) -> Result<TcpStream, Error> {
     let began = Instant::now();
@@ -56,7 +61,7 @@ pub(crate) async fn name(
             Ok(stream) => return Ok(stream),
             Err(error) => {
                 errno = error.errno();
-                tried.push(error.text(ERROR_BYTES));
+                tried.push(error.text());
             }
         }
     }

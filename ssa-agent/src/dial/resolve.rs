@@ -1,4 +1,4 @@
-//! Names to addresses, as the program itself would: from its network namespace, with its own
+//! Names to addresses, as the application itself would: from its network namespace, with its own
 //! `/etc/resolv.conf` and `/etc/hosts`.
 //!
 //! Neither nsswitch.conf(5) nor what it may name besides is looked at.
@@ -30,17 +30,22 @@ use tokio::{
 
 use crate::{
     netns::namespace::Namespace,
-    sys::{as_caller as caller, on_behalf::Owner},
+    sys::{
+        as_caller::{self, read},
+        on_behalf::SocketOwner,
+    },
 };
 
-/// Why there is no address.
+/// A name that has no address.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
+    /// The servers, or the way there.
     #[error("{0}")]
     Dns(#[from] NetError),
+    /// A file that could not be read; the text says which and why.
     #[error("{0}")]
     File(String),
-    #[error("/etc/resolv.conf of the program: {0}")]
+    #[error("/etc/resolv.conf of the application: {0}")]
     ResolvConf(NetError),
     #[error("the name has no address of the socket's family")]
     NoAddress,
@@ -49,12 +54,13 @@ pub(crate) enum Error {
 /// Which addresses a socket can connect to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Families {
+    /// IPv4 alone.
     V4,
     /// IPv6 first.
     Both,
 }
 
-/// What a program's names are resolved with: its `/etc/resolv.conf` and `/etc/hosts`.
+/// What a application's names are resolved with: its `/etc/resolv.conf` and `/etc/hosts`.
 #[derive(Clone)]
 pub(crate) struct Files {
     resolv_conf: Vec<u8>,
@@ -62,16 +68,18 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Reads them as the program, which has to be there.
+    /// Reads them as the application, which has to be there.
     pub(crate) async fn read(caller: Caller) -> Result<Self, Error> {
-        let read = |path: &'static str| {
-            tokio::task::spawn_blocking(move || match caller::read(caller, None, Path::new(path)) {
+        let read_one = |path: &'static str| {
+            tokio::task::spawn_blocking(move || match read(caller, None, Path::new(path)) {
                 Ok(read) => Ok(read.files.join(&b'\n')),
-                Err(caller::Error::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+                Err(as_caller::Error::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    Ok(Vec::new())
+                }
                 Err(error) => Err(Error::File(error.to_string())),
             })
         };
-        let (resolv_conf, hosts) = tokio::join!(read("/etc/resolv.conf"), read("/etc/hosts"));
+        let (resolv_conf, hosts) = tokio::join!(read_one("/etc/resolv.conf"), read_one("/etc/hosts"));
         let failed = |error: tokio::task::JoinError| Error::File(error.to_string());
         let (mut resolv_conf, hosts) = (resolv_conf.map_err(failed)??, hosts.map_err(failed)??);
         if !names_server(&resolv_conf) {
@@ -88,7 +96,7 @@ impl Files {
 pub(crate) async fn addresses(
     namespace: &Arc<Namespace>,
     files: &Files,
-    owner: Owner,
+    owner: SocketOwner,
     host: &str,
     families: Families,
 ) -> Result<Vec<IpAddr>, Error> {
@@ -116,11 +124,11 @@ fn names_server(text: &[u8]) -> bool {
     String::from_utf8_lossy(text).lines().any(|line| line.trim_start().starts_with("nameserver"))
 }
 
-/// Makes the resolver's sockets on behalf of the program.
+/// Makes the resolver's sockets on behalf of the application.
 #[derive(Clone)]
 struct Sockets {
     namespace: Arc<Namespace>,
-    owner: Owner,
+    owner: SocketOwner,
     handle: TokioHandle,
 }
 

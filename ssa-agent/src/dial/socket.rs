@@ -1,46 +1,38 @@
-//! The socket towards the peer: made in the program's network namespace, bound as the program's socket
+//! The socket of a peer leg: made in the application's network namespace, bound as the application's socket
 //! is, and with its options.
 
-use std::{
-    io,
-    net::SocketAddr,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, time::Duration};
 
 use socket2::{Domain, Socket, Type};
 use ssa_common::{
     peer_option::{ABSENT, Family, PEER_OPTIONS, SLOTS},
     socket::Endpoint,
 };
-use tokio::{
-    net::{TcpSocket, TcpStream},
-    sync::watch,
-};
+use tokio::net::{TcpSocket, TcpStream};
 use tracing::debug;
 
 use crate::{
     netns::namespace::Namespace,
-    sys::{on_behalf::Owner, sockopt},
+    sys::{on_behalf::SocketOwner, sockopt},
 };
 
-/// How the program's socket is set up, below TLS.
+/// How an application's socket is set up, below TLS.
 #[derive(Clone, Copy)]
-pub(crate) struct Setup {
+pub(crate) struct SocketSetup {
     /// Whose limits hold for the connection.
-    pub(crate) owner: Owner,
-    /// The address that it is bound to; unspecified if it is not.
+    pub(crate) owner: SocketOwner,
+    /// The address that the socket is bound to; unspecified if it is not.
     pub(crate) bound: Endpoint,
-    /// The interface that it is bound to; zero for none.
+    /// The interface that the socket is bound to; zero for none.
     pub(crate) interface: u32,
-    /// By slot of [`PEER_OPTIONS`].
+    /// Values of its options, by slot of [`PEER_OPTIONS`]; [`ABSENT`] for what it does not have.
     pub(crate) options: [i32; SLOTS],
 }
 
 /// Connects to the peer.
 ///
 /// Cancellation closes the socket.
-pub(crate) async fn dial(namespace: &Namespace, to: SocketAddr, setup: Setup) -> io::Result<TcpStream> {
+pub(crate) async fn dial(namespace: &Namespace, to: SocketAddr, setup: SocketSetup) -> io::Result<TcpStream> {
     let to = scoped(to, setup.interface);
     let socket = namespace.socket(setup.owner, Domain::for_address(to), Type::STREAM).await?;
     set_up(&socket, to, &setup)?;
@@ -59,16 +51,16 @@ fn scoped(to: SocketAddr, interface: u32) -> SocketAddr {
 }
 
 /// The connection is reset when it is closed, until the relay says otherwise.
-fn set_up(socket: &Socket, to: SocketAddr, setup: &Setup) -> io::Result<()> {
+fn set_up(socket: &Socket, to: SocketAddr, setup: &SocketSetup) -> io::Result<()> {
     let own = options(socket, to);
     for (slot, value) in setup.options.into_iter().enumerate() {
-        // What the program has left alone is left alone here: a buffer's size that is set stops growing.
+        // What the application has left alone is left alone here: a buffer's size that is set stops growing.
         if value != ABSENT && value != own[slot] {
             set(socket, to, slot, value);
         }
     }
     if own[NODELAY] == setup.options[NODELAY] {
-        // The program's own socket has gathered small writes already.
+        // The application's own socket has gathered small writes already.
         socket.set_tcp_nodelay(true)?;
     }
     socket.set_linger(Some(Duration::ZERO))?;
@@ -96,21 +88,21 @@ fn options(socket: &Socket, to: SocketAddr) -> [i32; SLOTS] {
     values
 }
 
-/// Sets one option. The kernel has let the program set it; if it is refused here, the connection does
+/// Sets one option. The kernel has let the application set it; if it is refused here, the connection does
 /// without.
-pub(crate) fn set(socket: &impl std::os::fd::AsRawFd, to: SocketAddr, slot: usize, value: i32) {
+pub(super) fn set(socket: &impl std::os::fd::AsRawFd, to: SocketAddr, slot: usize, value: i32) {
     let Some(option) = PEER_OPTIONS.get(slot) else { return };
     if !is_of(option.family, to) {
         return;
     }
-    // Sizes of buffers are read as twice what was set (socket(7)); the limits were the program's.
+    // Sizes of buffers are read as twice what was set (socket(7)); the limits were the application's.
     let (number, value) = match option.number {
         libc::SO_SNDBUF if option.level == libc::SOL_SOCKET => (libc::SO_SNDBUFFORCE, value / 2),
         libc::SO_RCVBUF if option.level == libc::SOL_SOCKET => (libc::SO_RCVBUFFORCE, value / 2),
         number => (number, value),
     };
     if let Err(error) = sockopt::set_int(socket, option.level, number, value) {
-        debug!(option = option.name, value, %error, "an option of the program's does not hold on the peer leg");
+        debug!(option = option.name, value, %error, "an option of the application's does not hold on the peer leg");
     }
 }
 
@@ -120,57 +112,6 @@ fn is_of(family: Family, to: SocketAddr) -> bool {
         Family::V4 => to.is_ipv4(),
         Family::V6 => to.is_ipv6(),
     }
-}
-
-/// What the program wants of a connection that is relayed.
-#[derive(Clone, Copy)]
-pub(crate) struct Wishes {
-    /// It has closed its socket.
-    pub(crate) closed: bool,
-    /// Options, by slot of [`PEER_OPTIONS`].
-    pub(crate) options: [i32; SLOTS],
-}
-
-impl Wishes {
-    /// Of a socket with these options.
-    pub(crate) fn new(options: [i32; SLOTS]) -> Self {
-        Self { closed: false, options }
-    }
-}
-
-/// What a relay is told while it runs: passes options on to the peer leg, and is ready when the
-/// application has closed its socket.
-pub(crate) fn news(
-    mut wishes: watch::Receiver<Wishes>,
-    mut options: [i32; SLOTS],
-) -> impl FnMut(&mut Context<'_>, &TcpStream) -> Poll<()> {
-    wishes.mark_changed();
-    let mut next = Some(Box::pin(changed(wishes)));
-    move |cx, peer| {
-        loop {
-            // None: the agent no longer follows this socket, and nobody knows.
-            let Some(waiting) = &mut next else { return Poll::Pending };
-            let Some(mut wishes) = ready!(waiting.as_mut().poll(cx)) else {
-                next = None;
-                return Poll::Pending;
-            };
-            let now = *wishes.borrow_and_update();
-            if let Ok(to) = peer.peer_addr() {
-                let changes = options.iter().zip(now.options).enumerate().filter(|(_slot, (old, new))| **old != *new);
-                changes.for_each(|(slot, (_old, value))| set(peer, to, slot, value));
-            }
-            options = now.options;
-            if now.closed {
-                return Poll::Ready(());
-            }
-            next = Some(Box::pin(changed(wishes)));
-        }
-    }
-}
-
-async fn changed(mut wishes: watch::Receiver<Wishes>) -> Option<watch::Receiver<Wishes>> {
-    wishes.changed().await.ok()?;
-    Some(wishes)
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
-//! Names that programs have resolved: rules may go by them.
+//! Names that applications have resolved: rules may go by them.
 //!
 //! An answer counts if it comes from the server, and to the socket, that was asked, with the number and the question that
 //! were asked, and once. What goes to name servers in another way is not seen: DNS over TLS or HTTPS, by a resolver in
 //! another service, or from /etc/hosts.
 
+use crate::sync::lock;
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, Ipv6Addr},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -23,7 +24,7 @@ use zerocopy::FromBytes as _;
 
 /// How long an answer is waited for.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// How long an answer counts, however long its server says; and how long at least, as a program needs a moment to connect.
+/// How long an answer counts, however long its server says; and how long at least, as an application needs a moment to connect.
 const MOST: Duration = Duration::from_secs(300);
 const LEAST: Duration = Duration::from_secs(5);
 /// Questions that wait, and addresses that are known: at one more those that are old go, or it is not learned.
@@ -34,7 +35,7 @@ const STREAM_BYTES: usize = 1 << 14;
 /// Names that are kept of one address.
 const NAMES: usize = 16;
 
-/// A name by which an address is known to programs of a cgroup, for so many seconds.
+/// A name by which an address is known to applications of a cgroup, for so many seconds.
 #[derive(Deserialize, Serialize)]
 pub(crate) struct Learned {
     cgroup: u64,
@@ -43,8 +44,8 @@ pub(crate) struct Learned {
     seconds: f64,
 }
 
-/// What programs have asked, and what they were told.
-pub(crate) struct Names(Mutex<Inner>);
+/// Names that applications have resolved, by what they have asked and were told.
+pub(crate) struct LearnedNames(Mutex<Inner>);
 
 struct Inner {
     ring: RingBuf<MapData>,
@@ -55,9 +56,20 @@ struct Inner {
 /// What was asked, and what is known by that.
 #[derive(Default)]
 struct Talk {
-    /// By socket, server, and number.
-    asked: HashMap<(u64, [u8; 16], u16), (Query, Instant)>,
+    /// Questions that wait for their answer, and since when.
+    asked: HashMap<QuestionKey, (Query, Instant)>,
     known: Known,
+}
+
+/// What makes an answer that to a question.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct QuestionKey {
+    /// Cookie of the socket that has asked.
+    socket: u64,
+    /// Address of the server, IPv6 or v4-mapped.
+    server: [u8; 16],
+    /// The message's id.
+    id: u16,
 }
 
 /// TCP connections to name servers: by socket, and whether it is what goes to the server.
@@ -77,7 +89,7 @@ struct Stream {
 #[derive(Default)]
 struct Known(HashMap<(u64, IpAddr), HashMap<String, Instant>>);
 
-impl Names {
+impl LearnedNames {
     /// Knows what an agent before this one has learned.
     pub(crate) fn new(ring: RingBuf<MapData>, learned: Vec<Learned>) -> Self {
         let mut talk = Talk::default();
@@ -104,26 +116,26 @@ impl Names {
         all.map(|(cgroup, addr, name, left)| Learned { cgroup, addr, name, seconds: left.as_secs_f64() }).collect()
     }
 
-    /// Takes in what programs have asked and been told since.
-    pub(crate) fn look(&self) {
-        self.lock().look();
+    /// Takes in what applications have asked and been told since.
+    pub(crate) fn take_in(&self) {
+        self.lock().take_in();
     }
 
-    /// The names for which a program of this cgroup was given an address, just now.
+    /// The names for which an application of this cgroup was given an address, just now.
     pub(crate) fn of(&self, cgroup: u64, addr: IpAddr) -> Vec<String> {
         let mut inner = self.lock();
         // The hook has told of the answer before it has told of the connect.
-        inner.look();
+        inner.take_in();
         inner.talk.known.of(cgroup, addr.to_canonical(), Instant::now())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
 impl Inner {
-    fn look(&mut self) {
+    fn take_in(&mut self) {
         let Self { ring, streams, talk } = self;
         while let Some(record) = ring.next() {
             let Ok(datagram) = Datagram::ref_from_bytes(&record) else { continue };
@@ -171,7 +183,7 @@ impl Talk {
         let Self { asked, known } = self;
         let Ok(message) = Message::from_vec(bytes) else { return };
         let Endpoint { addr: server, .. } = datagram.server;
-        let key = (datagram.cookie, server, message.metadata.id);
+        let key = QuestionKey { socket: datagram.cookie, server, id: message.metadata.id };
         if datagram.egress == 1 {
             asks(asked, key, message, now);
             return;
@@ -226,12 +238,7 @@ impl Streams {
 }
 
 /// Notes a question.
-fn asks(
-    asked: &mut HashMap<(u64, [u8; 16], u16), (Query, Instant)>,
-    key: (u64, [u8; 16], u16),
-    mut message: Message,
-    now: Instant,
-) {
+fn asks(asked: &mut HashMap<QuestionKey, (Query, Instant)>, key: QuestionKey, mut message: Message, now: Instant) {
     if message.metadata.message_type != MessageType::Query || message.queries.len() != 1 {
         return;
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -11,8 +11,9 @@ use ssa_common::socket::Caller;
 use tracing::{info, warn};
 
 use crate::policy::policy;
+use crate::sync::lock;
 
-/// What is open, and what may be.
+/// Counts of what is open, and what may be.
 #[derive(Clone)]
 pub(crate) struct Limits(Arc<Mutex<Inner>>);
 
@@ -28,10 +29,10 @@ struct Inner {
     told: HashMap<&'static str, (Instant, u64)>,
 }
 
-/// A limit that is met already.
+/// A limit that is reached: one more is refused.
 #[derive(Debug, thiserror::Error)]
 #[error("there are {most} {what} already: the limit is `{key}` of [limits]{of}")]
-pub(crate) struct Met {
+pub(crate) struct LimitExceeded {
     what: &'static str,
     key: &'static str,
     most: u64,
@@ -79,14 +80,14 @@ impl Limits {
         }
     }
 
-    /// Counts a connection of a program, if there may be one more.
-    pub(crate) fn connection(&self, caller: &Caller) -> Result<Permit, Met> {
+    /// Counts a connection of an application, if there may be one more.
+    pub(crate) fn connection(&self, caller: &Caller) -> Result<Permit, LimitExceeded> {
         let (service, uid) = (caller.service, caller.uid);
         let mut inner = self.lock();
         let Inner { most, room, connections, services, users, .. } = &mut *inner;
         let of_service = services.get(&service).copied().unwrap_or(0);
         let of_user = users.get(&uid).copied().unwrap_or(0);
-        let met = |what, key, most, of| Met { what, key, most, of };
+        let met = |what, key, most, of| LimitExceeded { what, key, most, of };
         let found = if *connections >= most.connections {
             Some(met("TLS connections", "connections", most.connections, ""))
         } else if *connections >= *room {
@@ -110,10 +111,10 @@ impl Limits {
     }
 
     /// Counts a handshake, if there may be one more.
-    pub(crate) fn handshake(&self) -> Result<Handshake, Met> {
+    pub(crate) fn handshake(&self) -> Result<Handshake, LimitExceeded> {
         let mut inner = self.lock();
         if inner.handshakes >= inner.most.handshakes {
-            let met = Met { what: "TLS handshakes", key: "handshakes", most: inner.most.handshakes, of: "" };
+            let met = LimitExceeded { what: "TLS handshakes", key: "handshakes", most: inner.most.handshakes, of: "" };
             inner.tell(&met);
             return Err(met);
         }
@@ -129,12 +130,12 @@ impl Limits {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
 impl Inner {
-    fn tell(&mut self, met: &Met) {
+    fn tell(&mut self, met: &LimitExceeded) {
         let (last, since) = self.told.entry(met.key).or_insert((Instant::now(), 0));
         *since += 1;
         if *since == 1 || last.elapsed() >= TELL {

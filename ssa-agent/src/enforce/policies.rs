@@ -5,36 +5,44 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use ssa_common::{
     policy::{Policy as Row, PolicyKey, UNKNOWN_CGROUP},
     socket::Caller,
 };
+use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::rules::Found;
-use crate::policy::{
-    file::{File, Profile},
-    policy::{Effective, LoadError, Policy},
-    profile::Program,
-    row::{loosen, row},
-};
+use super::error::Error;
 use crate::{
-    kernel::maps::Maps,
-    services::{pods::Pods, services::Services},
-    sys::{as_caller as caller, cgroup},
+    kernel::{self, maps::policy::PolicyMaps},
+    policy::{
+        application::Application,
+        effective::{Effective, LoadError, stamps},
+        file::File,
+        pod::Pods,
+        policy::Policy,
+        profile::Profile,
+        row::{loosen, row},
+        rule_tables::RuleMatch,
+    },
+    services::attached::Attached,
+    sync::lock,
+    sys::{as_caller::executable, cgroup},
 };
 
 /// The policy of one agent.
 pub(crate) struct Policies {
-    maps: Arc<Maps>,
-    services: Arc<Services>,
+    maps: Arc<PolicyMaps>,
+    attached: Arc<Attached>,
     pods: Arc<Pods>,
     /// Where the cgroup file system is mounted.
     mount: PathBuf,
     now: Mutex<Now>,
+    /// Whether a selector of the file asks for pods.
+    wants_pods: watch::Sender<bool>,
 }
 
 /// What is in force now.
@@ -57,12 +65,12 @@ struct Now {
 impl Policies {
     /// Puts a policy in force for the first time.
     pub(crate) fn new(
-        maps: Arc<Maps>,
-        services: Arc<Services>,
+        maps: Arc<PolicyMaps>,
+        attached: Arc<Attached>,
         pods: Arc<Pods>,
         file: Arc<File>,
-    ) -> Result<Self, LoadError> {
-        let mount = cgroup::mount().map_err(|error| LoadError::Files(error.to_string()))?;
+    ) -> Result<Self, Error> {
+        let mount = cgroup::mount().map_err(Error::Mount)?;
         let base = Arc::new(Effective::load(file.policy(&[]))?);
         // Classes of an agent before this one mean nothing, and go when those of this one are there.
         let left: HashSet<PolicyKey> = maps.policy_keys().into_iter().collect();
@@ -82,14 +90,15 @@ impl Policies {
             rows: left,
             numbers: HashMap::new(),
         };
-        let policies = Self { maps, services, pods, mount, now: Mutex::new(now) };
+        let wants_pods = watch::Sender::new(now.file.asks_for_pods());
+        let policies = Self { maps, attached, pods, mount, now: Mutex::new(now), wants_pods };
         policies.write_rows(&mut policies.lock())?;
         Ok(policies)
     }
 
     /// Puts another policy in force. On an error the last one stays. Reads files: call it where that is
     /// right.
-    pub(crate) fn replace(&self, file: Arc<File>) -> Result<u64, LoadError> {
+    pub(crate) fn replace(&self, file: Arc<File>) -> Result<u64, Error> {
         // Files that can't be read show now, not at the first connection.
         let mut effective = HashMap::new();
         let mut loaded: Vec<Arc<Effective>> = Vec::new();
@@ -109,6 +118,7 @@ impl Policies {
         now.generation = generation;
         now.effective = effective;
         now.loaded = loaded;
+        self.wants_pods.send_replace(now.file.asks_for_pods());
         info!(generation, "a new policy is in force");
         Ok(generation)
     }
@@ -125,51 +135,46 @@ impl Policies {
 
     /// What profiles ask of a caller. Its executable is read from /proc only if a profile of its cgroup and user goes by
     /// one: an application that has ended, or dropped its user, since it called is none of the others' business.
-    pub(crate) fn program(&self, caller: &Caller) -> Result<Program, caller::Error> {
+    pub(crate) fn application(&self, caller: &Caller) -> Result<Application, Error> {
         let (cgroup, file) = {
             let mut now = self.lock();
             (self.cgroup_of(&mut now, caller), Arc::clone(&now.file))
         };
-        let mut program = Program { uid: caller.uid, cgroup, executable: None };
-        if file.asks_for_executable(&program) {
-            program.executable = Some(caller::executable(caller)?);
+        let mut application = Application { uid: caller.uid, cgroup, executable: None };
+        if file.asks_for_executable(&application) {
+            application.executable = Some(executable(caller).map_err(Error::ApplicationChanged)?);
         }
-        Ok(program)
+        Ok(application)
     }
 
-    /// What is in force for a program.
-    pub(crate) fn of_program(&self, program: &Program) -> Result<Arc<Effective>, String> {
-        self.of_both(program, None)
-    }
-
-    /// What is in force for a program's connections by a rule.
-    pub(crate) fn of_ruled(&self, program: &Program, found: &Found) -> Result<Arc<Effective>, String> {
-        self.of_both(program, Some(found))
-    }
-
-    fn of_both(&self, program: &Program, found: Option<&Found>) -> Result<Arc<Effective>, String> {
+    /// What is in force for an application; for its connections by a rule, if one is given. May read files.
+    pub(crate) fn effective(
+        &self,
+        application: &Application,
+        by_rule: Option<&RuleMatch>,
+    ) -> Result<Arc<Effective>, Error> {
         let mut now = self.lock();
-        if program.executable.is_none() && now.file.asks_for_executable(program) {
-            return Err("the policy has changed to one that asks for the program's executable; try again".to_owned());
+        if application.executable.is_none() && now.file.asks_for_executable(application) {
+            return Err(Error::PolicyChanging);
         }
-        if found.is_some_and(|found| !Arc::ptr_eq(&found.file, &now.file)) {
-            return Err("the rules are just changing; try again".to_owned());
+        if by_rule.is_some_and(|found| !Arc::ptr_eq(&found.file, &now.file)) {
+            return Err(Error::RulesChanging);
         }
-        let key = (now.file.profiles_of(program), found.map(|found| found.index));
+        let key = (now.file.profiles_of(application), by_rule.map(|found| found.index));
         if let Some(effective) = now.effective.get(&key) {
             return Ok(Arc::clone(effective));
         }
-        let policy = match found {
+        let policy = match by_rule {
             Some(found) => now.file.policy_by_rule(&key.0, found.rule()),
             None => now.file.policy(&key.0),
         };
-        let one = load(&mut now.loaded, policy).map_err(|error| error.to_string())?;
+        let one = load(&mut now.loaded, policy)?;
         now.effective.insert(key, Arc::clone(&one));
         Ok(one)
     }
 
-    /// A program has been met: if its cgroup is new, the hooks learn its class.
-    pub(crate) fn met(&self, caller: &Caller) {
+    /// An application was seen: if its cgroup is new, the hooks learn its class.
+    pub(crate) fn seen(&self, caller: &Caller) {
         let mut now = self.lock();
         if !now.file.profiles.is_empty() {
             self.cgroup_of(&mut now, caller);
@@ -180,7 +185,7 @@ impl Policies {
     /// come; `told` keeps what was said of them.
     pub(crate) fn renew(&self, told: &mut HashSet<String>) {
         let all = self.lock().loaded.clone();
-        for before in all.into_iter().filter(|one| crate::policy::policy::stamps(&one.policy) != one.files) {
+        for before in all.into_iter().filter(|one| stamps(&one.policy) != one.files) {
             match Effective::load(before.policy.clone()) {
                 Ok(loaded) => {
                     let (mut now, loaded) = (self.lock(), Arc::new(loaded));
@@ -204,30 +209,30 @@ impl Policies {
     /// Path of a cgroup below the mount; the attached one's, if it is none of those below.
     fn cgroup_of(&self, now: &mut Now, caller: &Caller) -> PathBuf {
         let id = caller.cgroup;
-        let attached =
-            || self.services.paths().get(&caller.service).map_or_else(PathBuf::new, |path| self.below_mount(path));
+        let of_service =
+            || self.attached.paths().get(&caller.service).map_or_else(PathBuf::new, |path| self.below_mount(path));
         if !now.cgroups.contains_key(&id) && !now.file.profiles.is_empty() {
             self.refresh(now);
             // A socket may be passed to a program elsewhere: once is enough to look.
-            now.cgroups.entry(id).or_insert_with(attached);
+            now.cgroups.entry(id).or_insert_with(of_service);
         }
-        now.cgroups.get(&id).cloned().unwrap_or_else(attached)
+        now.cgroups.get(&id).cloned().unwrap_or_else(of_service)
     }
 
-    /// Whether the agent is to attach a cgroup by itself ([`File::wants`]).
-    pub(crate) fn wants(&self, cgroup: &Path) -> bool {
+    /// Whether the agent is to attach a cgroup by itself ([`File::selects`]).
+    pub(crate) fn selects(&self, cgroup: &Path) -> bool {
         let file = Arc::clone(&self.lock().file);
         let below = Path::new("/").join(cgroup.strip_prefix(&self.mount).unwrap_or(cgroup));
-        file.wants(&below, &self.pods)
+        file.selects(&below, &self.pods)
     }
 
-    /// Whether pods of Kubernetes are to be looked for.
-    pub(crate) fn asks_for_pods(&self) -> bool {
-        self.lock().file.asks_for_pods()
+    /// Whether pods of Kubernetes are to be looked for, now and after each reload.
+    pub(crate) fn wants_pods(&self) -> watch::Receiver<bool> {
+        self.wants_pods.subscribe()
     }
 
     /// Another cgroup is attached: the hooks learn the classes of what is below.
-    pub(crate) fn attached(&self) {
+    pub(crate) fn cgroup_attached(&self) {
         self.refresh(&mut self.lock());
     }
 
@@ -243,8 +248,7 @@ impl Policies {
 
     /// Writes the rows of all classes, then the classes, then deletes the rows of before. For a moment a
     /// hook may find the row of everybody else, which `connect` makes good.
-    fn write_rows(&self, now: &mut Now) -> Result<(), LoadError> {
-        let failed = |error: crate::kernel::error::Error| LoadError::Files(error.to_string());
+    fn write_rows(&self, now: &mut Now) -> Result<(), Error> {
         self.find_cgroups(now);
         let file = Arc::clone(&now.file);
         let profiles = |takes: &dyn Fn(&Profile) -> bool| -> Vec<usize> {
@@ -272,15 +276,15 @@ impl Policies {
             for (by_cgroup, cgroup) in &cgroup_sets {
                 let row = row(&file, &both(by_cgroup));
                 loosen(&mut unknown, &row);
-                now.put_row(&self.maps, PolicyKey { cgroup: *cgroup, user: *user }, &row, &mut rows).map_err(failed)?;
+                now.put_row(&self.maps, PolicyKey { cgroup: *cgroup, user: *user }, &row, &mut rows)?;
             }
             for index in 0..file.profiles.len() {
                 loosen(&mut unknown, &row(&file, &[&both(&others)[..], &both(&[index])[..]].concat()));
             }
             let key = PolicyKey { cgroup: UNKNOWN_CGROUP, user: *user };
-            now.put_row(&self.maps, key, &unknown, &mut rows).map_err(failed)?;
+            now.put_row(&self.maps, key, &unknown, &mut rows)?;
         }
-        self.maps.set_classes(&of_cgroups, &of_users).map_err(failed)?;
+        self.maps.set_classes(&of_cgroups, &of_users)?;
         for gone in now.rows.difference(&rows) {
             self.maps.remove_policy(gone);
         }
@@ -291,7 +295,7 @@ impl Policies {
     /// Notes the attached cgroups and all below them.
     fn find_cgroups(&self, now: &mut Now) {
         now.cgroups.clear();
-        let mut left: Vec<PathBuf> = self.services.paths().into_values().collect();
+        let mut left: Vec<PathBuf> = self.attached.paths().into_values().collect();
         while let Some(path) = left.pop() {
             let Ok(metadata) = fs::metadata(&path) else { continue };
             now.cgroups.insert(metadata.ino(), self.below_mount(&path));
@@ -303,7 +307,7 @@ impl Policies {
     }
 
     fn lock(&self) -> MutexGuard<'_, Now> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.now)
     }
 }
 
@@ -326,11 +330,11 @@ impl Now {
     /// Writes a row. One that is there is known of, whatever comes after.
     fn put_row(
         &mut self,
-        maps: &Maps,
+        maps: &PolicyMaps,
         key: PolicyKey,
         row: &Row,
         rows: &mut HashSet<PolicyKey>,
-    ) -> Result<(), crate::kernel::error::Error> {
+    ) -> Result<(), kernel::error::Error> {
         maps.set_policy(&key, row)?;
         self.rows.insert(key);
         rows.insert(key);

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -12,18 +12,20 @@ use ssa_common::rule::{CLOSED_BELOW, Traffic};
 use tracing::warn;
 
 use crate::{
-    kernel::maps::{Maps, RuleKey},
+    kernel::maps::rules::{RuleKey, RuleMaps},
     policy::{
         file::File,
+        pod::Pods,
         rule::{Mode, Rule},
+        rule_tables::RuleMatch,
     },
-    services::pods::Pods,
+    sync::lock,
     sys::cgroup,
 };
 
-/// Those of one agent.
+/// The rules of one agent.
 pub(crate) struct Rules {
-    maps: Arc<Maps>,
+    maps: Arc<RuleMaps>,
     pods: Arc<Pods>,
     /// Where the cgroup file system is mounted.
     mount: PathBuf,
@@ -48,35 +50,22 @@ struct Set {
     keys: Vec<RuleKey>,
 }
 
-/// The rule that a connection comes under, in the file that it is in.
-#[derive(Clone)]
-pub(crate) struct Found {
-    pub(crate) file: Arc<File>,
-    pub(crate) index: usize,
-}
-
-impl Found {
-    pub(crate) fn rule(&self) -> &Rule {
-        &self.file.rules()[self.index]
-    }
-}
-
 impl Rules {
     /// Puts rules in force, in the place of those that an agent before this one has left.
-    pub(crate) fn new(maps: Arc<Maps>, pods: Arc<Pods>, file: Arc<File>) -> Result<Self> {
+    pub(crate) fn new(maps: Arc<RuleMaps>, pods: Arc<Pods>, file: Arc<File>) -> Result<Self> {
         let left = maps.rule_keys();
         let last = |of: fn(&RuleKey) -> u32| left.iter().map(of).max().unwrap_or(0);
         let (last_set, last_group) = (last(RuleKey::set), last(RuleKey::group));
         let now =
             Now { file, cgroups: HashMap::new(), sets: HashMap::new(), ruled: maps.ruled(), last_set, last_group };
         let rules = Self { maps, pods, mount: cgroup::mount()?, now: Mutex::new(now) };
-        rules.look(&cgroup::all_below(&rules.mount, |_path| ()), true)?;
+        rules.reconcile_all(&cgroup::all_below(&rules.mount, |_path| ()), true)?;
         rules.maps.remove_rules(&left);
         rules.warn();
         Ok(rules)
     }
 
-    /// Where they are from.
+    /// The configuration that they are from.
     pub(crate) fn file(&self) -> Arc<File> {
         Arc::clone(&self.lock().file)
     }
@@ -88,7 +77,7 @@ impl Rules {
             let mut now = self.lock();
             (std::mem::replace(&mut now.file, file), std::mem::take(&mut now.sets))
         };
-        let done = self.look(&found, true);
+        let done = self.reconcile_all(&found, true);
         let mut now = self.lock();
         let gone = if done.is_ok() {
             sets
@@ -99,7 +88,7 @@ impl Rules {
         drop(now);
         gone.into_values().for_each(|set| self.maps.remove_rules(&set.keys));
         if done.is_err() {
-            self.look(&found, true)?;
+            self.reconcile_all(&found, true)?;
         }
         if done.is_ok() {
             self.warn();
@@ -119,7 +108,7 @@ impl Rules {
     }
 
     /// Gives each cgroup of the machine its rules; `found` is all of them. `anew` if the rules are others.
-    fn look(&self, found: &[(u64, PathBuf)], anew: bool) -> Result<()> {
+    fn reconcile_all(&self, found: &[(u64, PathBuf)], anew: bool) -> Result<()> {
         let mut now = self.lock();
         if now.file.rules().is_empty() && now.ruled.is_empty() {
             return Ok(());
@@ -160,8 +149,8 @@ impl Rules {
     }
 
     /// Gives new cgroups their rules, and those that go by what has changed since. Those that get none stay refused.
-    pub(crate) fn look_again(&self, found: &[(u64, PathBuf)]) {
-        if let Err(error) = self.look(found, false) {
+    pub(crate) fn reconcile(&self, found: &[(u64, PathBuf)]) {
+        if let Err(error) = self.reconcile_all(found, false) {
             warn!(error = format!("{error:#}"), "new cgroups can't be given their rules, and are refused");
         }
     }
@@ -177,17 +166,18 @@ impl Rules {
         now.last_set = (now.last_set + 1) & !CLOSED_BELOW;
         let number = now.last_set;
         let tables = file.tables(rules, number, &mut now.last_group).map_err(|error| anyhow!(error))?;
-        let keys = self.maps.put_rules(&tables).context("there is no room for so many rules")?;
+        let keys =
+            self.maps.put_rules(&tables.addresses, &tables.ports).context("there is no room for so many rules")?;
         now.sets.insert(Arc::clone(rules), Set { number, keys });
         Ok(number)
     }
 
     /// The rule by which a socket of this cgroup is a TLS socket ([`Traffic`]).
-    pub(crate) fn find(&self, cgroup: u64, kind: Traffic, at: SocketAddr) -> Option<Found> {
+    pub(crate) fn find(&self, cgroup: u64, kind: Traffic, at: SocketAddr) -> Option<RuleMatch> {
         let now = self.lock();
         let rules = now.cgroups.get(&cgroup)?;
         let index = now.file.ruling(rules, kind, at)?;
-        let found = Found { file: Arc::clone(&now.file), index };
+        let found = RuleMatch { file: Arc::clone(&now.file), index };
         found.rule().mode().is_tls().then_some(found)
     }
 
@@ -198,6 +188,6 @@ impl Rules {
     }
 
     fn lock(&self) -> MutexGuard<'_, Now> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.now)
     }
 }

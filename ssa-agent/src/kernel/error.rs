@@ -1,7 +1,8 @@
-//! The kernel half, seen from the agent: hooks of a cgroup, their maps and their events.
+//! What the kernel refused, of all that the agent asks of its eBPF half.
+
+use std::{io, path::PathBuf};
 
 use super::fmod_ret;
-use std::{io, path::PathBuf};
 
 /// What the kernel refused.
 #[derive(Debug, thiserror::Error)]
@@ -29,20 +30,3 @@ pub(crate) enum Error {
     #[error("the kernel refused the eBPF program {name} (--log debug shows why)")]
     Verifier { name: &'static str, source: io::Error },
 }
-
-/// The kernel's version: major, minor.
-pub(crate) fn release() -> (u32, u32) {
-    let release = nix::sys::utsname::uname().map(|names| names.release().to_string_lossy().into_owned());
-    let release = release.unwrap_or_default();
-    let mut numbers = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
-}
-
-/// An object of the agent's own file, aligned as ELF wants it.
-#[repr(C, align(8))]
-pub(crate) struct Object<Bytes: ?Sized>(pub(crate) Bytes);
-
-/// The hooks of a cgroup.
-pub(crate) static HOOKS: &Object<[u8]> = &Object(*include_bytes!(concat!(env!("OUT_DIR"), "/ssa-hooks")));
-/// The steering of a network namespace.
-pub(crate) static STEER: &Object<[u8]> = &Object(*include_bytes!(concat!(env!("OUT_DIR"), "/ssa-steer")));

@@ -28,7 +28,7 @@ pub(crate) struct Events(AsyncFd<RingBuf<MapData>>);
 impl Events {
     /// Must be called inside the runtime.
     pub(crate) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
-        super::bpf::async_fd(ring).map(Self)
+        crate::sys::async_fd::async_fd(ring).map(Self)
     }
 
     /// Waits for events, at most `limit`, and hands all that are there to `handle`.

@@ -17,7 +17,10 @@ use aya_obj::{
 };
 use tracing::debug;
 
-use super::{bpf as sys, error::HOOKS};
+use super::{
+    bpf,
+    objects::{HOOKS, release},
+};
 
 /// The programs and the kernel's functions that they are for, in the order in which they are attached: the one
 /// that leaves marks comes last, and is detached first.
@@ -56,7 +59,7 @@ pub(crate) struct Loaded {
 
 /// Loads the programs; `map` opens a map by its name.
 pub(crate) fn load(map: impl Fn(&str) -> Option<OwnedFd>) -> Result<Vec<Loaded>, Error> {
-    if super::error::release() < (6, 6) {
+    if release() < (6, 6) {
         return Err(Error::Old);
     }
     let broken = |name| Error::Object { name };
@@ -81,7 +84,7 @@ pub(crate) fn load(map: impl Fn(&str) -> Option<OwnedFd>) -> Result<Vec<Loaded>,
             btf.id_by_type_name_kind(function, BtfKind::Func).map_err(|_absent| Error::Function { function })?;
         let code = key.and_then(|key| object.functions.get(&key)).ok_or(broken(name))?;
         let program =
-            sys::load_fmod_ret(name, &code.instructions, &object.license, target).map_err(|(source, log)| {
+            bpf::load_fmod_ret(name, &code.instructions, &object.license, target).map_err(|(source, log)| {
                 debug!(name, log, "the kernel refused a program");
                 Error::Load { name, source }
             })?;
@@ -98,8 +101,8 @@ pub(crate) fn attach(programs: &[Loaded], pins: &Path) -> Result<(), Error> {
     unpin_marker(pins).map_err(failed(MARKER))?;
     unpin_others(pins).map_err(failed(MARKER))?;
     programs.iter().try_for_each(|loaded| {
-        let link = sys::raw_tracepoint_open(loaded.program.as_fd());
-        link.and_then(|link| sys::pin(link.as_fd(), &pins.join(&loaded.pin))).map_err(failed(loaded.name))
+        let link = bpf::raw_tracepoint_open(loaded.program.as_fd());
+        link.and_then(|link| bpf::pin(link.as_fd(), &pins.join(&loaded.pin))).map_err(failed(loaded.name))
     })
 }
 

@@ -4,17 +4,13 @@
 //! the links of its guards. A new agent of the same name opens the same maps and puts its programs into the same links,
 //! one by one and each in one step, so that no packet or call ever finds a guard missing.
 
-use std::{
-    fs::{self, File},
-    io,
-    os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::fs::{DirBuilderExt as _, MetadataExt as _},
-    },
-    path::{Path, PathBuf},
-    time::Duration,
+use super::{
+    bpf,
+    error::Error,
+    fmod_ret,
+    maps::all::Maps,
+    objects::{HOOKS, STEER},
 };
-
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, ProgramArray},
@@ -28,14 +24,17 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 use ssa_common::{ABI_VERSION, socket::Service};
-use tracing::{debug, info};
-
-use super::{
-    bpf as sys,
-    error::{Error, HOOKS, STEER},
-    fmod_ret,
-    maps::Maps,
+use std::{
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    },
+    path::{Path, PathBuf},
+    time::Duration,
 };
+use tracing::{debug, info};
 
 /// Maps that outlive the agent. The arrays of live programs do not: that is how the guards know.
 const PINNED_MAPS: [&str; 28] = [
@@ -100,13 +99,27 @@ const LIVE: [(&str, &[&str]); 3] = [
     ("LIVE_SETSOCKOPT", &["ssa_live_set"]),
 ];
 
+/// The programs and maps of an agent, loaded and not attached yet.
+pub(crate) struct LoadedHooks {
+    /// To attach them.
+    pub(crate) hooks: Hooks,
+    /// To be given out.
+    pub(crate) maps: Maps,
+    /// The hooks' own messages, if anybody wants them.
+    pub(crate) logger: Option<EbpfLogger<&'static dyn log::Log>>,
+}
+
+/// Whether the guards let TLS sockets be.
+enum Guards {
+    /// Every option and every connect is refused.
+    Closed,
+    /// Life tokens: user space's only references to these arrays of programs.
+    Open(Vec<ProgramArray<aya::maps::MapData>>),
+}
+
 /// The hooks: loaded once, attached to any number of cgroups. Dropping them leaves the guards attached, and closed.
 pub(crate) struct Hooks {
-    /// For whoever runs the agent to take.
-    pub(crate) maps: Option<Maps>,
-    pub(crate) logger: Option<EbpfLogger<&'static dyn log::Log>>,
-    /// Life tokens: user space's only references to these arrays.
-    live: Vec<ProgramArray<aya::maps::MapData>>,
+    guards: Guards,
     /// Keeps the programs that the arrays name.
     ebpf: Ebpf,
     /// Whether `socket(2)` can take `IPPROTO_TLS`.
@@ -114,15 +127,14 @@ pub(crate) struct Hooks {
     services: OwnedFd,
     attached: OwnedFd,
     pins: PathBuf,
-    /// None while another agent takes over.
+    /// Held by the agent that serves; none while another one takes over.
     lock: Option<Flock<File>>,
-    opened: bool,
 }
 
 impl Hooks {
     /// Loads the programs of the agent of this name, with the maps that one of the same name has left, or uses: then, if
     /// this one is to take its place, it has to [`Self::lock_again`]. `bpffs` is mounted if nothing is there.
-    pub(crate) fn load(name: &str, bpffs: &Path, in_place: bool) -> Result<Self, Error> {
+    pub(crate) fn load(name: &str, bpffs: &Path, in_place: bool) -> Result<LoadedHooks, Error> {
         let pins = pin_folder(bpffs, name)?;
         let lock = if in_place { None } else { Some(lock(&pins)?) };
         let mut loader = EbpfLoader::new();
@@ -149,11 +161,12 @@ impl Hooks {
         let maps = Maps::take(&mut ebpf, &pins)?;
         let pinned = |name: &str| {
             let path = pins.join(name);
-            sys::pinned(&path).map_err(|source| Error::Bpffs { path, source })
+            bpf::pinned(&path).map_err(|source| Error::Bpffs { path, source })
         };
         let (services, attached) = (pinned("SERVICES")?, pinned("ATTACHED")?);
-        let (maps, socket_call, live) = (Some(maps), socket_call.is_ok(), Vec::new());
-        Ok(Self { maps, logger, live, ebpf, socket_call, services, attached, pins, lock, opened: false })
+        let (guards, socket_call) = (Guards::Closed, socket_call.is_ok());
+        let hooks = Self { guards, ebpf, socket_call, services, attached, pins, lock };
+        Ok(LoadedHooks { hooks, maps, logger })
     }
 
     /// Lets another agent of the same name be the one that serves.
@@ -215,7 +228,7 @@ impl Hooks {
             }
         }
         if create.is_some() {
-            sys::map_insert(self.attached.as_fd(), &id, &1_u32)
+            bpf::map_insert(self.attached.as_fd(), &id, &1_u32)
                 .map_err(|source| Error::Attach { program: CREATE.0, source })?;
         }
         Ok(())
@@ -223,8 +236,8 @@ impl Hooks {
 
     /// Tells the hooks of a cgroup its id. The count of its sockets stays.
     fn name_service(&self, id: u64) -> io::Result<()> {
-        let service: Service = sys::map_get(self.services.as_fd(), &id)?;
-        if service.id == id { Ok(()) } else { sys::map_insert(self.services.as_fd(), &id, &Service { id, ..service }) }
+        let service: Service = bpf::map_get(self.services.as_fd(), &id)?;
+        if service.id == id { Ok(()) } else { bpf::map_insert(self.services.as_fd(), &id, &Service { id, ..service }) }
     }
 
     /// Cgroups, by inode, that an agent of the same name has left attached.
@@ -235,9 +248,10 @@ impl Hooks {
 
     /// Says that the agent lives: from here on options can be set and sockets connect.
     pub(crate) fn open(&mut self) -> Result<(), Error> {
-        if std::mem::replace(&mut self.opened, true) {
+        if matches!(self.guards, Guards::Open(_)) {
             return Ok(());
         }
+        let mut live = Vec::new();
         for (array, names) in LIVE {
             let map = self.ebpf.take_map(array).ok_or(Error::Missing { name: array })?;
             let failed = |source| Error::Map { name: array, source };
@@ -245,14 +259,16 @@ impl Hooks {
             for (index, name) in (0..).zip(names) {
                 map.set(index, program_fd(&self.ebpf, name)?, 0).map_err(failed)?;
             }
-            self.live.push(map);
+            live.push(map);
         }
+        self.guards = Guards::Open(live);
         Ok(())
     }
 
-    /// Takes that back: every option and every connect is refused.
+    /// Takes that back, for good: every option and every connect is refused.
     pub(crate) fn close(&mut self) {
-        for (array, (_name, programs)) in self.live.iter_mut().zip(LIVE) {
+        let Guards::Open(live) = &mut self.guards else { return };
+        for (array, (_name, programs)) in live.iter_mut().zip(LIVE) {
             for (index, _program) in (0..).zip(programs) {
                 // Absent is as good as cleared.
                 let _absent = array.clear_index(&index);
@@ -263,7 +279,7 @@ impl Hooks {
     /// Detaches what makes TLS sockets in a cgroup.
     pub(crate) fn detach_options(&self, id: u64) -> Result<(), Error> {
         // Absent where `socket(2)` knows no TLS.
-        let _absent = sys::map_remove(self.attached.as_fd(), &id);
+        let _absent = bpf::map_remove(self.attached.as_fd(), &id);
         unpin(&self.folder(id), "ssa_setsockopt")
     }
 
@@ -328,7 +344,7 @@ pub(crate) fn trial() -> Trial {
 
 fn try_one(ebpf: &mut Ebpf, name: &'static str) -> Result<u64, Error> {
     load(ebpf, name)?;
-    Ok(sys::verified_instructions(program_fd(ebpf, name)?.as_fd()))
+    Ok(bpf::verified_instructions(program_fd(ebpf, name)?.as_fd()))
 }
 
 fn try_socket_call(ebpf: &mut Ebpf) -> Result<Vec<(String, u64)>, Error> {
@@ -338,7 +354,7 @@ fn try_socket_call(ebpf: &mut Ebpf) -> Result<Vec<(String, u64)>, Error> {
     })?;
     let mut counts: Vec<(String, u64)> = programs
         .iter()
-        .map(|loaded| (loaded.name.to_owned(), sys::verified_instructions(loaded.program.as_fd())))
+        .map(|loaded| (loaded.name.to_owned(), bpf::verified_instructions(loaded.program.as_fd())))
         .collect();
     counts.push((CREATE.0.to_owned(), try_one(ebpf, CREATE.0)?));
     Ok(counts)
@@ -353,7 +369,7 @@ fn registers_can_be_read() -> bool {
 
 /// Lets `socket(2)` take `IPPROTO_TLS` in cgroups that are attached.
 fn socket_call(ebpf: &mut Ebpf, pins: &Path) -> Result<(), Error> {
-    let programs = fmod_ret::load(|map| sys::pinned(&pins.join(map)).ok())?;
+    let programs = fmod_ret::load(|map| bpf::pinned(&pins.join(map)).ok())?;
     load(ebpf, CREATE.0)?;
     Ok(fmod_ret::attach(&programs, pins)?)
 }
@@ -372,11 +388,11 @@ fn unpin(pins: &Path, name: &str) -> Result<(), Error> {
 
 /// Puts a program into the guard's pinned link, which is made if there is none.
 fn guard(pin: &Path, program: &ProgramFd, cgroup: &File, kind: bpf_attach_type) -> io::Result<()> {
-    match sys::pinned(pin) {
-        Ok(link) => sys::link_update(link.as_fd(), program.as_fd()),
+    match bpf::pinned(pin) {
+        Ok(link) => bpf::link_update(link.as_fd(), program.as_fd()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let link: OwnedFd = sys::link_create(program.as_fd(), cgroup.as_fd(), kind)?;
-            sys::pin(link.as_fd(), pin)
+            let link: OwnedFd = bpf::link_create(program.as_fd(), cgroup.as_fd(), kind)?;
+            bpf::pin(link.as_fd(), pin)
         }
         Err(error) => Err(error),
     }

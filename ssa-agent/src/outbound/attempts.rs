@@ -1,46 +1,67 @@
-//! The live sockets: turns events into attempts, and tells each attempt what the kernel says.
+//! The sockets that connect: turns events into attempts, and tells each attempt what the kernel says.
 
 use std::{collections::HashMap, sync::Arc};
 
-use ssa_common::{
-    connection::Connection,
-    event::{Changed, Closed, Held, Left},
-};
+use ssa_common::event::{Changed, Held, Left};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 use zerocopy::IntoBytes as _;
 
-use super::connection::{self as outbound, Progress};
-use crate::{app::run::Agent, dial::socket::Wishes, kernel::packet::Syn};
+use super::{
+    connection,
+    hold::{HeldSyn, Progress},
+    outbound::Outbound,
+};
+use crate::{connection::answers::Attempt, dial::socket_options::SocketOptions, kernel::packet::Syn};
 
-/// Sockets by id. Owned by the one task that reads events.
-#[derive(Default)]
-pub(crate) struct Registry {
+/// Attempts by socket id. Owned by the one task that reads events.
+pub(crate) struct Attempts {
+    outbound: Arc<Outbound>,
     live: HashMap<u64, Live>,
     /// The attempts' tasks.
-    pub(crate) tasks: TaskTracker,
+    tasks: TaskTracker,
 }
 
+/// A socket that has connected, or is about to.
 struct Live {
-    attempt: u32,
-    /// As it was held first, until it is over: for an agent that takes over.
+    /// Which connect it is at.
+    number: u32,
+    /// The record of its first SYN, until the hold is over: for a successor.
     held: Option<Box<Held>>,
     progress: watch::Sender<Progress>,
-    wishes: watch::Sender<Wishes>,
+    options: watch::Sender<SocketOptions>,
 }
 
-impl Registry {
-    /// A SYN was held: the first of an attempt starts it, others tell it to repeat its verdict.
-    pub(crate) fn held(&mut self, agent: &Arc<Agent>, held: Box<Held>) {
-        let Some(syn) = held.syn.get(..held.syn_len as usize).and_then(Syn::parse) else {
-            debug!(id = held.id, "held a packet that is no SYN");
+impl Live {
+    /// Tells its task that the application has closed the socket.
+    fn closed(&self) {
+        self.progress.send_modify(|progress| progress.closed = true);
+        self.options.send_modify(|options| options.closed = true);
+    }
+}
+
+impl Attempts {
+    /// No attempts yet.
+    pub(crate) fn new(outbound: Arc<Outbound>) -> Self {
+        Self { outbound, live: HashMap::new(), tasks: TaskTracker::new() }
+    }
+
+    /// Whether no attempt's task is left.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// A SYN was held: the first of an attempt starts it, others tell it to repeat its answer.
+    pub(crate) fn held(&mut self, record: Box<Held>) {
+        let Some(syn) = record.syn.get(..record.syn_len as usize).and_then(Syn::parse) else {
+            debug!(id = record.id, "held a packet that is no SYN");
             return;
         };
         let syn = Arc::new(syn);
-        if let Some(live) = self.live.get(&held.id)
-            && live.attempt == held.attempt
-            // Or it was left to an agent that did not take over after all.
+        if let Some(live) = self.live.get(&record.id)
+            && live.number == record.attempt
+            // Or it was left to a successor that did not take over after all.
             && !live.progress.is_closed()
         {
             live.progress.send_modify(|progress| {
@@ -51,70 +72,61 @@ impl Registry {
         }
         // What waited in the ring while no agent ran may be over. And an answer to the last attempt may
         // just have met the entry of this one.
-        match agent.maps.attempt(held.id) {
-            Some(attempt) if attempt <= held.attempt => {
-                agent.maps.publish(held.id, &Connection::pending(held.attempt));
+        let outbound = &self.outbound;
+        match outbound.answers.attempt(record.id) {
+            Some(number) if number <= record.attempt => {
+                outbound.answers.pending(Attempt { id: record.id, number: record.attempt });
             }
             Some(_) | None => return,
         }
         let (progress, follow) = watch::channel(Progress { syn, held: 1, left: None, closed: false });
-        let (wishes, follow_wishes) = watch::channel(Wishes::new(held.peer_options));
-        self.live.insert(held.id, Live { attempt: held.attempt, held: Some(held.clone()), progress, wishes });
-        self.tasks.spawn(outbound::run(Arc::clone(agent), held, follow, follow_wishes));
+        let (options, follow_options) = watch::channel(SocketOptions::new(record.peer_options));
+        let live = Live { number: record.attempt, held: Some(record.clone()), progress, options };
+        self.live.insert(record.id, live);
+        let (stop, drain) = (outbound.attached.stop(record.caller.service), outbound.drain.clone());
+        let held = HeldSyn::new(record, follow, outbound.answers.clone(), drain, stop);
+        self.tasks.spawn(connection::run(Arc::clone(outbound), held, follow_options));
     }
 
     /// An attempt has left SYN_SENT.
     pub(crate) fn left(&mut self, left: &Left) {
         if let Some(live) = self.live.get_mut(&left.id)
-            && live.attempt == left.attempt
+            && live.number == left.attempt
         {
             live.held = None;
             live.progress.send_modify(|progress| progress.left = Some(left.tcp_state));
         }
     }
 
-    /// An option for the peer leg was set.
-    pub(crate) fn changed(&mut self, agent: &Agent, changed: &Changed) {
-        let change = |wishes: &mut Wishes| {
-            if let Some(value) = wishes.options.get_mut(changed.slot as usize) {
-                *value = changed.value;
-            }
-        };
-        match self.live.get(&changed.id) {
-            Some(live) => live.wishes.send_modify(change),
-            None => agent.listeners.modify(changed.id, change),
-        }
+    /// An option for the peer leg was set. False if it is no socket of this table.
+    pub(crate) fn changed(&self, changed: &Changed) -> bool {
+        let Some(live) = self.live.get(&changed.id) else { return false };
+        live.options.send_modify(|options| options.set(changed.slot, changed.value));
+        true
     }
 
     /// A socket was closed for the last time.
-    pub(crate) fn closed(&mut self, agent: &Arc<Agent>, closed: &Closed) {
-        if let Some(live) = self.live.remove(&closed.id) {
-            live.progress.send_modify(|progress| progress.closed = true);
-            live.wishes.send_modify(|wishes| wishes.closed = true);
+    pub(crate) fn closed(&mut self, id: u64) {
+        if let Some(live) = self.live.remove(&id) {
+            live.closed();
         }
-        agent.listeners.closed(agent, closed.id);
-        agent.chains.forget(closed.id);
-        agent.contexts.forget_if_gone(closed.context);
-        agent.contexts.forget_if_gone(closed.id);
     }
 
-    /// The connects that nobody works on any more, for an agent that takes over.
-    pub(crate) fn held_still(&self) -> Vec<Vec<u8>> {
+    /// Records of connects that nobody works on any more, for a successor.
+    pub(crate) fn left_over(&self) -> Vec<Vec<u8>> {
         let left = self.live.values().filter(|live| live.progress.is_closed());
         left.filter_map(|live| live.held.as_ref()).map(|held| held.as_bytes().to_vec()).collect()
     }
 
-    /// Drops the sockets whose close was not heard of, because the ring buffer was full.
-    pub(crate) fn reconcile(&mut self, agent: &Agent) {
-        self.live.retain(|id, live| {
-            let open = agent.maps.attempt(*id).is_some();
-            if !open {
-                live.progress.send_modify(|progress| progress.closed = true);
-                live.wishes.send_modify(|wishes| wishes.closed = true);
-                agent.chains.forget(*id);
-                agent.contexts.forget_if_gone(*id);
-            }
-            open
-        });
+    /// Drops the sockets whose close was not heard of, because the ring buffer was full. Returns their ids.
+    pub(crate) fn reconcile(&mut self) -> Vec<u64> {
+        let answers = &self.outbound.answers;
+        let gone: Vec<(u64, Live)> = self.live.extract_if(|id, _live| answers.attempt(*id).is_none()).collect();
+        gone.into_iter()
+            .map(|(id, live)| {
+                live.closed();
+                id
+            })
+            .collect()
     }
 }

@@ -1,4 +1,5 @@
-//! Rules with `own_tls = "pass"`: a program that begins with a ClientHello is left to its own TLS, any other is given TLS.
+//! Rules with `app_tls = "passthrough"`: an application that begins with a ClientHello is left to its own TLS, any other is
+//! given TLS.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -9,49 +10,50 @@ use tokio::{
 
 use crate::{
     connection::error::Error,
-    options::store::Settings,
-    relay::{
-        app_stream::{HELLO_BYTES, may_be_hello},
-        peer::Reached,
+    relay::peer::PeerConnection,
+    revocation::{
+        check::{Check, deadline},
+        handshake,
     },
-    revocation::revocation::{self, Inquiry},
-    tls::{client as tls, server_name::ServerName},
+    tls::{
+        config::ClientConfig,
+        record::{HELLO_BYTES, may_be_hello},
+        server_name::ServerName,
+    },
 };
 
-/// What a handshake needs.
-pub(crate) struct Later {
-    pub(crate) settings: Settings,
-    pub(crate) name: ServerName,
-    pub(crate) to: SocketAddr,
-    pub(crate) limit: Duration,
+/// A handshake that waits for what the application sends first.
+pub(super) struct DeferredHandshake {
+    /// The connection to the peer, on which nothing was sent.
+    pub(super) stream: TcpStream,
+    pub(super) tls: ClientConfig,
+    /// Whom the peer must prove to be.
+    pub(super) name: ServerName,
+    /// The peer's address, for messages.
+    pub(super) to: SocketAddr,
+    /// How long the handshake may take.
+    pub(super) limit: Duration,
 }
 
-/// How long a program that may speak TLS itself has to begin. Then the peer speaks first, and the agent begins.
+/// How long an application that may speak TLS itself has to begin. Then the peer speaks first, and the agent begins.
 const FIRST_BYTES_LIMIT: Duration = Duration::from_secs(1);
 
-/// Leaves TLS to a program that begins it; or else shakes hands.
-pub(crate) async fn decide(
-    reached: Reached,
-    later: Option<Later>,
-    inquiry: Option<&Inquiry>,
-    app: &TcpStream,
-) -> Result<Reached, Error> {
-    let (later, stream) = match (later, reached) {
-        (Some(later), Reached::Own(stream)) => (later, stream),
-        (_, reached) => return Ok(reached),
-    };
-    if timeout(FIRST_BYTES_LIMIT, says_hello(app)).await.unwrap_or(false) {
-        return Ok(Reached::Own(stream));
-    }
-    let until = revocation::deadline(later.limit);
-    match timeout(later.limit, tls::connect(&later.settings, inquiry, stream, &later.name, until)).await {
-        Ok(shaken) => Ok(Reached::Tls(Box::new(shaken?))),
-        Err(_elapsed) => Err(Error::HandshakeTimeout { to: later.to, limit: later.limit }),
+impl DeferredHandshake {
+    /// Leaves TLS to an application that begins it; or else shakes hands.
+    pub(super) async fn detect(self, check: Option<&Check>, app: &TcpStream) -> Result<PeerConnection, Error> {
+        if timeout(FIRST_BYTES_LIMIT, sends_hello(app)).await.unwrap_or(false) {
+            return Ok(PeerConnection::Passthrough(self.stream));
+        }
+        let until = deadline(self.limit);
+        match timeout(self.limit, handshake::connect(&self.tls, check, self.stream, &self.name, until)).await {
+            Ok(secured) => Ok(PeerConnection::Tls(Box::new(secured?))),
+            Err(_elapsed) => Err(Error::HandshakeTimeout { to: self.to, limit: self.limit }),
+        }
     }
 }
 
-/// Whether a program's first bytes are a ClientHello's.
-async fn says_hello(app: &TcpStream) -> bool {
+/// Whether an application's first bytes are a ClientHello's.
+async fn sends_hello(app: &TcpStream) -> bool {
     let mut first = [0; HELLO_BYTES];
     loop {
         match app.peek(&mut first).await {

@@ -1,40 +1,27 @@
-//! Protocols that begin in plaintext and ask for TLS in band: the agent asks the peer, so that the program need not.
+//! Protocols that begin in plaintext and ask for TLS in band: the agent asks the peer, so that the application need not.
 //!
 //! Nothing that a peer says before TLS is believed but that TLS may begin: what it has sent too much is read as TLS, and
 //! fails (CVE-2011-0411 was about clients that did not).
 
 use std::io;
-
-use serde::Deserialize;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
-/// One of them.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Protocol {
-    /// RFC 9051, section 6.2.1.
-    Imap,
-    /// RFC 2595, section 4.
-    Pop3,
-    /// "SSL Session Encryption" in the protocol's description.
-    Postgres,
-    /// RFC 3207.
-    Smtp,
-}
+use crate::policy::rule::StartTls;
 
 /// Longest line of a peer before TLS, in bytes, and how many there may be.
 const LINE_BYTES: usize = 4096;
+
 const LINES: usize = 100;
 
-/// Asks a peer to begin TLS. Returns what the program is to hear first: the peer's greeting.
+/// Asks a peer to begin TLS. Returns what the application is to hear first: the peer's greeting.
 ///
 /// An error's text says what the peer did instead.
-pub(crate) async fn ask(protocol: Protocol, peer: &mut TcpStream) -> io::Result<Vec<u8>> {
+pub(crate) async fn ask(protocol: StartTls, peer: &mut TcpStream) -> io::Result<Vec<u8>> {
     match protocol {
-        Protocol::Postgres => {
+        StartTls::Postgres => {
             peer.write_all(&SSL_REQUEST).await?;
             match peer.read_u8().await? {
                 b'S' => Ok(Vec::new()),
@@ -42,7 +29,7 @@ pub(crate) async fn ask(protocol: Protocol, peer: &mut TcpStream) -> io::Result<
                 _ => Err(refused("the server is no PostgreSQL, or a very old one")),
             }
         }
-        Protocol::Smtp => {
+        StartTls::Smtp => {
             let greeting = reply(peer, b"220").await?;
             peer.write_all(b"EHLO localhost\r\n").await?;
             let offers = reply(peer, b"250").await?;
@@ -55,7 +42,7 @@ pub(crate) async fn ask(protocol: Protocol, peer: &mut TcpStream) -> io::Result<
             reply(peer, b"220").await?;
             Ok(greeting)
         }
-        Protocol::Imap => {
+        StartTls::Imap => {
             let greeting = line(peer).await?;
             if !greeting.starts_with(b"* OK") {
                 return Err(refused(&greeting));
@@ -64,7 +51,7 @@ pub(crate) async fn ask(protocol: Protocol, peer: &mut TcpStream) -> io::Result<
             for _ in 0..LINES {
                 let answer = line(peer).await?;
                 if answer.starts_with(b"ssa OK") {
-                    // What the server can do is another thing now: the program has to ask.
+                    // What the server can do is another thing now: the application has to ask.
                     return Ok(b"* OK ready\r\n".to_vec());
                 }
                 if !answer.starts_with(b"* ") {
@@ -73,7 +60,7 @@ pub(crate) async fn ask(protocol: Protocol, peer: &mut TcpStream) -> io::Result<
             }
             Err(refused("too many lines"))
         }
-        Protocol::Pop3 => {
+        StartTls::Pop3 => {
             let greeting = line(peer).await?;
             if !greeting.starts_with(b"+OK") {
                 return Err(refused(&greeting));
@@ -90,14 +77,15 @@ pub(crate) async fn ask(protocol: Protocol, peer: &mut TcpStream) -> io::Result<
 
 /// Length, and the number that asks for TLS.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+
 /// Length, and the number that asks for encryption by Kerberos.
 const GSS_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x30];
 
-/// Tells a program what it is to hear first, and that there is no TLS for it to ask for: there is already. Returns what it
+/// Tells an application what it is to hear first, and that there is no TLS for it to ask for: there is already. Returns what it
 /// has said that the peer is to hear.
-pub(crate) async fn settle(protocol: Protocol, app: &mut TcpStream, greeting: &[u8]) -> io::Result<Vec<u8>> {
+pub(crate) async fn settle(protocol: StartTls, app: &mut TcpStream, greeting: &[u8]) -> io::Result<Vec<u8>> {
     app.write_all(greeting).await?;
-    if protocol != Protocol::Postgres {
+    if protocol != StartTls::Postgres {
         return Ok(Vec::new());
     }
     loop {

@@ -1,7 +1,14 @@
+pub(crate) mod application;
+pub(crate) mod effective;
 pub(crate) mod file;
+pub(crate) mod net;
+pub(crate) mod pod;
 pub(crate) mod policy;
 pub(crate) mod profile;
+pub(crate) mod refinement;
 pub(crate) mod row;
 pub(crate) mod rule;
+pub(crate) mod rule_tables;
+pub(crate) mod sections;
 pub(crate) mod selector;
 pub(crate) mod value;

@@ -1,28 +1,11 @@
-//! The administrator's policy: what TLS may be on this machine, and for whom it is different.
-//!
-//! [`mod@file`] reads it, [`profile`] says who a program is, [`Policies`] gives each connection what is in
-//! force for it, and the hooks the rows that they check each option with.
+//! What an administrator decides for an application: TLS, trust, revocation, sessions, time, credentials, limits.
 
-use std::{
-    os::unix::fs::MetadataExt as _,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::path::PathBuf;
 
-use openssl::ssl::SslContext;
 use serde::{Deserialize, Serialize};
-use ssa_common::policy::Policy as Row;
 
-pub(crate) use super::value::{Seconds, Version};
-pub(crate) use crate::enforce::policies::Policies;
-use crate::tls::{
-    cipher::Suite,
-    client as tls,
-    credentials::{Credential, Credentials as Brought},
-};
+use super::value::{Seconds, Version};
+use crate::tls::cipher::Suite;
 
 /// What is in force for a program. Printed, it is a file that says the same.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -93,7 +76,7 @@ pub(crate) struct Revocation {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum FetchFrom {
     Host,
-    Program,
+    Application,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -163,7 +146,7 @@ impl Default for Policy {
                 cached: true,
                 nonce: false,
                 soft_fail: false,
-                fetch_from: FetchFrom::Program,
+                fetch_from: FetchFrom::Application,
                 fetch_seconds: Seconds::from_secs(4),
                 fetch_local: false,
                 close_revoked: false,
@@ -237,75 +220,4 @@ impl Policy {
             .filter(|suite| if suite.is_tls_1_3() { max == Version::Tls13 } else { min == Version::Tls12 })
             .collect()
     }
-}
-
-/// A policy, and what its files have in them.
-pub(crate) struct Effective {
-    pub(crate) policy: Policy,
-    /// Other than that of any other policy, before or after a reload.
-    pub(crate) generation: u64,
-    /// As the hooks would check it, if they saw all.
-    pub(crate) row: Row,
-    /// Trusts whom the policy trusts.
-    pub(crate) tls: SslContext,
-    /// For programs that bring none.
-    pub(crate) credentials: Arc<[Credential]>,
-    /// Sessions of connections by rule, which share them.
-    pub(crate) sessions: Arc<crate::tls::session::Sessions>,
-    /// Its files, as they were just before they were read.
-    pub(crate) files: Vec<Stamp>,
-}
-
-/// What is another when a file was replaced: inode, size, time of modification. None if it is not there.
-pub(crate) type Stamp = Option<(u64, u64, i64, i64)>;
-
-pub(crate) fn stamps(policy: &Policy) -> Vec<Stamp> {
-    let credentials = [&policy.credentials.chain, &policy.credentials.key];
-    let files = policy.trust.files.iter().chain(credentials.into_iter().flatten());
-    let stamp = |path: &PathBuf| {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
-    };
-    files.map(stamp).collect()
-}
-
-/// A policy's files that can't be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LoadError {
-    #[error("{0}")]
-    Files(String),
-    #[error("the policy's parts contradict each other: {0}")]
-    Contradiction(String),
-}
-
-impl Effective {
-    /// Reads the policy's certificates and keys.
-    pub(crate) fn load(policy: Policy) -> Result<Self, LoadError> {
-        static LOADED: AtomicU64 = AtomicU64::new(1);
-        policy.check().map_err(|(section, what)| LoadError::Contradiction(format!("[{section}] {what}")))?;
-        let files = stamps(&policy);
-        let tls = tls::context(&policy, None).map_err(|error| LoadError::Files(error.to_string()))?;
-        let credentials = credentials(&policy).map_err(LoadError::Files)?;
-        let generation = LOADED.fetch_add(1, Ordering::Relaxed);
-        Ok(Self {
-            row: super::row::exact(&policy),
-            policy,
-            generation,
-            tls,
-            credentials,
-            sessions: Arc::default(),
-            files,
-        })
-    }
-}
-
-fn credentials(policy: &Policy) -> Result<Arc<[Credential]>, String> {
-    let (Some(chain), Some(key)) = (&policy.credentials.chain, &policy.credentials.key) else {
-        return Ok(Arc::default());
-    };
-    let read = |path: &PathBuf| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
-    let mut brought = Brought::default();
-    brought.add_chain(&read(chain)?, None).map_err(|error| format!("{}: {error}", chain.display()))?;
-    brought.add_key(&read(key)?).map_err(|error| format!("{}: {error}", key.display()))?;
-    Ok(brought.finish()?.into())
 }

@@ -89,14 +89,14 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::policy::profile::Program;
+    use crate::policy::application::Application;
 
     fn file(text: &str) -> File {
         File::parse(text).unwrap()
     }
 
-    fn program(uid: u32, cgroup: &str, executable: &str) -> Program {
-        Program { uid, cgroup: PathBuf::from(cgroup), executable: Some(PathBuf::from(executable)) }
+    fn application(uid: u32, cgroup: &str, executable: &str) -> Application {
+        Application { uid, cgroup: PathBuf::from(cgroup), executable: Some(PathBuf::from(executable)) }
     }
 
     const PROFILES: &str = r#"
@@ -122,8 +122,8 @@ mod tests {
     #[test]
     fn most_specific_profile_wins_and_the_others_are_inherited() {
         let file = file(PROFILES);
-        assert_eq!(file.profiles_of(&program(7, "/pay.slice/desk.service", "/usr/bin/old")), [3, 1, 2, 0]);
-        assert_eq!(file.profiles_of(&program(8, "/pay.slices", "/usr/bin/new")), [0_usize; 0]);
+        assert_eq!(file.profiles_of(&application(7, "/pay.slice/desk.service", "/usr/bin/old")), [3, 1, 2, 0]);
+        assert_eq!(file.profiles_of(&application(8, "/pay.slices", "/usr/bin/new")), [0_usize; 0]);
         let policy = file.policy(&[3, 1, 2, 0]);
         assert_eq!(policy.tls.alpn, ["h2"]);
         assert_eq!(policy.tls.version_min, Version::Tls12, "the executable's own");
@@ -143,7 +143,7 @@ mod tests {
             "#,
         );
         let asks = |uid, cgroup: &str| {
-            file.asks_for_executable(&Program { uid, cgroup: PathBuf::from(cgroup), executable: None })
+            file.asks_for_executable(&Application { uid, cgroup: PathBuf::from(cgroup), executable: None })
         };
         assert!(asks(7, "/system.slice/web.service"));
         assert!(!asks(8, "/system.slice/web.service") && !asks(7, "/system.slice/other.service"));

@@ -1,16 +1,15 @@
 //! `[[service]]` of the configuration: which cgroups the agent attaches by itself.
 
-use std::{collections::BTreeSet, fs, path::Path};
-
-use kube::core::{Expression, Selector, SelectorExt as _};
+use super::pod::{Pod, Pods};
+use crate::sys::container::{ID_LEAST, container_id, container_names};
+use kube::core::{Expression, Selector as KubeSelector, SelectorExt as _};
 use serde::Deserialize;
+use std::{collections::BTreeSet, path::Path};
 
-use crate::services::pods::{Pod, Pods};
-
-/// Cgroups that the agent attaches by itself, now and when they are made.
+/// A selector of cgroups: exactly one of its keys is there.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Service {
+pub(crate) struct Selector {
     /// Paths below the mount, with a slash before them; `*` is for a part of one name.
     cgroup: Option<Glob>,
     /// Systemd units and slices, which name the last part of a path.
@@ -18,7 +17,7 @@ pub(crate) struct Service {
     /// A container, by its id or the beginning of it, or by its name.
     container: Option<String>,
     /// Pods of Kubernetes.
-    pod: Option<PodRule>,
+    pod: Option<PodSelector>,
 }
 
 /// A pattern with `*`, `?` and `[...]`.
@@ -37,10 +36,10 @@ impl TryFrom<String> for Glob {
 /// What a pod must have, all of it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PodRule {
+struct PodSelector {
     namespace: Option<Glob>,
     /// As kubectl takes it.
-    selector: Option<Labels>,
+    selector: Option<LabelSelector>,
     /// `key`, or `key=value`.
     annotation: Option<String>,
 }
@@ -48,9 +47,9 @@ struct PodRule {
 /// A selector of labels, such as `app=web,tier in (front,back),!legacy`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "String")]
-struct Labels(Selector);
+struct LabelSelector(KubeSelector);
 
-impl TryFrom<String> for Labels {
+impl TryFrom<String> for LabelSelector {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -64,7 +63,8 @@ impl TryFrom<String> for Labels {
             }
         }
         let expressions = parts.iter().map(|part| expression(part.trim()));
-        let selector: Option<Selector> = expressions.collect::<Option<Vec<_>>>().map(|all| all.into_iter().collect());
+        let selector: Option<KubeSelector> =
+            expressions.collect::<Option<Vec<_>>>().map(|all| all.into_iter().collect());
         selector.map(Self).ok_or_else(|| {
             format!("{text:?} is no selector of labels, such as \"app=web,tier in (front,back),stage!=test,!legacy\"")
         })
@@ -101,8 +101,8 @@ fn expression(text: &str) -> Option<Expression> {
     }
 }
 
-impl PodRule {
-    fn takes(&self, pod: &Pod) -> bool {
+impl PodSelector {
+    fn selects(&self, pod: &Pod) -> bool {
         let annotated = |asked: &String| match asked.split_once('=') {
             Some((key, is)) => pod.annotations.get(key).is_some_and(|value| value == is),
             None => pod.annotations.contains_key(asked),
@@ -117,10 +117,7 @@ impl PodRule {
 const OPTIONS: glob::MatchOptions =
     glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
-/// As short as the engines themselves take the beginning of an id.
-const ID_LEAST: usize = 12;
-
-impl Service {
+impl Selector {
     /// As the command line names one.
     pub(crate) fn named(
         cgroup: Option<String>,
@@ -147,7 +144,7 @@ impl Service {
         if self.container.as_ref().is_some_and(|name| name.is_empty() || !name.bytes().all(letter)) {
             return Err(format!("`container` must be a name, or {ID_LEAST} or more digits of an id"));
         }
-        let nothing = |pod: &PodRule| pod.namespace.is_none() && pod.selector.is_none() && pod.annotation.is_none();
+        let nothing = |pod: &PodSelector| pod.namespace.is_none() && pod.selector.is_none() && pod.annotation.is_none();
         if self.pod.as_ref().is_some_and(nothing) {
             return Err("`pod` must have a `namespace`, a `selector` or an `annotation`".to_owned());
         }
@@ -155,7 +152,7 @@ impl Service {
     }
 
     /// Whether it is for this cgroup, by its path below the mount.
-    pub(crate) fn takes(&self, cgroup: &Path, pods: &Pods) -> bool {
+    pub(crate) fn selects(&self, cgroup: &Path, pods: &Pods) -> bool {
         let name = cgroup.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
         if let Some(glob) = &self.cgroup {
             return glob.0.matches_path_with(cgroup, OPTIONS);
@@ -168,8 +165,8 @@ impl Service {
                 .flatten()
                 .any(|name| glob.0.matches_with(name, OPTIONS));
         }
-        if let Some(rule) = &self.pod {
-            return pods.of(cgroup).is_some_and(|pod| rule.takes(&pod));
+        if let Some(selector) = &self.pod {
+            return pods.of(cgroup).is_some_and(|pod| selector.selects(&pod));
         }
         let (Some(wanted), Some(id)) = (&self.container, container_id(&name)) else { return false };
         let by_id = wanted.len() >= ID_LEAST && wanted.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -177,7 +174,7 @@ impl Service {
     }
 
     /// Whether it can be for a cgroup below this one, by path below the mount.
-    pub(super) fn may_take_below(&self, cgroup: &Path) -> bool {
+    pub(super) fn may_select_below(&self, cgroup: &Path) -> bool {
         let Some(glob) = &self.cgroup else {
             return true;
         };
@@ -199,38 +196,6 @@ impl Service {
     }
 }
 
-/// The id in the name of a container's cgroup: `docker-ID.scope`, `libpod-ID.scope`, `cri-containerd-ID.scope`, or ID alone.
-fn container_id(name: &str) -> Option<&str> {
-    let name = name.strip_suffix(".scope").unwrap_or(name);
-    let id = name.rsplit('-').next().unwrap_or(name);
-    (id.len() >= ID_LEAST && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
-}
-
-/// The names that docker and podman (of root) have noted for a container.
-fn container_names(id: &str) -> Vec<String> {
-    let json = |path: &str| {
-        let text = fs::read_to_string(path).ok()?;
-        serde_json::from_str::<serde_json::Value>(&text).ok()
-    };
-    let mut names = Vec::new();
-    if let Some(docker) = json(&format!("/var/lib/docker/containers/{id}/config.v2.json")) {
-        names.extend(docker["Name"].as_str().map(|name| name.trim_start_matches('/').to_owned()));
-    }
-    for file in ["containers.json", "volatile-containers.json"] {
-        for folder in ["/var/lib/containers/storage", "/run/containers/storage"] {
-            for driver in ["overlay-containers", "vfs-containers", "btrfs-containers"] {
-                let list = json(&format!("{folder}/{driver}/{file}")).unwrap_or_default();
-                let own = list.as_array().into_iter().flatten().filter(|one| one["id"] == id);
-                names.extend(
-                    own.flat_map(|one| one["names"].as_array().cloned().unwrap_or_default())
-                        .filter_map(|name| name.as_str().map(str::to_owned)),
-                );
-            }
-        }
-    }
-    names
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,7 +204,7 @@ mod tests {
     #[test]
     fn services_are_named_by_unit_cgroup_or_container() {
         let takes = |text: &str, cgroup: &str| {
-            File::parse(text).map(|file| file.wants(Path::new(cgroup), &Pods::default())).ok().unwrap()
+            File::parse(text).map(|file| file.selects(Path::new(cgroup), &Pods::default())).ok().unwrap()
         };
         let unit = "[[service]]\nunit = \"app@*.service\"";
         assert!(takes(unit, "/system.slice/app@1.service") && !takes(unit, "/system.slice/app.service"));
@@ -282,8 +247,8 @@ mod tests {
             ..Pod::default()
         };
         let takes = |rule: &str, labels: &[(&str, &str)]| {
-            let rule: PodRule = toml::from_str(rule).unwrap();
-            rule.takes(&pod(labels))
+            let rule: PodSelector = toml::from_str(rule).unwrap();
+            rule.selects(&pod(labels))
         };
         let front: &[(&str, &str)] = &[("app", "web"), ("tier", "front")];
         for (rule, taken) in [

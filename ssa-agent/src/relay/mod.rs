@@ -1,3 +1,4 @@
 pub(crate) mod app_stream;
 pub(crate) mod peer;
+pub(crate) mod pipe;
 pub(crate) mod relay;

@@ -1,53 +1,53 @@
 //! The other side of a relay: a peer or a client after its handshake, or one that speaks no TLS, where a rule lets it.
 
-use std::{
-    task::{Context, Poll},
-    time::Duration,
-};
-
-use openssl::x509::X509;
-use tokio::net::TcpStream;
-
 use super::{
     app_stream::AppStream,
     relay::{self, Copied},
 };
-use crate::tls::client::Secured;
+use crate::tls::secured::Secured;
+use openssl::x509::X509;
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::net::TcpStream;
 
-/// Who was reached.
-pub(crate) enum Reached {
+/// The other side of a relay.
+pub(crate) enum PeerConnection {
+    /// TLS that the agent speaks, after its handshake.
     Tls(Box<Secured>),
     /// Plaintext, by a rule with `mode = "prefer"`.
-    Plain(TcpStream),
-    /// The program speaks TLS itself, by a rule with `own_tls = "pass"`; or it has not spoken yet.
-    Own(TcpStream),
+    Plaintext(TcpStream),
+    /// TLS that the application speaks itself, by a rule with `app_tls = "passthrough"`.
+    Passthrough(TcpStream),
 }
 
-impl Reached {
+impl PeerConnection {
+    /// The connection below TLS.
     pub(crate) fn tcp(&self) -> &TcpStream {
         match self {
             Self::Tls(secured) => secured.stream.get_ref().tcp(),
-            Self::Plain(stream) | Self::Own(stream) => stream,
+            Self::Plaintext(stream) | Self::Passthrough(stream) => stream,
         }
     }
 
     fn secured(&self) -> Option<&Secured> {
         match self {
             Self::Tls(secured) => Some(secured),
-            Self::Plain(_) | Self::Own(_) => None,
+            Self::Plaintext(_) | Self::Passthrough(_) => None,
         }
     }
 
-    /// The version as on the wire; 0 if the agent speaks no TLS.
+    /// Version of TLS as on the wire; 0 if the agent speaks no TLS.
     pub(crate) fn version(&self) -> i64 {
         self.secured().map_or(0, Secured::version)
     }
 
-    /// The same for people.
+    /// Name of the version, for people.
     pub(crate) fn version_name(&self) -> &'static str {
         match self {
-            Self::Plain(_) => "plaintext",
-            Self::Own(_) => "its own TLS",
+            Self::Plaintext(_) => "plaintext",
+            Self::Passthrough(_) => "its own TLS",
             Self::Tls(secured) if secured.version() == 0x0304 => "TLS 1.3",
             Self::Tls(_) => "TLS 1.2",
         }
@@ -58,6 +58,7 @@ impl Reached {
         self.secured().map_or("", Secured::cipher)
     }
 
+    /// Whether a session was resumed.
     pub(crate) fn resumed(&self) -> bool {
         self.secured().is_some_and(Secured::resumed)
     }
@@ -91,16 +92,18 @@ impl Reached {
     pub(crate) async fn relay(
         self,
         app: AppStream,
-        news: impl FnMut(&mut Context<'_>, &TcpStream) -> Poll<()>,
+        option_updates: impl FnMut(&mut Context<'_>, &TcpStream) -> Poll<()>,
         before_reset: impl FnOnce(&relay::Error),
         copied: &Copied,
         idle: Duration,
         revoked: impl Future<Output = String>,
     ) -> Result<(), relay::Error> {
         match self {
-            Self::Tls(secured) => relay::run(app, secured.stream, news, before_reset, copied, idle, revoked).await,
-            Self::Plain(stream) | Self::Own(stream) => {
-                relay::run(app, AppStream::new(stream), news, before_reset, copied, idle, revoked).await
+            Self::Tls(secured) => {
+                relay::run(app, secured.stream, option_updates, before_reset, copied, idle, revoked).await
+            }
+            Self::Plaintext(stream) | Self::Passthrough(stream) => {
+                relay::run(app, AppStream::new(stream), option_updates, before_reset, copied, idle, revoked).await
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What was said of a certificate, and for how long it counts.
+//! What an issuer's servers say of a certificate, and for how long it counts.
 
 use std::{
     fmt,
@@ -8,16 +8,16 @@ use std::{
 
 use openssl::asn1::{Asn1Time, Asn1TimeRef};
 
-/// Who has answered.
+/// Where an answer came from.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(crate) enum Way {
+pub(crate) enum Source {
     Cached,
     Crl,
     Ocsp,
     Stapled,
 }
 
-impl Way {
+impl Source {
     /// For labels of metrics.
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -29,7 +29,7 @@ impl Way {
     }
 }
 
-impl fmt::Display for Way {
+impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Cached => "cached",
@@ -40,6 +40,7 @@ impl fmt::Display for Way {
     }
 }
 
+/// Whether a certificate is revoked.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Status {
     Good,
@@ -51,13 +52,16 @@ pub(crate) enum Status {
 /// of the future.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
+    /// What it says.
     pub(super) status: Status,
-    pub(super) way: Way,
-    /// When it was said (`thisUpdate`): seconds since 1970. Of two answers the later is right.
-    pub(super) said: u64,
-    /// When it was taken in, and until when it counts: seconds since 1970.
-    pub(super) since: u64,
-    pub(super) until: u64,
+    /// Where it came from.
+    pub(super) source: Source,
+    /// `thisUpdate` of the response or the list: seconds since 1970. Of two answers the later is right.
+    pub(super) this_update: u64,
+    /// When it was taken in: seconds since 1970.
+    pub(super) received_at: u64,
+    /// Until when it counts, by `nextUpdate` and [`LONGEST`]: seconds since 1970.
+    pub(super) expires_at: u64,
     /// The OCSP response, in DER.
     pub(super) ocsp: Option<Arc<[u8]>>,
 }
@@ -70,30 +74,33 @@ pub(super) const LONGEST: Duration = Duration::from_secs(7 * 86_400);
 const UNSAID: Duration = Duration::from_secs(300);
 
 impl Answer {
-    /// That was said at a time, and counts until `next`, if it says.
+    /// An answer with its `thisUpdate`, and how long it is until `nextUpdate`, if it has one.
     pub(super) fn new(
         status: Status,
-        way: Way,
-        (said, next): (&Asn1TimeRef, Option<Duration>),
+        source: Source,
+        (this_update, next): (&Asn1TimeRef, Option<Duration>),
         ocsp: Option<Arc<[u8]>>,
     ) -> Self {
-        let since = now();
-        let until = since + next.unwrap_or(UNSAID).min(LONGEST).as_secs();
-        Self { status, way, said: seconds(said).unwrap_or(0), since, until, ocsp }
+        let received_at = now();
+        let expires_at = received_at + next.unwrap_or(UNSAID).min(LONGEST).as_secs();
+        Self { status, source, this_update: seconds(this_update).unwrap_or(0), received_at, expires_at, ocsp }
     }
 
     /// Whether it is right where another one is known: it was said later, or at the same time and is the worse.
     pub(super) fn supersedes(&self, known: &Self) -> bool {
-        !known.is_valid() || self.said > known.said || (self.said == known.said && known.status == Status::Good)
+        !known.is_valid()
+            || self.this_update > known.this_update
+            || (self.this_update == known.this_update && known.status == Status::Good)
     }
 
+    /// Whether it still counts.
     pub(super) fn is_valid(&self) -> bool {
-        now() < self.until
+        now() < self.expires_at
     }
 
     /// Whether a newer one should be asked for: a quarter of its time is left.
-    pub(super) fn is_ripe(&self) -> bool {
-        now() >= self.since + (self.until - self.since) / 4 * 3
+    pub(super) fn needs_refresh(&self) -> bool {
+        now() >= self.received_at + (self.expires_at - self.received_at) / 4 * 3
     }
 }
 
@@ -151,12 +158,18 @@ mod tests {
 
     #[test]
     fn answers_count_for_as_long_as_they_say_and_seven_days_at_most() {
-        let of = |next| Answer::new(Status::Good, Way::Ocsp, (&Asn1Time::from_unix(1000).unwrap(), next), None);
+        let of = |next| Answer::new(Status::Good, Source::Ocsp, (&Asn1Time::from_unix(1000).unwrap(), next), None);
         let (short, long, unsaid) = (of(Some(Duration::from_secs(100))), of(Some(LONGEST * 2)), of(None));
-        assert_eq!([short.until - short.since, long.until - long.since], [100, LONGEST.as_secs()]);
-        assert_eq!(unsaid.until - unsaid.since, UNSAID.as_secs());
-        assert!(short.is_valid() && !short.is_ripe());
-        assert!(Answer { since: short.since - 80, until: short.until - 80, ..short.clone() }.is_ripe());
+        assert_eq!(
+            [short.expires_at - short.received_at, long.expires_at - long.received_at],
+            [100, LONGEST.as_secs()]
+        );
+        assert_eq!(unsaid.expires_at - unsaid.received_at, UNSAID.as_secs());
+        assert!(short.is_valid() && !short.needs_refresh());
+        assert!(
+            Answer { received_at: short.received_at - 80, expires_at: short.expires_at - 80, ..short.clone() }
+                .needs_refresh()
+        );
         assert!(!of(Some(Duration::ZERO)).is_valid());
     }
 
@@ -164,7 +177,7 @@ mod tests {
     fn later_answer_is_right_and_of_two_at_once_the_worse() {
         let of = |status, said: i64| {
             let said = Asn1Time::from_unix(said).unwrap();
-            Answer::new(status, Way::Ocsp, (&said, Some(Duration::from_secs(100))), None)
+            Answer::new(status, Source::Ocsp, (&said, Some(Duration::from_secs(100))), None)
         };
         let (good, revoked) = (|said| of(Status::Good, said), |said| of(Status::Revoked(String::new()), said));
         assert!(!good(1000).supersedes(&revoked(1000)) && revoked(1000).supersedes(&good(1000)));

@@ -12,7 +12,7 @@ use std::{
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -22,12 +22,13 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::{
-    answer::{Answer, LONGEST, Status, Way},
+    answer::{Answer, LONGEST, Source, Status},
     crl::{self, Crl},
     fetch::Place,
     ocsp,
     subject::{Key, Subject},
 };
+use crate::sync::lock;
 
 /// Answers in memory.
 const ANSWERS: usize = 1 << 14;
@@ -100,7 +101,7 @@ impl Cache {
     fn read_ocsp(&self, subject: &Subject) -> Option<Answer> {
         let path = self.path(&subject.key, "ocsp")?;
         let der = fs::read(&path).ok()?;
-        match ocsp::read(&der, subject, Way::Ocsp, None) {
+        match ocsp::read(&der, subject, Source::Ocsp, None) {
             Ok(answer) => Some(answer).filter(Answer::is_valid),
             Err(error) => {
                 debug!(path = %path.display(), %error, "a kept answer is none any more");
@@ -167,9 +168,9 @@ impl Cache {
     /// Keeps an answer on disk that was just taken in. Blocks.
     pub(super) fn store(&self, key: &Key, answer: &Answer) {
         let Some(path) = self.path(key, "ocsp") else { return };
-        let _disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let _disk = lock(&self.disk);
         // A later one may have come meanwhile, and be stored already.
-        let same = |known: Answer| (known.said, known.status) == (answer.said, answer.status.clone());
+        let same = |known: Answer| (known.this_update, known.status) == (answer.this_update, answer.status.clone());
         if !self.known(key).is_some_and(same) {
             return;
         }
@@ -199,7 +200,7 @@ impl Cache {
 
     /// Keeps a CRL that has just come, and has said something. Blocks.
     pub(super) fn keep_list(&self, key: &Key, list: Arc<Crl>) {
-        let _disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let _disk = lock(&self.disk);
         // One that lies on disk may be later than this.
         let _known = self.crl(key);
         if !self.put_list(key, Arc::clone(&list)) {
@@ -215,14 +216,15 @@ impl Cache {
         let mut inner = self.lock();
         if let Some(known) = inner.crls.get(key)
             && known.check_times().is_ok()
-            && known.said() > list.said()
+            && known.this_update() > list.this_update()
         {
             return false;
         }
         inner.crls.remove(key);
         let mut bytes: usize = inner.crls.values().map(|list| list.length).sum();
         while bytes + list.length > CRL_BYTES
-            && let Some(oldest) = inner.crls.iter().min_by_key(|(_key, list)| list.said()).map(|(key, _list)| *key)
+            && let Some(oldest) =
+                inner.crls.iter().min_by_key(|(_key, list)| list.this_update()).map(|(key, _list)| *key)
             && let Some(gone) = inner.crls.remove(&oldest)
         {
             bytes -= gone.length;
@@ -266,7 +268,7 @@ impl Cache {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 
@@ -283,7 +285,7 @@ impl Inner {
         let Some((most, _count)) = counts.into_iter().max_by_key(|(_place, count)| *count) else { return };
         let own = self.answers.iter().filter(|(_key, (_answer, place))| *place == most);
         let mut own: Vec<(bool, u64, Key)> =
-            own.map(|(key, (answer, _place))| (answer.status != Status::Good, answer.until, *key)).collect();
+            own.map(|(key, (answer, _place))| (answer.status != Status::Good, answer.expires_at, *key)).collect();
         own.sort_by_key(|(revoked, until, _key)| (*revoked, *until));
         own.iter().take(own.len().div_ceil(8)).for_each(|(.., key)| drop(self.answers.remove(key)));
     }

@@ -17,7 +17,7 @@ use openssl::{
 };
 
 use super::{
-    answer::{Answer, Status, Way, is_ahead, is_past, revoked, seconds, until},
+    answer::{Answer, Source, Status, is_ahead, is_past, revoked, seconds, until},
     subject::Subject,
 };
 
@@ -55,7 +55,7 @@ impl Crl {
     }
 
     /// When it was made: seconds since 1970.
-    pub(super) fn said(&self) -> u64 {
+    pub(super) fn this_update(&self) -> u64 {
         seconds(self.crl.last_update()).unwrap_or(0)
     }
 
@@ -77,8 +77,8 @@ pub(super) fn look<'a>(lists: impl IntoIterator<Item = &'a Crl>, subject: &Subje
         _ => return Err(format!("the CRL is refused: {}", result.error_string())),
     };
     let next = lists.iter().filter_map(|list| list.crl.next_update()).map(|next| until(next).unwrap_or_default());
-    let oldest = lists.iter().min_by_key(|list| list.said()).ok_or("there is no CRL")?;
-    Ok(Answer::new(status, Way::Crl, (oldest.crl.last_update(), next.min()), None))
+    let oldest = lists.iter().min_by_key(|list| list.this_update()).ok_or("there is no CRL")?;
+    Ok(Answer::new(status, Source::Crl, (oldest.crl.last_update(), next.min()), None))
 }
 
 fn verify(lists: &[&Crl], subject: &Subject) -> Result<X509VerifyResult, ErrorStack> {

@@ -31,26 +31,27 @@ use zerocopy::FromZeros as _;
 use crate::{
     dial::{
         resolve::{self, Families, Files},
-        socket::{self as peer_leg, Setup},
+        socket::{self, SocketSetup},
     },
     netns::namespace::Namespace,
-    sys::on_behalf::{Owner, cgroup_path},
+    sys::on_behalf::{SocketOwner, cgroup_path},
+    telemetry::error_chain::error_chain,
 };
 
-/// From where is asked.
+/// The place from where servers are asked.
 #[derive(Clone)]
 pub(crate) enum Origin {
     /// As the agent itself, from its own network namespace.
     Host,
-    /// As the program, from its network namespace: its firewalls hold.
-    Program { namespace: Arc<Namespace>, caller: Caller, owner: Owner, files: Arc<OnceCell<Files>> },
+    /// As the application, from its network namespace: its firewalls hold.
+    Application { namespace: Arc<Namespace>, caller: Caller, owner: SocketOwner, files: Arc<OnceCell<Files>> },
 }
 
 /// What distinguishes one origin from another.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Place {
     Host,
-    Program(u64, Owner),
+    Application(u64, SocketOwner),
 }
 
 /// Why there is no answer.
@@ -70,14 +71,14 @@ impl From<String> for Error {
 }
 
 impl Origin {
-    /// Of a program. What its names are resolved with is read when it is first needed, or by [`Self::prepare`].
-    pub(crate) fn program(namespace: Arc<Namespace>, caller: Caller, owner: Owner) -> Self {
-        Self::Program { namespace, caller, owner, files: Arc::default() }
+    /// Of an application. What its names are resolved with is read when it is first needed, or by [`Self::prepare`].
+    pub(crate) fn application(namespace: Arc<Namespace>, caller: Caller, owner: SocketOwner) -> Self {
+        Self::Application { namespace, caller, owner, files: Arc::default() }
     }
 
-    /// Reads what names are resolved with, while the program is there.
+    /// Reads what names are resolved with, while the application is there.
     pub(crate) async fn prepare(&self) {
-        if let Self::Program { caller, files, .. } = self {
+        if let Self::Application { caller, files, .. } = self {
             // Later then, if it can be.
             let _unread = files.get_or_try_init(|| Files::read(*caller)).await;
         }
@@ -86,7 +87,7 @@ impl Origin {
     pub(super) fn place(&self) -> Place {
         match self {
             Self::Host => Place::Host,
-            Self::Program { namespace, owner, .. } => Place::Program(namespace.cookie, *owner),
+            Self::Application { namespace, owner, .. } => Place::Application(namespace.cookie, *owner),
         }
     }
 }
@@ -114,19 +115,19 @@ pub(super) async fn fetch(origin: &Origin, wanted: &Wanted<'_>) -> Result<Bytes,
     let mut uri: Uri = wanted.url.parse().map_err(|error| format!("no URL: {error}"))?;
     for _redirect in 0..=REDIRECTS {
         match ask(origin, wanted, &uri).await? {
-            Said::Body(body) => return Ok(body),
-            Said::Elsewhere(next) => uri = resolve_against(&uri, &next)?,
+            Reply::Body(body) => return Ok(body),
+            Reply::Elsewhere(next) => uri = resolve_against(&uri, &next)?,
         }
     }
     Err(format!("more than {REDIRECTS} redirects").into())
 }
 
-enum Said {
+enum Reply {
     Body(Bytes),
     Elsewhere(String),
 }
 
-async fn ask(origin: &Origin, wanted: &Wanted<'_>, uri: &Uri) -> Result<Said, Error> {
+async fn ask(origin: &Origin, wanted: &Wanted<'_>, uri: &Uri) -> Result<Reply, Error> {
     let secure = match uri.scheme_str() {
         Some("http") => false,
         Some("https") => true,
@@ -149,11 +150,11 @@ async fn ask(origin: &Origin, wanted: &Wanted<'_>, uri: &Uri) -> Result<Said, Er
 /// Connects to the first of a host's addresses that answers.
 async fn dial(origin: &Origin, host: &str, port: u16, local: bool) -> Result<TcpStream, Error> {
     let unknown = |error: String| format!("{host}: {error}");
-    if let Origin::Program { owner, .. } = origin
+    if let Origin::Application { owner, .. } = origin
         && is_frozen(owner)
     {
         // A socket for it would wait for the thaw, with one of the few threads that make them.
-        return Err(Error::NotAsked("the program's cgroup is frozen".to_owned()));
+        return Err(Error::NotAsked("the application's cgroup is frozen".to_owned()));
     }
     let found: Vec<IpAddr> = match (host.parse(), origin) {
         (Ok(addr), _) => vec![addr],
@@ -161,7 +162,7 @@ async fn dial(origin: &Origin, host: &str, port: u16, local: bool) -> Result<Tcp
             let found = tokio::net::lookup_host((host, port)).await.map_err(|error| unknown(error.to_string()))?;
             found.map(|addr| addr.ip()).collect()
         }
-        (Err(_name), Origin::Program { namespace, caller, owner, files }) => {
+        (Err(_name), Origin::Application { namespace, caller, owner, files }) => {
             let files = files.get_or_try_init(|| Files::read(*caller)).await;
             let files = files.map_err(|error| Error::NotAsked(unknown(error.to_string())))?;
             let found = resolve::addresses(namespace, files, *owner, host, Families::Both).await;
@@ -180,7 +181,7 @@ async fn dial(origin: &Origin, host: &str, port: u16, local: bool) -> Result<Tcp
         let to = SocketAddr::new(addr, port);
         let dialled = match origin {
             Origin::Host => TcpStream::connect(to).await,
-            Origin::Program { namespace, owner, .. } => peer_leg::dial(namespace, to, plain(*owner)).await,
+            Origin::Application { namespace, owner, .. } => socket::dial(namespace, to, plain(*owner)).await,
         };
         match dialled {
             // Nobody else has this machine's addresses.
@@ -192,16 +193,16 @@ async fn dial(origin: &Origin, host: &str, port: u16, local: bool) -> Result<Tcp
     Err(failed)
 }
 
-/// Whether a program's cgroup is frozen (`cgroup.events`, in cgroup-v2.rst of the kernel's documentation).
-fn is_frozen(owner: &Owner) -> bool {
+/// Whether a application's cgroup is frozen (`cgroup.events`, in cgroup-v2.rst of the kernel's documentation).
+fn is_frozen(owner: &SocketOwner) -> bool {
     let path = owner.cgroups.into_iter().find_map(|inode| cgroup_path(inode).ok());
     let events = path.and_then(|path| std::fs::read_to_string(path.join("cgroup.events")).ok());
     events.is_some_and(|events| events.lines().any(|line| line == "frozen 1"))
 }
 
 /// A socket without wishes.
-fn plain(owner: Owner) -> Setup {
-    Setup { owner, bound: Endpoint::new_zeroed(), interface: 0, options: [ABSENT; SLOTS] }
+fn plain(owner: SocketOwner) -> SocketSetup {
+    SocketSetup { owner, bound: Endpoint::new_zeroed(), interface: 0, options: [ABSENT; SLOTS] }
 }
 
 /// Whether an address is of this machine or its link, or where clouds keep what machines may know of themselves only.
@@ -245,8 +246,8 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     wanted: &Wanted<'_>,
     uri: &Uri,
-) -> Result<Said, String> {
-    let failed = |error: hyper::Error| crate::connection::error::chain(&error);
+) -> Result<Reply, String> {
+    let failed = |error: hyper::Error| error_chain(&error);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
     // What is before it is nobody's business but the server's that it was for.
@@ -271,13 +272,13 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
         let status = response.status();
         if status.is_redirection() {
             let next = response.headers().get(LOCATION).and_then(|next| next.to_str().ok());
-            return Ok(Said::Elsewhere(next.ok_or("a redirect to nowhere")?.to_owned()));
+            return Ok(Reply::Elsewhere(next.ok_or("a redirect to nowhere")?.to_owned()));
         }
         if status != StatusCode::OK {
             return Err(format!("HTTP status {}", status.as_u16()));
         }
         let body = Limited::new(response.into_body(), wanted.most).collect().await;
-        Ok(Said::Body(body.map_err(|error| error.to_string())?.to_bytes()))
+        Ok(Reply::Body(body.map_err(|error| error.to_string())?.to_bytes()))
     };
     let (mut answer, mut connection) = (pin!(answer), pin!(connection));
     tokio::select! {

@@ -18,7 +18,7 @@ use openssl::{
 };
 
 use super::{
-    answer::{Answer, LEEWAY, Status, Way, is_ahead, is_past, revoked, until},
+    answer::{Answer, LEEWAY, Source, Status, is_ahead, is_past, revoked, until},
     subject::{Subject, has_no_check},
 };
 
@@ -70,7 +70,12 @@ pub(super) fn request(subject: &Subject, nonce: bool) -> Result<OcspRequest, Err
 
 /// What a response says of a certificate, if its issuer, or whom the issuer has delegated, has signed it, and it is neither
 /// old nor of the future. With a request, it must have its nonce.
-pub(super) fn read(der: &[u8], subject: &Subject, way: Way, asked: Option<&OcspRequest>) -> Result<Answer, Error> {
+pub(super) fn read(
+    der: &[u8],
+    subject: &Subject,
+    source: Source,
+    asked: Option<&OcspRequest>,
+) -> Result<Answer, Error> {
     let response =
         OcspResponse::from_der(der).map_err(|error| bad(format!("no OCSP response: {}", Error::from(error))))?;
     match response.status() {
@@ -109,7 +114,7 @@ pub(super) fn read(der: &[u8], subject: &Subject, way: Way, asked: Option<&OcspR
     };
     // One that has just expired is an answer now, and not later.
     let next = next.map(|next| until(next).unwrap_or_default());
-    Ok(Answer::new(found, way, (this, next), Some(Arc::from(der))))
+    Ok(Answer::new(found, source, (this, next), Some(Arc::from(der))))
 }
 
 /// OpenSSL's check of the signature, of who has signed, and of who may (RFC 6960, section 4.2.2.2).

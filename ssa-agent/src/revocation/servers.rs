@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -10,39 +10,40 @@ use bytes::Bytes;
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
-    answer::{Answer, Way},
+    answer::{Answer, Source},
     cache::Cache,
+    checks::Checks,
     crl::{self, Crl},
     fetch::{self, Origin, Place, Wanted, fetch},
     ocsp,
-    revocation::Checks,
     subject::{Key, Subject},
 };
 use crate::policy::policy;
+use crate::sync::lock;
 
-/// Those that certificates name, whichever they are.
+/// The servers that certificates name.
 pub(super) struct Servers {
     /// What they say goes there.
     cache: Arc<Cache>,
     /// What has failed, and is left alone for a while.
-    troubles: Mutex<HashMap<Failing, Trouble>>,
+    backoffs: Mutex<HashMap<BackoffKey, Backoff>>,
     /// One permit for each CRL that is being fetched: they are large.
     lists: Semaphore,
 }
 
-/// The answer; or for each way why there is none.
+/// The answer; or for each source why there is none.
 pub(super) type Outcome = Result<Answer, Vec<String>>;
 
 /// A server that is not to be reached from a place; or that has no good answer about one certificate. What it says of one
 /// is nothing against it where others are concerned.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-struct Failing {
+struct BackoffKey {
     place: Place,
     url: String,
     about: Option<(Key, bool)>,
 }
 
-struct Trouble {
+struct Backoff {
     until: Instant,
     times: u32,
     what: String,
@@ -52,7 +53,7 @@ struct Trouble {
 const LEFT_ALONE: Duration = Duration::from_secs(15);
 const LEFT_ALONE_MOST: Duration = Duration::from_secs(600);
 /// Servers that have failed, at most; at one more those that may be asked again go.
-const TROUBLES: usize = 1 << 12;
+const BACKOFFS_MAX: usize = 1 << 12;
 /// Longest response and list, in bytes.
 const OCSP_BYTES: usize = 64 << 10;
 const CRL_BYTES: usize = 32 << 20;
@@ -61,21 +62,21 @@ const LISTS: usize = 4;
 
 impl Servers {
     pub(super) fn new(cache: Arc<Cache>) -> Self {
-        Self { cache, troubles: Mutex::default(), lists: Semaphore::new(LISTS) }
+        Self { cache, backoffs: Mutex::default(), lists: Semaphore::new(LISTS) }
     }
 
     /// Asks responders and lists side by side.
     pub(super) async fn ask(&self, subject: &Subject, checks: &Checks, from: &Origin) -> Outcome {
         // What is on disk is known before anything older can take its place.
         let _before = self.cache.find(subject).await;
-        let (policy, ways) = (&checks.policy, checks.ways);
+        let (policy, sources) = (&checks.policy, checks.sources);
         let ocsp = async {
-            let asked = if ways.ocsp { self.by_ocsp(subject, policy, from).await } else { return Err(Vec::new()) };
-            asked.map_err(|why| vec![format!("{}: {why}", Way::Ocsp)])
+            let asked = if sources.ocsp { self.by_ocsp(subject, policy, from).await } else { return Err(Vec::new()) };
+            asked.map_err(|why| vec![format!("{}: {why}", Source::Ocsp)])
         };
         let crl = async {
-            let asked = if ways.crl { self.by_crl(subject, policy, from).await } else { return Err(Vec::new()) };
-            asked.map_err(|why| vec![format!("{}: {why}", Way::Crl)])
+            let asked = if sources.crl { self.by_crl(subject, policy, from).await } else { return Err(Vec::new()) };
+            asked.map_err(|why| vec![format!("{}: {why}", Source::Crl)])
         };
         tokio::pin!(ocsp, crl);
         let both = |mut first: Vec<String>, second: Vec<String>| {
@@ -104,10 +105,10 @@ impl Servers {
         wanted: Wanted<'_>,
         judge: impl AsyncFnOnce(Bytes) -> Result<T, (bool, String)>,
     ) -> Result<T, String> {
-        let server = Failing { place: from.place(), url: wanted.url.to_owned(), about: None };
-        let answer = Failing { about: Some((subject.key, policy.nonce)), ..server.clone() };
-        self.trouble(&server)?;
-        self.trouble(&answer)?;
+        let server = BackoffKey { place: from.place(), url: wanted.url.to_owned(), about: None };
+        let answer = BackoffKey { about: Some((subject.key, policy.nonce)), ..server.clone() };
+        self.backoff(&server)?;
+        self.backoff(&answer)?;
         let limit = policy.fetch_seconds.get();
         let bytes = match timeout(limit, fetch(from, &wanted)).await {
             Ok(Ok(bytes)) => bytes,
@@ -151,7 +152,7 @@ impl Servers {
             };
             let asked = policy.nonce.then_some(&request);
             let judge = async |bytes: Bytes| {
-                ocsp::read(&bytes, subject, Way::Ocsp, asked)
+                ocsp::read(&bytes, subject, Source::Ocsp, asked)
                     .map_err(|error| (!matches!(error, ocsp::Error::Unknown), error.to_string()))
             };
             match self.ask_server(subject, policy, from, wanted, judge).await {
@@ -224,37 +225,37 @@ impl Servers {
     }
 
     /// Why something is left alone just now.
-    fn trouble(&self, what: &Failing) -> Result<(), String> {
-        match self.troubles().get(what) {
-            Some(trouble) if trouble.until > Instant::now() => Err(format!("{}, a moment ago", trouble.what)),
+    fn backoff(&self, what: &BackoffKey) -> Result<(), String> {
+        match self.backoffs().get(what) {
+            Some(backoff) if backoff.until > Instant::now() => Err(format!("{}, a moment ago", backoff.what)),
             Some(_) | None => Ok(()),
         }
     }
 
-    fn went_well(&self, what: &Failing) {
-        self.troubles().remove(what);
+    fn went_well(&self, what: &BackoffKey) {
+        self.backoffs().remove(what);
     }
 
-    fn failed(&self, what: Failing, why: &str) {
-        let (mut troubles, now) = (self.troubles(), Instant::now());
-        if troubles.len() >= TROUBLES && !troubles.contains_key(&what) {
-            troubles.retain(|_what, trouble| trouble.until > now);
-            if troubles.len() >= TROUBLES {
+    fn failed(&self, what: BackoffKey, why: &str) {
+        let (mut backoffs, now) = (self.backoffs(), Instant::now());
+        if backoffs.len() >= BACKOFFS_MAX && !backoffs.contains_key(&what) {
+            backoffs.retain(|_what, backoff| backoff.until > now);
+            if backoffs.len() >= BACKOFFS_MAX {
                 return;
             }
         }
-        let times = match troubles.get(&what) {
+        let times = match backoffs.get(&what) {
             // Of many questions at once the first counts.
-            Some(trouble) if trouble.until > now => return,
-            Some(trouble) => trouble.times + 1,
+            Some(backoff) if backoff.until > now => return,
+            Some(backoff) => backoff.times + 1,
             None => 0,
         };
         let pause = LEFT_ALONE.saturating_mul(1 << times.min(10)).min(LEFT_ALONE_MOST);
-        troubles.insert(what, Trouble { until: now + pause, times, what: why.to_owned() });
+        backoffs.insert(what, Backoff { until: now + pause, times, what: why.to_owned() });
     }
 
-    fn troubles(&self) -> MutexGuard<'_, HashMap<Failing, Trouble>> {
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    fn backoffs(&self) -> MutexGuard<'_, HashMap<BackoffKey, Backoff>> {
+        lock(&self.backoffs)
     }
 }
 
@@ -265,21 +266,21 @@ mod tests {
     #[test]
     fn what_has_failed_is_left_alone_for_longer_each_time_and_the_first_of_many_at_once_counts() {
         let servers = Servers::new(Arc::new(Cache::new(None)));
-        let what = Failing { place: Place::Host, url: "http://ca.test/".to_owned(), about: None };
-        let pause = |servers: &Servers| servers.troubles()[&what].until.saturating_duration_since(Instant::now());
-        assert!(servers.trouble(&what).is_ok());
+        let what = BackoffKey { place: Place::Host, url: "http://ca.test/".to_owned(), about: None };
+        let pause = |servers: &Servers| servers.backoffs()[&what].until.saturating_duration_since(Instant::now());
+        assert!(servers.backoff(&what).is_ok());
         for _ in 0..7 {
             servers.failed(what.clone(), "it is down");
         }
-        assert!(pause(&servers) <= LEFT_ALONE && servers.trouble(&what).is_err());
+        assert!(pause(&servers) <= LEFT_ALONE && servers.backoff(&what).is_err());
         for times in 1..20 {
-            servers.troubles().get_mut(&what).unwrap().until = Instant::now();
+            servers.backoffs().get_mut(&what).unwrap().until = Instant::now();
             servers.failed(what.clone(), "it is down");
             assert!(pause(&servers) <= LEFT_ALONE_MOST && (times > 1 || pause(&servers) > LEFT_ALONE));
         }
-        let other = Failing { about: Some((Key([0; 32]), false)), ..what.clone() };
-        assert!(servers.trouble(&other).is_ok(), "another certificate");
+        let other = BackoffKey { about: Some((Key([0; 32]), false)), ..what.clone() };
+        assert!(servers.backoff(&other).is_ok(), "another certificate");
         servers.went_well(&what);
-        assert!(servers.trouble(&what).is_ok());
+        assert!(servers.backoff(&what).is_ok());
     }
 }

@@ -1,3 +1,4 @@
+pub(crate) mod attached;
 pub(crate) mod pods;
 pub(crate) mod services;
 pub(crate) mod uncaptured;

@@ -1,4 +1,4 @@
-//! TCP sockets that programs of a service have and that can't speak TLS: made before the service was attached, or in
+//! TCP sockets that applications of a service have and that can't speak TLS: made before the service was attached, or in
 //! another cgroup, such as activation sockets and those that were passed on.
 
 use std::{
@@ -18,7 +18,7 @@ use crate::sys::{
     sock_diag::{self, Tcp},
 };
 
-/// Why it is not captured.
+/// Why a socket is not captured.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Why {
@@ -28,26 +28,31 @@ pub(crate) enum Why {
     Elsewhere,
 }
 
-/// One of them.
+/// A TCP socket that the hooks do not serve.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Uncaptured {
+    /// Path of the attached cgroup.
     pub(crate) service: String,
     /// One of the processes that have it.
     pub(crate) pid: u32,
+    /// Its own address.
     pub(crate) local: SocketAddr,
     /// None if it listens, or is not connected.
     pub(crate) peer: Option<SocketAddr>,
+    /// Whether it listens.
     pub(crate) listens: bool,
+    /// Why it is not captured.
     pub(crate) why: Why,
 }
 
-/// Inodes of the TCP sockets that were made in a cgroup, or below it, and that its programs have now.
+/// Inodes of the TCP sockets that were made in a cgroup, or below it, and that processes there have now.
 pub(crate) fn inodes(path: &Path) -> HashSet<u32> {
     let own = ids(path);
     sockets(path).into_iter().filter(|(_pid, tcp)| own.contains(&tcp.cgroup)).map(|(_pid, tcp)| tcp.inode).collect()
 }
 
-/// Those of a service; `before` are the inodes that there were when it was attached.
+/// Finds the TCP sockets of a service's processes that the hooks don't serve. `before`: inodes of sockets that existed when
+/// the service was attached.
 pub(crate) fn find(path: &Path, before: &HashSet<u32>) -> Vec<Uncaptured> {
     let own = ids(path);
     let mut found = Vec::new();

@@ -22,8 +22,6 @@ use nix::{
 };
 use ssa_common::socket::Caller;
 
-use crate::policy::profile;
-
 /// Files of more bytes are refused.
 pub(crate) const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Of a directory, the files may have so many bytes together.
@@ -219,10 +217,17 @@ fn began(process: &Path) -> io::Result<u64> {
 pub(crate) fn executable(caller: &Caller) -> Result<PathBuf, Error> {
     let process = PathBuf::from(format!("/proc/{}", caller.tgid));
     let pidfd = pidfd_open(caller.tgid).map_err(changed)?;
-    let executable = profile::executable(&process).map_err(changed)?;
+    let executable = executable_of(&process).map_err(changed)?;
     let uid = status(&process).map_err(changed)?.uid;
     // It was the caller's, if the process that had its number is still the same one.
     if exited(&pidfd) || uid != caller.uid { Err(Error::Changed) } else { Ok(executable) }
+}
+
+/// The executable of a process, by its folder in /proc. One that was replaced since is still the same.
+pub(crate) fn executable_of(process: &Path) -> io::Result<PathBuf> {
+    let link = std::fs::read_link(process.join("exe"))?;
+    let text = link.to_string_lossy();
+    Ok(text.strip_suffix(" (deleted)").map_or_else(|| link.clone(), PathBuf::from))
 }
 
 fn status(process: &Path) -> io::Result<Status> {

@@ -33,13 +33,16 @@ use nix::sys::{
 use socket2::{Domain, Socket, Type};
 
 use super::cgroup;
+use crate::sync::lock;
 
-/// On whose behalf.
+/// The owner of a socket that is made on behalf of an application.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(crate) struct Owner {
+pub(crate) struct SocketOwner {
     /// Inodes of the cgroup, and of the one to take if that is gone.
     pub(crate) cgroups: [u64; 2],
+    /// Its user.
     pub(crate) uid: u32,
+    /// Its group.
     pub(crate) gid: u32,
 }
 
@@ -49,7 +52,7 @@ pub(crate) struct Owner {
 ///
 /// `ENOENT`: the cgroups are gone. `EAGAIN`: the child was killed. `EBUSY`: the cgroup takes no processes, as cgroups
 /// with controllers for others below them don't.
-pub(crate) fn socket(owner: &Owner, netns: BorrowedFd<'_>, domain: Domain, kind: Type) -> io::Result<Socket> {
+pub(crate) fn socket(owner: &SocketOwner, netns: BorrowedFd<'_>, domain: Domain, kind: Type) -> io::Result<Socket> {
     let mut cgroup = owner.cgroups.into_iter().find_map(|id| open_cgroup(id).ok()).ok_or(nix::errno::Errno::ENOENT)?;
     let slot = Slot::take()?;
     let kind = i32::from(kind) | libc::SOCK_NONBLOCK;
@@ -122,7 +125,7 @@ impl Slot {
     /// Waits until one is free.
     fn take() -> io::Result<Taken> {
         let slots = slots()?;
-        let mut free = slots.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = lock(&slots.free);
         loop {
             match free.pop() {
                 Some(slot) => return Ok(Taken { slot: Some(slot), slots }),
@@ -168,7 +171,7 @@ impl std::ops::Deref for Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.slots.free.lock().unwrap_or_else(PoisonError::into_inner).extend(self.slot.take());
+        lock(&self.slots.free).extend(self.slot.take());
         self.slots.freed.notify_one();
     }
 }
@@ -199,7 +202,7 @@ impl Job {
     /// What is left by a child that had no time to say anything.
     const KILLED: i64 = -(libc::EAGAIN as i64);
 
-    fn new(slot: &Taken, owner: &Owner, netns: BorrowedFd<'_>, domain: i32, kind: i32) -> Box<Self> {
+    fn new(slot: &Taken, owner: &SocketOwner, netns: BorrowedFd<'_>, domain: i32, kind: i32) -> Box<Self> {
         // SAFETY: plain numbers and pointers, of which zero is one.
         let mut job: Box<Self> = Box::new(unsafe { std::mem::zeroed() });
         job.procs = -1;
@@ -418,7 +421,7 @@ mod tests {
         let began = std::time::Instant::now();
         const TIMES: u32 = 200;
         for number in 0..TIMES {
-            let owner = Owner { cgroups: [cgroup; 2], uid: 10_000 + number, gid: 20_000 + number };
+            let owner = SocketOwner { cgroups: [cgroup; 2], uid: 10_000 + number, gid: 20_000 + number };
             let made = socket(&owner, netns.as_fd(), Domain::IPV6, Type::DGRAM).unwrap();
             let of = fstat(&made).unwrap();
             assert_eq!((of.st_uid, of.st_gid), (owner.uid, owner.gid));
@@ -433,7 +436,7 @@ mod tests {
     #[test]
     fn cgroup_that_is_gone_is_an_error() {
         let netns = File::open("/proc/self/ns/net").unwrap();
-        let owner = Owner { cgroups: [u64::MAX - 1; 2], uid: 0, gid: 0 };
+        let owner = SocketOwner { cgroups: [u64::MAX - 1; 2], uid: 0, gid: 0 };
         let error = socket(&owner, netns.as_fd(), Domain::IPV4, Type::STREAM).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     }

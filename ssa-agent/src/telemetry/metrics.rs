@@ -1,23 +1,34 @@
-//! What is counted, for Prometheus. Names are after those of ztunnel and Envoy where they count the same.
+//! Metrics for Prometheus. Names are after those of ztunnel and Envoy where they count the same.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use prometheus::{
     CounterVec, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
     core::Collector, process_collector::ProcessCollector,
 };
-use ssa_common::limits::Counter;
 
-use crate::{
-    app::run::Agent,
-    connection::{
-        error::Error,
-        table::{Delta, Shown},
-    },
-};
+/// Labels of one connection's metrics.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Labels<'a> {
+    /// Path of the attached cgroup; empty if it is gone.
+    pub(crate) service: &'a str,
+    /// `out` if the application has connected, `in` if it has accepted.
+    pub(crate) direction: &'static str,
+}
 
-/// All that is counted. A label `service` is the path of the attached cgroup; `direction` is `out` if the program has
-/// connected, `in` if it has accepted.
+/// What is read off the running agent when somebody asks for the metrics.
+pub(crate) struct Snapshot {
+    /// Open connections: service, direction, how many.
+    pub(crate) connections: Vec<(String, &'static str, u64)>,
+    /// Attached cgroups: path, open TLS sockets that were made in it.
+    pub(crate) services: Vec<(String, u64)>,
+    /// Counters of the hooks, by name; those that only grow.
+    pub(crate) hooks: Vec<(&'static str, u64)>,
+    /// How often a policy was put in force.
+    pub(crate) generation: u64,
+}
+
+/// All metrics of the agent.
 pub(crate) struct Metrics {
     registry: Registry,
     opened: IntCounterVec,
@@ -38,6 +49,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
+    /// Makes all metrics known.
     pub(crate) fn new() -> Result<Self, prometheus::Error> {
         const OF: [&str; 2] = ["service", "direction"];
         let registry = Registry::new();
@@ -64,10 +76,14 @@ impl Metrics {
                 "Connections that were not made, by what failed",
                 &["service", "direction", "reason"],
             )?,
-            sent: counter("ssa_sent_bytes_total", "Bytes from programs to peers, as the program wrote them", &OF)?,
+            sent: counter(
+                "ssa_sent_bytes_total",
+                "Bytes from applications to peers, as the application wrote them",
+                &OF,
+            )?,
             received: counter(
                 "ssa_received_bytes_total",
-                "Bytes from peers to programs, as the program reads them",
+                "Bytes from peers to applications, as the application reads them",
                 &OF,
             )?,
             handshakes: add(
@@ -107,29 +123,27 @@ impl Metrics {
         })
     }
 
-    /// A handshake is done, so long after it was asked for.
-    pub(crate) fn opened(&self, shown: &Shown, seconds: f64) {
-        let resumed = if shown.resumed { "true" } else { "false" };
-        let direction = shown.direction.name();
-        self.opened.with_label_values(&[shown.service.as_str(), direction, &shown.version, resumed]).inc();
-        self.handshakes.with_label_values(&[direction]).observe(seconds);
+    /// Counts a connection whose handshake was finished, so long after it was asked for.
+    pub(crate) fn opened(&self, of: Labels<'_>, version: &str, resumed: bool, seconds: f64) {
+        let resumed = if resumed { "true" } else { "false" };
+        self.opened.with_label_values(&[of.service, of.direction, version, resumed]).inc();
+        self.handshakes.with_label_values(&[of.direction]).observe(seconds);
     }
 
-    /// A connection is over.
-    pub(crate) fn closed(&self, shown: &Shown, end: &str) {
-        self.closed.with_label_values(&[shown.service.as_str(), shown.direction.name(), end]).inc();
+    /// Counts a connection that has ended: `closed` or `reset`.
+    pub(crate) fn closed(&self, of: Labels<'_>, end: &str) {
+        self.closed.with_label_values(&[of.service, of.direction, end]).inc();
     }
 
-    /// A connection was not made.
-    pub(crate) fn refused(&self, service: &str, direction: &str, error: &Error) {
-        self.refused.with_label_values(&[service, direction, error.reason()]).inc();
+    /// Counts a connection that was not made.
+    pub(crate) fn refused(&self, of: Labels<'_>, reason: &str) {
+        self.refused.with_label_values(&[of.service, of.direction, reason]).inc();
     }
 
-    /// Bytes were relayed.
-    pub(crate) fn relayed(&self, shown: &Shown, Delta { up, down }: Delta) {
-        let labels = [shown.service.as_str(), shown.direction.name()];
-        self.sent.with_label_values(&labels).inc_by(up);
-        self.received.with_label_values(&labels).inc_by(down);
+    /// Counts bytes that were relayed, from the application and to it.
+    pub(crate) fn relayed(&self, of: Labels<'_>, up: u64, down: u64) {
+        self.sent.with_label_values(&[of.service, of.direction]).inc_by(up);
+        self.received.with_label_values(&[of.service, of.direction]).inc_by(down);
     }
 
     /// A service is gone: pods come and go, and what is counted for each would be kept for ever.
@@ -163,27 +177,22 @@ impl Metrics {
     }
 
     /// Everything, in Prometheus's text format 0.0.4.
-    pub(crate) fn text(&self, agent: &Agent) -> Result<String, prometheus::Error> {
+    pub(crate) fn text(&self, now: &Snapshot) -> Result<String, prometheus::Error> {
         self.connections.reset();
-        for shown in agent.connections.shown() {
-            self.connections.with_label_values(&[shown.service.as_str(), shown.direction.name()]).inc();
+        for (service, direction, open) in &now.connections {
+            // Up to 2^53 are counted exactly, here and below.
+            self.connections.with_label_values(&[service.as_str(), direction]).set(*open as f64);
         }
-        agent.connections.count_bytes();
         self.sockets.reset();
-        let services = agent.services.shown(&agent.maps);
-        for service in &services {
-            let open = self.sockets.with_label_values(&[&*service.cgroup.to_string_lossy()]);
-            // Up to 2^53 sockets are counted exactly.
-            open.set(service.sockets as f64);
+        for (service, open) in &now.services {
+            self.sockets.with_label_values(&[service.as_str()]).set(*open as f64);
         }
-        self.services.set(services.len() as f64);
+        self.services.set(now.services.len() as f64);
         self.hooks.reset();
-        let gauges = HashSet::from([Counter::Sockets as u32, Counter::Opened as u32]);
-        for (counter, name) in Counter::ALL.into_iter().filter(|(counter, _name)| !gauges.contains(&(*counter as u32)))
-        {
-            self.hooks.with_label_values(&[name]).inc_by(agent.maps.counter(counter) as f64);
+        for (name, count) in &now.hooks {
+            self.hooks.with_label_values(&[name]).inc_by(*count as f64);
         }
-        self.generation.set(agent.policies.generation() as f64);
+        self.generation.set(now.generation as f64);
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }

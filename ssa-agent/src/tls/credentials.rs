@@ -1,16 +1,12 @@
-//! What a program brings: certificates to trust, and certificate chains with their keys.
-
-use std::sync::Arc;
+//! PEM texts to certificates to trust, and to certificate chains with their keys.
 
 use openssl::{
     ocsp::OcspResponse,
     pkey::{Id, PKey, Private},
     ssl::SslRef,
-    x509::{X509, X509VerifyResult},
+    x509::X509,
 };
-
-use crate::revocation::revocation::Subject;
-
+use std::sync::Arc;
 /// A certificate chain, leaf first, and the key of its leaf.
 #[derive(Clone)]
 pub(crate) struct Credential {
@@ -20,12 +16,19 @@ pub(crate) struct Credential {
     pub(crate) ocsp: Option<Arc<[u8]>>,
 }
 
-/// Credentials while they are set, one option after the other: a chain, and its key if it has come.
+/// Credentials while they are set, one option after the other.
 #[derive(Clone, Default)]
-pub(crate) struct Credentials(Vec<Waiting>);
+pub(crate) struct Credentials(Vec<PendingCredential>);
 
-/// A chain, the OCSP response beside it, and its key.
-type Waiting = (Vec<X509>, Option<Vec<u8>>, Option<PKey<Private>>);
+/// A chain that may still wait for its key.
+#[derive(Clone)]
+struct PendingCredential {
+    /// Leaf first; never empty.
+    chain: Vec<X509>,
+    /// The OCSP response beside it, in DER.
+    ocsp: Option<Vec<u8>>,
+    key: Option<PKey<Private>>,
+}
 
 impl Credentials {
     /// `TLS_CERTIFICATE_CHAIN`, and the OCSP response that was found beside it.
@@ -34,27 +37,27 @@ impl Credentials {
             OcspResponse::from_der(der)
                 .map_err(|error| format!("the file beside it, .ocsp, is no response: {error}"))?;
         }
-        self.0.push((certificates(pem)?, ocsp, None));
+        self.0.push(PendingCredential { chain: certificates(pem)?, ocsp, key: None });
         Ok(())
     }
 
     /// `TLS_PRIVATE_KEY`, of the latest chain that has none.
     pub(crate) fn add_key(&mut self, pem: &[u8]) -> Result<(), String> {
-        let waiting = self.0.iter_mut().rfind(|(_chain, _ocsp, key)| key.is_none());
-        let (chain, _ocsp, room) = waiting.ok_or("set the key's chain first (TLS_CERTIFICATE_CHAIN)")?;
+        let pending = self.0.iter_mut().rfind(|pending| pending.key.is_none());
+        let pending = pending.ok_or("set the key's chain first (TLS_CERTIFICATE_CHAIN)")?;
         let key = private_key(pem)?;
-        let public = chain[0].public_key().map_err(|error| error.to_string())?;
+        let public = pending.chain[0].public_key().map_err(|error| error.to_string())?;
         if !public.public_eq(&key) {
             return Err("the key does not fit the chain's first certificate".to_owned());
         }
-        *room = Some(key);
+        pending.key = Some(key);
         Ok(())
     }
 
     /// All of them; an error if a chain lacks its key.
     pub(crate) fn finish(self) -> Result<Vec<Credential>, String> {
         let lacks = || "TLS_CERTIFICATE_CHAIN: the chain has no key (TLS_PRIVATE_KEY)".to_owned();
-        let whole = |(chain, ocsp, key): Waiting| {
+        let whole = |PendingCredential { chain, ocsp, key }| {
             Ok(Credential { chain, key: key.ok_or_else(lacks)?, ocsp: ocsp.map(Into::into) })
         };
         self.0.into_iter().map(whole).collect()
@@ -62,17 +65,17 @@ impl Credentials {
 }
 
 impl Credential {
+    /// The certificate that is shown.
     pub(crate) fn leaf(&self) -> &X509 {
         &self.chain[0]
     }
 
-    /// The leaf and its issuer, if the chain has it. A program may bring any two certificates.
-    pub(super) fn subject(&self) -> Option<Subject> {
-        let (leaf, issuer) = (&self.chain[0], self.chain.get(1)?);
-        let issued = issuer.issued(leaf) == X509VerifyResult::OK && leaf.verify(&*issuer.public_key().ok()?).ok()?;
-        if issued { Subject::new(leaf, issuer).ok() } else { None }
+    /// The chain, leaf first.
+    pub(crate) fn chain(&self) -> &[X509] {
+        &self.chain
     }
 
+    /// The type of its key: a server may have one chain of each.
     pub(crate) fn key_type(&self) -> Id {
         self.key.id()
     }

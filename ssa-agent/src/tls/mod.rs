@@ -1,8 +1,15 @@
 pub(crate) mod certificate;
 pub(crate) mod cipher;
 pub(crate) mod client;
+pub(crate) mod config;
+pub(crate) mod context;
 pub(crate) mod credentials;
+pub(crate) mod error;
+pub(crate) mod handshake;
+pub(crate) mod parameters;
 pub(crate) mod peer;
+pub(crate) mod record;
+pub(crate) mod secured;
 pub(crate) mod server;
 pub(crate) mod server_name;
 pub(crate) mod session;

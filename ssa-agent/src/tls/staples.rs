@@ -1,29 +1,13 @@
 //! OCSP responses that a peer has stapled: to its own certificate, and in TLS 1.3 to each of its chain (RFC 8446, section
 //! 4.4.2.1). OpenSSL 3.0 hands out the first only, so the others are read from the message itself.
 
-#![expect(unsafe_code, reason = "the openssl crate has no message callback")]
+use std::sync::Mutex;
 
-use std::{
-    ffi::{c_int, c_void},
-    slice,
-    sync::{Mutex, PoisonError},
-};
+use openssl::{ssl::SslRef, x509::X509Ref};
 
-use foreign_types::ForeignTypeRef as _;
-use openssl::{
-    ssl::{SslRef, StatusType},
-    x509::X509Ref,
-};
+use crate::sync::lock;
 
-use super::session::ATTEMPT;
-
-type Callback = unsafe extern "C" fn(c_int, c_int, c_int, *const c_void, usize, *mut openssl_sys::SSL, *mut c_void);
-
-unsafe extern "C" {
-    fn SSL_set_msg_callback(ssl: *mut openssl_sys::SSL, callback: Option<Callback>);
-}
-
-/// Responses by certificate, both in DER. Nothing is known of what they are worth.
+/// OCSP responses by certificate, both in DER, as a peer has sent them: nothing is verified.
 #[derive(Clone, Default)]
 pub(crate) struct Staples(Vec<(Vec<u8>, Vec<u8>)>);
 
@@ -34,9 +18,9 @@ impl Staples {
         self.0.iter().find(|(stapled, _response)| *stapled == der).map(|(_certificate, response)| response.as_slice())
     }
 
-    /// Of a handshake that is done.
+    /// Those of a handshake that is done; `others` are what its messages had.
     pub(super) fn taken(ssl: &SslRef, others: &Mutex<Staples>) -> Self {
-        let mut staples = others.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut staples = lock(others).clone();
         if let (Some(response), Some(leaf)) = (ssl.ocsp_status(), ssl.peer_certificate())
             && let Ok(der) = leaf.to_der()
             && staples.of(&leaf).is_none()
@@ -45,41 +29,10 @@ impl Staples {
         }
         staples
     }
-}
 
-/// Asks the peer for responses. The `Ssl` must have an attempt.
-pub(super) fn ask(ssl: &mut SslRef) -> Result<(), openssl::error::ErrorStack> {
-    ssl.set_status_type(StatusType::OCSP)?;
-    // SAFETY: the `Ssl` is alive, and the callback is one for as long as the program runs.
-    unsafe { SSL_set_msg_callback(ssl.as_ptr(), Some(message)) };
-    Ok(())
-}
-
-/// The handshake is done: what comes is no business of ours.
-pub(super) fn stop(ssl: &SslRef) {
-    // SAFETY: the `Ssl` is alive.
-    unsafe { SSL_set_msg_callback(ssl.as_ptr(), None) };
-}
-
-/// Sees each message of the handshake, decrypted.
-unsafe extern "C" fn message(
-    is_own: c_int,
-    version: c_int,
-    content_type: c_int,
-    bytes: *const c_void,
-    length: usize,
-    ssl: *mut openssl_sys::SSL,
-    _own: *mut c_void,
-) {
-    const TLS_1_3: c_int = 0x0304;
-    const HANDSHAKE: c_int = 22;
-    if is_own != 0 || version != TLS_1_3 || content_type != HANDSHAKE || bytes.is_null() {
-        return;
-    }
-    // SAFETY: OpenSSL calls this with a message of that length, and its own `Ssl`.
-    let (bytes, ssl) = unsafe { (slice::from_raw_parts(bytes.cast::<u8>(), length), SslRef::from_ptr(ssl)) };
-    if let (Some(attempt), Some(found)) = (ssl.ex_data(*ATTEMPT), parse(bytes)) {
-        *attempt.staples.lock().unwrap_or_else(PoisonError::into_inner) = Staples(found);
+    /// Those of a handshake message, if it is a Certificate message of TLS 1.3.
+    pub(super) fn parse(message: &[u8]) -> Option<Self> {
+        parse(message).map(Self)
     }
 }
 

@@ -8,8 +8,10 @@ use nix::{
 };
 use serde::Serialize;
 
+use crate::telemetry::error_chain::error_chain;
 use crate::{
-    kernel::{error as kernel, loader},
+    kernel::{loader, objects},
+    sys::capabilities::{CAPABILITIES, Capability, effective_capabilities},
     sys::cgroup,
 };
 
@@ -61,56 +63,6 @@ impl Check {
     }
 }
 
-/// A capability (capabilities(7)) and what it is needed for.
-pub(crate) struct Capability {
-    pub(crate) number: u32,
-    pub(crate) name: &'static str,
-    pub(crate) reason: &'static str,
-}
-
-/// All that the agent needs, and nothing else.
-pub(crate) const CAPABILITIES: [Capability; 11] = [
-    Capability {
-        number: 1,
-        name: "CAP_DAC_OVERRIDE",
-        reason: "put the maker of a socket into the program's cgroup, whose firewall then holds for it",
-    },
-    Capability {
-        number: 2,
-        name: "CAP_DAC_READ_SEARCH",
-        reason: "open a cgroup by its inode, the administrator's certificates and keys, files for programs of root",
-    },
-    Capability {
-        number: 6,
-        name: "CAP_SETGID",
-        reason: "files that a program names are opened with its groups, sockets made with its group",
-    },
-    Capability {
-        number: 7,
-        name: "CAP_SETUID",
-        reason: "files that a program names are opened, and sockets made, as its user",
-    },
-    Capability {
-        number: 12,
-        name: "CAP_NET_ADMIN",
-        reason: "attach programs to cgroups and namespaces, end a listener that can't serve",
-    },
-    Capability { number: 13, name: "CAP_NET_RAW", reason: "resume or refuse a connect that is held" },
-    Capability { number: 18, name: "CAP_SYS_CHROOT", reason: "files that a program names are opened below its root" },
-    Capability {
-        number: 19,
-        name: "CAP_SYS_PTRACE",
-        reason: "a program's root, working directory and namespaces (/proc/PID)",
-    },
-    Capability { number: 21, name: "CAP_SYS_ADMIN", reason: "enter a program's network namespace, mount a bpffs" },
-    Capability {
-        number: 38,
-        name: "CAP_PERFMON",
-        reason: "load tracing programs, and programs that read the kernel's memory",
-    },
-    Capability { number: 39, name: "CAP_BPF", reason: "load eBPF programs, make maps" },
-];
-
 /// Looks at everything that can be looked at without changing anything.
 pub(crate) fn checks(bpffs: &Path) -> Vec<Check> {
     let mut checks = vec![kernel_version(), type_information(), cgroup2(), bpf_file_system(bpffs), capabilities()];
@@ -131,7 +83,7 @@ pub(crate) fn checks(bpffs: &Path) -> Vec<Check> {
 fn kernel_version() -> Check {
     let release = nix::sys::utsname::uname().map(|names| names.release().to_string_lossy().into_owned());
     let check = Check::new("kernel", "connect hooks give exact errnos from Linux 6.1 on", release.unwrap_or_default());
-    check.need(kernel::release() >= (6, 1), "run Linux 6.1 or later")
+    check.need(objects::release() >= (6, 1), "run Linux 6.1 or later")
 }
 
 fn type_information() -> Check {
@@ -167,13 +119,6 @@ fn capabilities() -> Check {
     check.need(lacking.is_empty(), format!("run as root, or with these ambient capabilities: {}", reasons.join("; ")))
 }
 
-/// This process's, as a mask.
-pub(crate) fn effective_capabilities() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let word = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    word.and_then(|word| u64::from_str_radix(word.trim(), 16).ok()).unwrap_or(0)
-}
-
 /// Each program is loaded, and let go.
 fn programs() -> Vec<Check> {
     let trial = loader::trial();
@@ -183,11 +128,11 @@ fn programs() -> Vec<Check> {
     for (name, result) in &trial.programs {
         match result {
             Ok(_instructions) => loaded += 1,
-            Err(error) => refused.push(format!("{name}: {}", crate::connection::error::chain(error))),
+            Err(error) => refused.push(format!("{name}: {}", error_chain(error))),
         }
     }
     if let Err(error) = &trial.socket_call {
-        tracing.push(crate::connection::error::chain(error));
+        tracing.push(error_chain(error));
     }
     let found = if refused.is_empty() { format!("{loaded} load") } else { refused.join("; ") };
     let programs = Check::new("eBPF programs", "they are the kernel half of the agent", found);

@@ -6,7 +6,13 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use super::checks::{self as doctor, Check, Outcome};
-use crate::{app::run as agent, cli::selftest, kernel::loader, policy::file::Config, sys::cgroup};
+use crate::{
+    app::run::{self as app, RunOptions},
+    cli::selftest,
+    kernel::loader,
+    policy::file::Config,
+    sys::cgroup,
+};
 
 /// Say whether the agent will run here, and what is missing
 ///
@@ -37,7 +43,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let mut checks = doctor::checks(&args.bpffs);
     let fit = checks.iter().all(|check| check.outcome != Outcome::Failed);
     if fit && !args.no_trial {
-        crate::cli::main::start_logging("off")?;
+        crate::cli::logging::start_logging("off")?;
         checks.extend(trial(&args)?);
     }
     let runs = checks.iter().all(|check| check.outcome != Outcome::Failed);
@@ -71,13 +77,12 @@ fn trial(args: &Args) -> Result<Vec<Check>> {
     let made = cgroup::create(&path);
     let mut checks = Vec::new();
     if made.is_ok() {
-        let name = crate::cli::main::agent_name(&path)?;
+        let name = crate::cli::args::agent_name(&path)?;
         let (bpffs, cgroups) = (args.bpffs.clone(), vec![path.clone()]);
-        let options =
-            agent::Options { name, cgroups, bpffs, config: Config::None, leave_guards: false, take_over: false };
+        let options = RunOptions { name, cgroups, bpffs, config: Config::None, leave_guards: false, take_over: false };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let (mut fetched, mut refused) = (None, None);
-        let served = runtime.block_on(agent::run(options, async || {
+        let served = runtime.block_on(app::run(options, async || {
             fetched = Some(selftest::run(&path).await.map(drop));
             refused = Some(selftest::refusals(&path).await);
             Ok(())

@@ -1,8 +1,8 @@
-//! One connection's question: is a certificate of this chain revoked, now or while it is open?
+//! The check of one connection: is a certificate of its chain revoked, now or while it is open?
 
 use std::{
     collections::HashMap,
-    sync::{Arc, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -15,25 +15,27 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    answer::{self, Answer, Status, Way},
+    answer::{self, Answer, Source, Status},
+    checks::{Checks, Sources},
+    error::Error,
     fetch::{Origin, Place},
     ocsp,
-    revocation::{Checks, Error, Revocation, Ways},
+    revocation::Revocation,
     servers::Outcome,
     subject::{Key, Subject},
 };
-use crate::{policy::policy, tls::staples::Staples};
+use crate::{policy::policy, sync::lock, tls::staples::Staples};
 
-/// What one connection asks.
-pub(crate) struct Inquiry {
+/// The check of one connection: whether a certificate of its chain is revoked, now or while it is open.
+pub(crate) struct Check {
     pub(super) revocation: Arc<Revocation>,
     pub(super) checks: Checks,
     pub(super) from: Origin,
 }
 
-/// Questions are the same if they are about one certificate, by the same ways, and from one place.
+/// Questions are the same if they are about one certificate, by the same sources, and from one place.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(super) struct Flight {
+pub(super) struct InFlightKey {
     key: Key,
     place: Place,
     ocsp: bool,
@@ -42,9 +44,9 @@ pub(super) struct Flight {
     local: bool,
 }
 
-/// Questions under way: in all, and from one place.
-const FLIGHTS: usize = 1024;
-const FLIGHTS_OF_PLACE: usize = 128;
+/// Questions under source: in all, and from one place.
+const IN_FLIGHT_MAX: usize = 1024;
+const IN_FLIGHT_PER_PLACE_MAX: usize = 128;
 
 /// By when a chain must be known to be good, if the handshake may take so long: a moment before that is over, so that the reason
 /// is the right one.
@@ -52,7 +54,7 @@ pub(crate) fn deadline(handshake: Duration) -> Instant {
     Instant::now() + handshake - (handshake / 10).min(Duration::from_millis(250))
 }
 
-impl Inquiry {
+impl Check {
     /// Checks a verified chain, leaf first, and is done by `until`. A resumed handshake brings no staples.
     ///
     /// # Errors
@@ -68,7 +70,7 @@ impl Inquiry {
         {
             let stapled = staples.of(&leaf.certificate).ok_or("none was sent".to_owned());
             let read =
-                stapled.and_then(|der| ocsp::read(der, leaf, Way::Stapled, None).map_err(|error| error.to_string()));
+                stapled.and_then(|der| ocsp::read(der, leaf, Source::Stapled, None).map_err(|error| error.to_string()));
             read.map_err(|why| Error::NotStapled { whose: leaf.name(), why })?;
         }
         try_join_all(subjects.iter().map(|subject| self.one(subject, staples, until))).await.map(drop)
@@ -82,19 +84,19 @@ impl Inquiry {
         };
         let (revocation, soft) = (&self.revocation, self.checks.policy.soft_fail);
         match answered {
-            Ok((answer, way)) => {
+            Ok((answer, source)) => {
                 // Whatever may answer: that it is revoked is known, and nothing said since takes it back.
                 let known = revocation.cache.known(&subject.key);
                 let worse = known.filter(|known| known.status != Status::Good && !answer.supersedes(known));
                 let answer = worse.unwrap_or(answer);
                 match answer.status {
                     Status::Good => {
-                        revocation.metrics.asked_of_revocation(way.label(), "good");
+                        revocation.metrics.asked_of_revocation(source.label(), "good");
                         Ok(())
                     }
                     Status::Revoked(when) => {
-                        revocation.metrics.asked_of_revocation(way.label(), "revoked");
-                        Err(Error::Revoked { whose: subject.name(), when, by: answer.way })
+                        revocation.metrics.asked_of_revocation(source.label(), "revoked");
+                        Err(Error::Revoked { whose: subject.name(), when, by: answer.source })
                     }
                 }
             }
@@ -110,44 +112,44 @@ impl Inquiry {
         }
     }
 
-    /// An answer, and the way that it came by.
-    async fn answer(&self, subject: &Subject, staples: Option<&Staples>) -> Result<(Answer, Way), Vec<String>> {
-        let ways = self.checks.ways;
+    /// An answer, and the source that it came by.
+    async fn answer(&self, subject: &Subject, staples: Option<&Staples>) -> Result<(Answer, Source), Vec<String>> {
+        let sources = self.checks.sources;
         // Whether it may answer or not: what is on disk is known before anything older can take its place.
         let known = self.revocation.cache.find(subject).await;
         let mut tried = Vec::new();
-        if ways.stapled
+        if sources.stapled
             && let Some(staples) = staples
         {
-            match staples.of(&subject.certificate).map(|der| ocsp::read(der, subject, Way::Stapled, None)) {
+            match staples.of(&subject.certificate).map(|der| ocsp::read(der, subject, Source::Stapled, None)) {
                 Some(Ok(answer)) => {
                     self.revocation.servers.keep(subject, &answer, self.from.place());
-                    return Ok((answer, Way::Stapled));
+                    return Ok((answer, Source::Stapled));
                 }
-                Some(Err(error)) => tried.push(format!("{}: {error}", Way::Stapled)),
-                None => tried.push(format!("{}: none was sent", Way::Stapled)),
+                Some(Err(error)) => tried.push(format!("{}: {error}", Source::Stapled)),
+                None => tried.push(format!("{}: none was sent", Source::Stapled)),
             }
         }
-        if ways.cached
+        if sources.cached
             && let Some(answer) = known
         {
-            if answer.is_ripe() && (ways.ocsp || ways.crl) {
+            if answer.needs_refresh() && (sources.ocsp || sources.crl) {
                 // Nobody waits for the newer one.
                 let _wait = self.begin(subject);
             }
-            return Ok((answer, Way::Cached));
+            return Ok((answer, Source::Cached));
         }
-        if ways.ocsp || ways.crl {
+        if sources.ocsp || sources.crl {
             match self.ask(subject).await {
                 Ok(answer) => {
-                    let way = answer.way;
-                    return Ok((answer, way));
+                    let source = answer.source;
+                    return Ok((answer, source));
                 }
                 Err(why) => tried.extend(why),
             }
         }
         if tried.is_empty() {
-            let why = if ways.cached { "nothing is cached" } else { "no way to ask is allowed" };
+            let why = if sources.cached { "nothing is cached" } else { "no source to ask is allowed" };
             tried.push(why.to_owned());
         }
         Err(tried)
@@ -155,16 +157,16 @@ impl Inquiry {
 
     /// Whether a chain can do without what is stapled to it, so that its session may be resumed.
     pub(crate) fn needs_no_staple(&self, chain: &[X509]) -> bool {
-        let Checks { ways, .. } = self.checks;
-        let known = |subject: &Subject| ways.cached && self.revocation.cache.known(&subject.key).is_some();
-        let asks = !ways.stapled && (ways.ocsp || ways.crl);
+        let Checks { sources, .. } = self.checks;
+        let known = |subject: &Subject| sources.cached && self.revocation.cache.known(&subject.key).is_some();
+        let asks = !sources.stapled && (sources.ocsp || sources.crl);
         asks || Subject::all(chain).is_ok_and(|subjects| subjects.iter().all(known))
     }
 
     /// Asks by OCSP and CRL, or waits for who asks already.
     pub(super) async fn ask(&self, subject: &Subject) -> Outcome {
-        let mut flight = self.begin(subject).map_err(|why| vec![why.to_owned()])?;
-        let said = flight.wait_for(Option::is_some).await;
+        let mut key = self.begin(subject).map_err(|why| vec![why.to_owned()])?;
+        let said = key.wait_for(Option::is_some).await;
         let gone = || Err(vec!["the question was given up".to_owned()]);
         said.map_or_else(|_dropped| gone(), |said| said.clone().unwrap_or_else(gone))
     }
@@ -172,26 +174,26 @@ impl Inquiry {
     /// An error if there are too many questions.
     fn begin(&self, subject: &Subject) -> Result<watch::Receiver<Option<Outcome>>, &'static str> {
         let Self { revocation, checks, from } = self;
-        let Ways { ocsp, crl, .. } = checks.ways;
+        let Sources { ocsp, crl, .. } = checks.sources;
         let policy::Revocation { nonce, fetch_local: local, .. } = checks.policy;
-        let flight = Flight { key: subject.key, place: from.place(), ocsp, crl, nonce, local };
-        let mut flights = flights(revocation);
-        if let Some(same) = flights.get(&flight) {
+        let key = InFlightKey { key: subject.key, place: from.place(), ocsp, crl, nonce, local };
+        let mut in_flight = in_flight(revocation);
+        if let Some(same) = in_flight.get(&key) {
             return Ok(same.clone());
         }
-        let own = flights.keys().filter(|other| other.place == flight.place).count();
-        if flights.len() >= FLIGHTS || own >= FLIGHTS_OF_PLACE {
+        let own = in_flight.keys().filter(|other| other.place == key.place).count();
+        if in_flight.len() >= IN_FLIGHT_MAX || own >= IN_FLIGHT_PER_PLACE_MAX {
             return Err("too many certificates are asked about");
         }
         let (land, wait) = watch::channel(None);
-        flights.insert(flight, wait.clone());
-        drop(flights);
-        let landed = Landed { revocation: Arc::clone(revocation), flight };
+        in_flight.insert(key, wait.clone());
+        drop(in_flight);
+        let guard = InFlightGuard { revocation: Arc::clone(revocation), key };
         let (subject, checks, from) = (subject.clone(), checks.clone(), from.clone());
         // Who has asked first may give up, and the others still wait.
         tokio::spawn(async move {
-            let outcome = landed.revocation.servers.ask(&subject, &checks, &from).await;
-            drop(landed);
+            let outcome = guard.revocation.servers.ask(&subject, &checks, &from).await;
+            drop(guard);
             // Nobody may wait any more.
             let _unwanted = land.send(Some(outcome));
         });
@@ -206,8 +208,8 @@ impl Inquiry {
         let mut news = cache.news();
         loop {
             for subject in &subjects {
-                if let Some(Answer { status: Status::Revoked(when), way, .. }) = cache.known(&subject.key) {
-                    return Error::Revoked { whose: subject.name(), when, by: way }.to_string();
+                if let Some(Answer { status: Status::Revoked(when), source, .. }) = cache.known(&subject.key) {
+                    return Error::Revoked { whose: subject.name(), when, by: source }.to_string();
                 }
             }
             tokio::select! {
@@ -227,7 +229,7 @@ impl Inquiry {
         const LEAST: Duration = Duration::from_secs(60);
         const MOST: Duration = Duration::from_secs(3600);
         let left = |subject: &Subject| {
-            let until = self.revocation.cache.known(&subject.key).map_or(0, |answer| answer.until);
+            let until = self.revocation.cache.known(&subject.key).map_or(0, |answer| answer.expires_at);
             Duration::from_secs(until.saturating_sub(answer::now()))
         };
         subjects.iter().map(left).min().unwrap_or(MOST).clamp(LEAST, MOST)
@@ -235,27 +237,27 @@ impl Inquiry {
 
     /// Notes when the peer of an open connection becomes revoked; completes, with when and whose, if the policy wants the
     /// connection to end.
-    pub(crate) async fn watch(inquiry: Option<&Self>, chain: &[X509], note: impl FnOnce(&str)) -> String {
-        let Some(inquiry) = inquiry else { return std::future::pending().await };
+    pub(crate) async fn watch(check: Option<&Self>, chain: &[X509], note: impl FnOnce(&str)) -> String {
+        let Some(check) = check else { return std::future::pending().await };
         // Most connections have none, and room for it would be in each.
-        let how = Box::pin(inquiry.revoked_later(chain)).await;
+        let how = Box::pin(check.revoked_later(chain)).await;
         note(&how);
-        if inquiry.checks.policy.close_revoked { how } else { std::future::pending().await }
+        if check.checks.policy.close_revoked { how } else { std::future::pending().await }
     }
 }
 
-/// Takes a question that is over from those under way, however it ends.
-struct Landed {
+/// Takes a question that is over from those under source, however it ends.
+struct InFlightGuard {
     revocation: Arc<Revocation>,
-    flight: Flight,
+    key: InFlightKey,
 }
 
-impl Drop for Landed {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        flights(&self.revocation).remove(&self.flight);
+        in_flight(&self.revocation).remove(&self.key);
     }
 }
 
-fn flights(revocation: &Revocation) -> MutexGuard<'_, HashMap<Flight, watch::Receiver<Option<Outcome>>>> {
-    revocation.flights.lock().unwrap_or_else(PoisonError::into_inner)
+fn in_flight(revocation: &Revocation) -> MutexGuard<'_, HashMap<InFlightKey, watch::Receiver<Option<Outcome>>>> {
+    lock(&revocation.in_flight)
 }

@@ -1,0 +1,149 @@
+//! What an administrator asks the running agent to do.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use ssa_common::limits::Counter;
+use tokio::{net::UnixStream, sync::mpsc};
+use tracing::error;
+
+use super::upgrade::successor::{self, Successor};
+use crate::{
+    connection::table::ConnectionTable,
+    control::{
+        protocol::{Answer, Command, Status},
+        server::Handler,
+    },
+    drain::{Lifecycle, Phase},
+    enforce::decision::Enforcement,
+    inbound::inbound::Inbound,
+    kernel::maps::sockets::SocketMaps,
+    policy::file::Config,
+    services::services::Services,
+    telemetry::metrics::Metrics,
+};
+
+/// What commands need.
+pub(crate) struct Admin {
+    pub(crate) services: Arc<Services>,
+    pub(crate) enforcement: Arc<Enforcement>,
+    pub(crate) inbound: Arc<Inbound>,
+    pub(crate) table: ConnectionTable,
+    pub(crate) sockets: Arc<SocketMaps>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) lifecycle: Arc<Lifecycle>,
+    /// Where the configuration comes from.
+    pub(crate) config: Config,
+    /// To the task that reads the events: agents that are ready to take this one's place.
+    pub(crate) candidates: mpsc::Sender<Successor>,
+    /// When the agent began.
+    pub(crate) began: Instant,
+}
+
+impl Handler for Admin {
+    async fn handle(&self, command: Command) -> Answer {
+        match command {
+            Command::Reload => self.reload().await,
+            Command::Attach { cgroup } => done(self.attach(&cgroup).await),
+            Command::Detach { cgroup } => done(self.services.detach_for_good(&cgroup).await),
+            Command::List => Answer::Services(self.services.infos()),
+            Command::Uncaptured => {
+                let services = Arc::clone(&self.services);
+                let found = tokio::task::spawn_blocking(move || services.uncaptured()).await;
+                found.map_or_else(|error| Answer::Error(error.to_string()), Answer::Uncaptured)
+            }
+            Command::Connections => Answer::Connections(self.table.infos()),
+            Command::Failures => Answer::Failures(self.table.failures()),
+            Command::Status => Answer::Status(Box::new(self.status())),
+            Command::Upgrade => self.upgrade().await.unwrap_or_else(|error| Answer::Error(format!("{error:#}"))),
+            Command::HandOver { .. } => Answer::Error("only as the last command of a connection".to_owned()),
+        }
+    }
+
+    async fn hand_over(&self, stream: UnixStream, abi: u32) -> Result<()> {
+        successor::prepare(&self.lifecycle, &self.candidates, stream, abi).await
+    }
+}
+
+impl Admin {
+    async fn attach(&self, cgroup: &Path) -> Result<()> {
+        self.services.attach(cgroup).await?;
+        self.enforcement.policies.cgroup_attached();
+        Ok(())
+    }
+
+    fn status(&self) -> Status {
+        let counter = |(counter, name): (Counter, &str)| (name.to_owned(), self.sockets.counter(counter));
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            seconds: self.began.elapsed().as_secs(),
+            services: self.services.attached().count(),
+            connections: self.table.count(),
+            counters: Counter::ALL.into_iter().map(counter).collect(),
+        }
+    }
+
+    /// Reads the configuration again. If it is bad, the policy in force stays.
+    pub(crate) async fn reload(&self) -> Answer {
+        let _change = self.lifecycle.change().await;
+        if self.lifecycle.phase() == Phase::Finishing {
+            return Answer::Error("another agent serves in this one's place: ask again".to_owned());
+        }
+        let (enforcement, inbound) = (Arc::clone(&self.enforcement), Arc::clone(&self.inbound));
+        let config = self.config.clone();
+        // Files may be anywhere, and users in a directory service.
+        let replaced = tokio::task::spawn_blocking(move || -> Result<u64> {
+            let file = if enforcement.policies.is_from_file() { config.read_again()? } else { config.read()? };
+            file.load_all()?;
+            let generation = enforcement.replace(Arc::new(file))?;
+            inbound.reconcile_rules();
+            Ok(generation)
+        });
+        match replaced.await.map_err(anyhow::Error::from).flatten() {
+            Ok(generation) => Answer::Reloaded { generation },
+            Err(error) => {
+                error!(error = format!("{error:#}"), "the configuration is bad: the policy in force stays");
+                self.metrics.reload_failed();
+                Answer::Error(format!("{error:#}"))
+            }
+        }
+    }
+
+    /// Starts this executable anew, with the same arguments, and waits until it serves.
+    async fn upgrade(&self) -> Result<Answer> {
+        const LIMIT: Duration = Duration::from_secs(120);
+        let own = std::env::current_exe()?;
+        // As the kernel calls a file that was replaced.
+        let own = PathBuf::from(own.to_string_lossy().trim_end_matches(" (deleted)"));
+        let mut arguments: Vec<_> = std::env::args_os().skip(1).collect();
+        ensure!(!arguments.iter().any(|argument| argument == "--"), "an agent that runs a command ends with it");
+        if !arguments.iter().any(|argument| argument == "--take-over") {
+            arguments.push("--take-over".into());
+        }
+        let mut child = tokio::process::Command::new(own);
+        // systemd's watchdog is for whichever process is the main one.
+        let mut child = child.args(arguments).env_remove("WATCHDOG_PID").spawn()?;
+        let pid = child.id().context("it has ended")?;
+        let drain = self.lifecycle.drain();
+        tokio::select! {
+            () = drain.wait_for(|phase| phase == Phase::Finishing) => {}
+            status = child.wait() => bail!("the new agent has ended ({}); the log says why", status?),
+            () = tokio::time::sleep(LIMIT) => bail!("the new agent does not serve within {} s", LIMIT.as_secs()),
+        }
+        // It is not waited for: it will be there when this one is gone.
+        tokio::spawn(async move { child.wait().await });
+        Ok(Answer::Upgraded { pid, finishing: self.table.count() })
+    }
+}
+
+fn done(result: Result<()>) -> Answer {
+    match result {
+        Ok(()) => Answer::Done,
+        Err(error) => Answer::Error(format!("{error:#}")),
+    }
+}

@@ -1,0 +1,117 @@
+//! Keeps what is in force as the machine changes: cgroups that come and go, pods, files that are replaced.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use anyhow::Result;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    enforce::decision::Enforcement,
+    policy::{file::File, pod::Pods},
+    services::{pods, services::Services},
+    sys::{cgroup, cgroup_watch::CgroupWatch},
+    telemetry::metrics::Metrics,
+};
+
+/// What inotify has missed, such as a queue that was full, is found so much later.
+const POLL_CGROUPS: Duration = Duration::from_secs(2);
+/// How often the files of policies are looked at.
+const POLL_FILES: Duration = Duration::from_secs(2);
+
+/// What has to follow the machine.
+pub(crate) struct Reconciler {
+    pub(crate) services: Arc<Services>,
+    pub(crate) enforcement: Arc<Enforcement>,
+    pub(crate) pods: Arc<Pods>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Reconciler {
+    /// The configuration in force.
+    pub(crate) fn file(&self) -> Arc<File> {
+        self.enforcement.rules.file()
+    }
+
+    /// Follows the tree of cgroups: services are attached when they begin, and let go when they have ended.
+    pub(crate) async fn follow_cgroups(self: Arc<Self>, stop: CancellationToken) {
+        if let Err(error) = self.watch_cgroups(stop).await {
+            error!(error = format!("{error:#}"), "services are no longer attached by themselves");
+        }
+    }
+
+    async fn watch_cgroups(self: Arc<Self>, stop: CancellationToken) -> Result<()> {
+        let watch = CgroupWatch::new()?;
+        let mount = cgroup::mount()?;
+        loop {
+            // Watched first: what is made afterwards is told of, and looked at again.
+            let found = cgroup::all_below(&mount, |path| watch.add(path));
+            let own = Arc::clone(&self);
+            tokio::task::spawn_blocking(move || own.reconcile(&found)).await?;
+            tokio::select! {
+                changed = watch.changed() => changed?,
+                () = sleep(POLL_CGROUPS) => {}
+                () = self.pods.changed.notified() => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    /// Gives each cgroup its rules, attaches what is selected, and lets go of what is gone. `found` are all cgroups, by inode.
+    fn reconcile(&self, found: &[(u64, std::path::PathBuf)]) {
+        // First: what is attached has its rules.
+        self.enforcement.rules.reconcile(found);
+        let reconciled = self.services.reconcile(found, |path| self.enforcement.policies.selects(path));
+        if reconciled.attached {
+            self.enforcement.policies.cgroup_attached();
+        }
+        reconciled.gone.iter().for_each(|path| self.metrics.forget(&path.display().to_string()));
+    }
+
+    /// Follows the pods of this node for as long as the agent runs, from when a selector asks for pods.
+    pub(crate) async fn follow_pods(self: Arc<Self>, stop: CancellationToken) {
+        let mut wanted = self.enforcement.policies.wants_pods();
+        let watched = async {
+            if wanted.wait_for(|wanted| *wanted).await.is_err() {
+                return;
+            }
+            if let Err(error) = pods::watch(&self.pods, || self.let_go()).await {
+                warn!(error = format!("{error:#}"), "pods can't be selected");
+            }
+        };
+        stop.run_until_cancelled(watched).await;
+    }
+
+    /// Detaches pods that no selector is for any more, each as soon as its applications have closed their TLS sockets.
+    fn let_go(&self) {
+        for path in self.services.by_selector() {
+            let Some(pod) = self.pods.of(&path) else { continue };
+            if self.enforcement.policies.selects(&path) {
+                continue;
+            }
+            let pod = format!("{}/{}", pod.namespace, pod.name);
+            info!(pod, "no [[service]] and no rule selects the pod any more: detaching");
+            let services = Arc::clone(&self.services);
+            tokio::spawn(async move {
+                if let Err(error) = services.detach(&path).await {
+                    warn!(error = format!("{error:#}"), cgroup = %path.display(), "a pod can't be detached");
+                }
+            });
+        }
+    }
+
+    /// Takes up files of the configuration that were replaced, for as long as the agent runs.
+    pub(crate) async fn follow_files(self: Arc<Self>, stop: CancellationToken) {
+        let mut told = HashSet::new();
+        while stop.run_until_cancelled(sleep(POLL_FILES)).await.is_some() {
+            let own = Arc::clone(&self);
+            let looked = tokio::task::spawn_blocking(move || {
+                own.enforcement.policies.renew(&mut told);
+                told
+            });
+            let Ok(same) = looked.await else { return };
+            told = same;
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! How an agent ends: closed, and with nobody left half served.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use ssa_common::limits::Counter;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{info, warn};
+
+use super::{events::EventLoop, upgrade::successor::Successor};
+use crate::{kernel::maps::sockets::SocketMaps, telemetry::service_manager::tell};
+
+/// How often an agent that finishes looks for what nobody has told it of.
+const POLL_CLOSED: Duration = Duration::from_secs(1);
+
+/// Finishes what is open, when a successor serves; at most for `limit`.
+pub(super) async fn finish(events: &mut EventLoop, successor: Successor, limit: Duration) {
+    let pid = successor.pid;
+    info!(pid, connections = events.connections(), "another agent serves; finishing what is open");
+    if let Some(pid) = pid {
+        tell(&[NotifyState::MainPid(pid)]);
+    }
+    events.leave_listeners();
+    let deadline = Instant::now() + limit;
+    let mut successor = Some(successor);
+    loop {
+        let changed = async {
+            match &mut successor {
+                Some(successor) => successor.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = changed => match changed {
+                Some(changed) => events.changed(&changed),
+                None => successor = None,
+            },
+            () = sleep(POLL_CLOSED) => {
+                events.reconcile();
+                if events.is_idle() {
+                    info!("every connection is finished");
+                    return;
+                }
+            }
+            () = sleep_until(deadline) => {
+                let connections = events.connections();
+                warn!(connections, "connections are not finished in time: resetting them");
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until no TLS socket of the cgroup is left. Those that were connected are reset by now, and
+/// those that were connecting were refused; but one that is open still must not become a plain
+/// socket.
+pub(super) async fn end_sockets(sockets: &SocketMaps) {
+    let mut told = 0;
+    loop {
+        let open = sockets.counter(Counter::Sockets);
+        if open == 0 {
+            return;
+        }
+        if open != told {
+            told = open;
+            warn!(open, "TLS sockets are still open in the cgroup; waiting for their applications to close them");
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}

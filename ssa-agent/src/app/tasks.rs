@@ -1,0 +1,84 @@
+//! What only the agent that serves does, beside serving: a process that hands over ends it first.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::{AbortHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{admin::Admin, reconcile::Reconciler};
+use crate::{
+    control::server::{self, SocketFile},
+    drain::Drain,
+    telemetry::{
+        health::Health,
+        metrics::{Metrics, Snapshot},
+        monitor,
+    },
+};
+
+/// What background tasks are begun with, at the start and after a handover that failed.
+pub(crate) struct Background {
+    /// Name of the agent: its control socket is called so.
+    pub(crate) name: String,
+    /// Answers the control socket.
+    pub(crate) admin: Arc<Admin>,
+    /// Follows cgroups, pods and files.
+    pub(crate) reconciler: Arc<Reconciler>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Reads what metrics need of the running agent.
+    pub(crate) snapshot: Arc<dyn Fn() -> Snapshot + Send + Sync>,
+    /// The process's phase.
+    pub(crate) drain: Drain,
+}
+
+/// Background tasks of the active process: control socket, metrics, cgroup and pod watchers, files.
+pub(crate) struct ActiveTasks {
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+    /// Those that answer others, and can be ended at any moment.
+    answering: Vec<AbortHandle>,
+    socket: SocketFile,
+}
+
+impl ActiveTasks {
+    /// Begins all of them.
+    pub(crate) async fn begin(with: &Background) -> Result<Self> {
+        let file = with.reconciler.file();
+        let (control, socket) = server::listen(&with.name, file.control_group().as_ref())?;
+        let mut answering = vec![tokio::spawn(control.serve(Arc::clone(&with.admin))).abort_handle()];
+        if let Some(at) = file.monitor() {
+            let snapshot = Arc::clone(&with.snapshot);
+            let (health, metrics) = (Arc::clone(&with.health), Arc::clone(&with.metrics));
+            answering.push(monitor::serve(at, health, metrics, move || snapshot()).await?);
+        }
+        let stop = with.drain.child_token();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(reload_at_hangup(Arc::clone(&with.admin), stop.clone()));
+        tasks.spawn(Arc::clone(&with.reconciler).follow_cgroups(stop.clone()));
+        tasks.spawn(Arc::clone(&with.reconciler).follow_pods(stop.clone()));
+        tasks.spawn(Arc::clone(&with.reconciler).follow_files(stop.clone()));
+        Ok(Self { stop, tasks, answering, socket })
+    }
+
+    /// Waits until nobody is at any of it. The control socket is another agent's from here on.
+    pub(crate) async fn end(mut self) {
+        self.stop.cancel();
+        self.answering.iter().for_each(AbortHandle::abort);
+        while self.tasks.join_next().await.is_some() {}
+        self.socket.leave();
+    }
+}
+
+/// Reloads at each SIGHUP.
+async fn reload_at_hangup(admin: Arc<Admin>, stop: CancellationToken) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    while stop.run_until_cancelled(hangup.recv()).await.flatten().is_some() {
+        // What is wrong has been logged.
+        let _answer = admin.reload().await;
+    }
+}

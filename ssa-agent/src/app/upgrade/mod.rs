@@ -1,0 +1,3 @@
+pub(crate) mod predecessor;
+pub(crate) mod protocol;
+pub(crate) mod successor;

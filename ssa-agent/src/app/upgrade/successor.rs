@@ -1,0 +1,139 @@
+//! The agent that takes this one's place, as this one sees it.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use ssa_common::event::{Changed, EventKind};
+use tokio::{net::UnixStream, sync::mpsc, time::timeout};
+use tracing::warn;
+
+use super::protocol::{JsonLines, Message, TransferredState};
+use crate::{
+    connection::answers::Answers,
+    control::protocol::Answer,
+    drain::{HandoverGuard, Lifecycle},
+    enforce::decision::Enforcement,
+    kernel::loader::Hooks,
+    options::store::Options,
+    policy::pod::Pods,
+    services::services::Services,
+};
+
+/// How long the new one may take to load.
+const LOAD_LIMIT: Duration = Duration::from_secs(60);
+/// How long the new one may take to take up listeners.
+const SERVE_LIMIT: Duration = Duration::from_secs(60);
+/// How long the old one may take to release everything.
+pub(super) const RELEASE_LIMIT: Duration = Duration::from_secs(20);
+
+/// What a successor gets, or what is taken back if it does not come to it.
+pub(crate) struct Transfer {
+    pub(crate) services: Arc<Services>,
+    pub(crate) options: Arc<Options>,
+    pub(crate) enforcement: Arc<Enforcement>,
+    pub(crate) pods: Arc<Pods>,
+    pub(crate) answers: Answers,
+}
+
+/// An agent that is ready to take this one's place.
+pub(crate) struct Successor {
+    lines: JsonLines,
+    /// Its process, if it can be known.
+    pub(crate) pid: Option<u32>,
+    /// This agent's hooks, which it needs if it has to take everything back.
+    hooks: Option<Hooks>,
+    /// None once the handover is done.
+    handover: Option<HandoverGuard>,
+}
+
+/// Waits until the new one is ready, then sends it to the task that reads the events.
+pub(crate) async fn prepare(
+    lifecycle: &Arc<Lifecycle>,
+    candidates: &mpsc::Sender<Successor>,
+    stream: UnixStream,
+    abi: u32,
+) -> Result<()> {
+    let peer = stream.peer_cred()?;
+    let mut lines = JsonLines::new(stream);
+    let begun = if peer.uid() != 0 && peer.uid() != nix::unistd::geteuid().as_raw() {
+        Err("only to root, and to the agent's own user".to_owned())
+    } else if abi != ssa_common::ABI_VERSION {
+        let own = ssa_common::ABI_VERSION;
+        Err(format!("it keeps its state in another form ({own}, and {abi} is asked for): it must be restarted"))
+    } else {
+        lifecycle.begin_handover().map_err(|error| error.to_string())
+    };
+    let handover = match begun {
+        Ok(handover) => handover,
+        Err(why) => return lines.write(&Answer::Error(why)).await,
+    };
+    let ready = async {
+        lines.write(&Answer::HandingOver { pid: std::process::id() }).await?;
+        match timeout(LOAD_LIMIT, lines.read()).await? {
+            Ok(Message::RequestState) => Ok(()),
+            Ok(Message::Serving | Message::Changed { .. }) => bail!("it speaks of something else"),
+            Err(error) => Err(error),
+        }
+    };
+    if let Err(error) = ready.await {
+        warn!(error = format!("{error:#}"), "an agent that was to take over did not come to it");
+        return Ok(());
+    }
+    let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
+    let successor = Successor { lines, pid, hooks: None, handover: Some(handover) };
+    candidates.send(successor).await.ok().context("the agent ends")
+}
+
+impl Successor {
+    /// Releases everything, and waits until the other serves. On an error this one has to [`Self::roll_back`].
+    pub(crate) async fn release(&mut self, transfer: &Transfer, held: impl FnOnce() -> Vec<Vec<u8>>) -> Result<()> {
+        let handover = self.handover.as_ref().context("it was handed over before")?;
+        handover.quiesce(RELEASE_LIMIT).await.context("connections that are just made take too long")?;
+        transfer.answers.leave_chains(true);
+        let hooks = self.hooks.insert(transfer.services.take_hooks().await.context("the agent ends")?);
+        hooks.unlock();
+        let state = TransferredState {
+            texts: transfer.options.texts().await,
+            names: transfer.enforcement.names.learned(),
+            detached: transfer.services.detached(),
+            pods: transfer.pods.all(),
+            held: held(),
+        };
+        self.lines.write(&state).await?;
+        match timeout(SERVE_LIMIT, self.lines.read()).await.context("it does not serve in time")?? {
+            Message::Serving => {}
+            Message::RequestState | Message::Changed { .. } => bail!("it speaks of something else"),
+        }
+        if let Some(handover) = self.handover.take() {
+            handover.finish();
+        }
+        Ok(())
+    }
+
+    /// After a handover that failed: this agent goes on as it was.
+    pub(crate) async fn roll_back(self, transfer: &Transfer) -> Result<()> {
+        let Self { lines, hooks, handover, .. } = self;
+        if let Some(mut hooks) = hooks {
+            // The other one has ended, or hears by this that it has to.
+            drop(lines);
+            hooks.lock_again().await?;
+            transfer.services.put_hooks(hooks).await?;
+        }
+        transfer.answers.leave_chains(false);
+        let enforcement = Arc::clone(&transfer.enforcement);
+        tokio::task::spawn_blocking(move || enforcement.put_in_force_again()).await??;
+        // Connects are begun again from here on.
+        drop(handover);
+        Ok(())
+    }
+
+    /// What the other tells of this one's connections; none when it has ended.
+    pub(crate) async fn changed(&mut self) -> Option<Changed> {
+        match self.lines.read().await {
+            Ok(Message::Changed { slot, id, value }) => {
+                Some(Changed { kind: EventKind::CHANGED, slot, id, value, reserved: 0 })
+            }
+            Ok(Message::RequestState | Message::Serving) | Err(_) => None,
+        }
+    }
+}

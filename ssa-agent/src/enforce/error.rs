@@ -1,0 +1,44 @@
+//! Why the administrator's configuration lets a connection not be.
+
+use super::limits::LimitExceeded;
+use crate::{
+    kernel::error as kernel,
+    policy::{effective::LoadError, rule::NameError},
+    sys::as_caller,
+    tls::server_name,
+};
+
+/// A connection that the configuration in force does not allow, or for which it can't be told.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The policy depends on the executable of an application that has ended, or become another user.
+    #[error("the policy goes by the application's executable, which can't be told any more")]
+    ApplicationChanged(#[source] as_caller::Error),
+    /// A limit of `[limits]`.
+    #[error(transparent)]
+    Limit(#[from] LimitExceeded),
+    /// A policy's files can't be used.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A map of the hooks is full.
+    #[error(transparent)]
+    Map(#[from] kernel::Error),
+    /// Cgroups of version 2 are not mounted.
+    #[error("{0:#}")]
+    Mount(anyhow::Error),
+    /// The rule's names, or what was resolved.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The host name can't be verified.
+    #[error(transparent)]
+    Invalid(#[from] server_name::Invalid),
+    /// The rules have changed since the hooks have held the connect.
+    #[error("the rule by which this would be TLS is no longer there")]
+    NoRule,
+    /// A reload came between two looks at the policy.
+    #[error("the policy has changed to one that asks for the application's executable; try again")]
+    PolicyChanging,
+    /// A reload came between two looks at the rules.
+    #[error("the rules are just changing; try again")]
+    RulesChanging,
+}

@@ -1,0 +1,109 @@
+//! Counts and ids: IDS, COUNTERS, SERVICES, USERS, MARKS, and the ring buffer EVENTS.
+
+use std::{
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, Map, MapData, Queue, RingBuf},
+};
+use ssa_common::{limits::Counter, socket::Service};
+
+use super::table::{keys, take};
+use crate::{
+    kernel::{bpf, error::Error},
+    sync::lock,
+};
+
+/// The pool of socket ids, counters of the hooks, open sockets by service and user, marks of threads, and the events.
+pub(crate) struct SocketMaps {
+    ids: Mutex<Queue<MapData, u64>>,
+    counters: Mutex<Array<MapData, u64>>,
+    services: MapData,
+    users: Mutex<HashMap<MapData, u32, u64>>,
+    marks: Mutex<HashMap<MapData, u64, u32>>,
+    /// When to look at USERS and MARKS next.
+    users_at: Mutex<Instant>,
+    /// The folder of the pins.
+    pins: PathBuf,
+}
+
+impl SocketMaps {
+    /// Takes them out of the loaded object.
+    pub(in crate::kernel) fn take(ebpf: &mut Ebpf, pins: &Path) -> Result<Self, Error> {
+        Ok(Self {
+            ids: Mutex::new(take(ebpf, "IDS")?),
+            counters: Mutex::new(take(ebpf, "COUNTERS")?),
+            services: match ebpf.take_map("SERVICES") {
+                Some(Map::CgroupStorage(map)) => map,
+                Some(_) | None => return Err(Error::Missing { name: "SERVICES" }),
+            },
+            users: Mutex::new(take(ebpf, "USERS")?),
+            marks: Mutex::new(take(ebpf, "MARKS")?),
+            users_at: Mutex::new(Instant::now()),
+            pins: pins.to_owned(),
+        })
+    }
+
+    /// Adds an id to the pool; false if it is full.
+    pub(crate) fn offer_id(&self, id: u64) -> bool {
+        lock(&self.ids).push(id, 0).is_ok()
+    }
+
+    /// A counter's value.
+    pub(crate) fn counter(&self, counter: Counter) -> u64 {
+        lock(&self.counters).get(&(counter as u32), 0).unwrap_or(0)
+    }
+
+    /// TLS sockets that were made in an attached cgroup, or below it, and are open.
+    pub(crate) fn sockets_of(&self, cgroup: u64) -> u64 {
+        bpf::map_get(self.services.fd().as_fd(), &cgroup).map_or(0, |service: Service| service.sockets)
+    }
+
+    /// Forgets users without TLS sockets, and threads without an end, if there are many; once a minute.
+    pub(crate) fn forget_old(&self) {
+        let mut next = lock(&self.users_at);
+        if *next > Instant::now() {
+            return;
+        }
+        *next = Instant::now() + Duration::from_secs(60);
+        let mut users = lock(&self.users);
+        let all: Vec<(u32, u64)> = users.iter().filter_map(Result::ok).collect();
+        if all.len() > MANY {
+            all.iter().filter(|(_uid, open)| *open == 0).for_each(|(uid, _open)| drop(users.remove(uid)));
+        }
+        self.forget_marks();
+    }
+
+    /// Forgets the marks of threads that have ended in the middle of a `socket(2)`, if there are many.
+    fn forget_marks(&self) {
+        // Marks have the initial namespace's numbers (include/linux/proc_ns.h).
+        const PROC_PID_INIT_INO: u64 = 0xEFFF_FFFC;
+        let mut marks = lock(&self.marks);
+        let threads = keys(&marks);
+        let namespace = std::fs::metadata("/proc/self/ns/pid").map(|metadata| metadata.ino());
+        if threads.len() < MANY || !namespace.is_ok_and(|inode| inode == PROC_PID_INIT_INO) {
+            return;
+        }
+        for thread in threads {
+            let (tgid, tid) = (thread >> 32, thread & 0xffff_ffff);
+            if !Path::new(&format!("/proc/{tgid}/task/{tid}")).exists() {
+                let _absent = marks.remove(&thread);
+            }
+        }
+    }
+
+    /// The ring buffer, for the one task that reads it: from where it was read last, by whomever.
+    pub(crate) fn events(&self) -> Result<RingBuf<MapData>, Error> {
+        let failed = |source| Error::Map { name: "EVENTS", source };
+        let map = MapData::from_pin(self.pins.join("EVENTS")).map_err(failed)?;
+        RingBuf::try_from(Map::RingBuf(map)).map_err(failed)
+    }
+}
+
+/// Entries that may stay although nobody needs them.
+const MANY: usize = 1000;

@@ -1,0 +1,137 @@
+//! From a decision to a peer that was reached and verified.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use ssa_common::{event::Held, limits::ERROR_BYTES};
+use tokio::{net::TcpStream, time::timeout};
+use tracing::warn;
+
+use super::{outbound::Outbound, passthrough::DeferredHandshake, starttls};
+use crate::{
+    connection::error::Error,
+    dial::{connect as dial, socket::SocketSetup},
+    enforce::{self, decision::Decision, limits::Permit},
+    netns::namespace::Namespace,
+    options::settings::ClientSettings,
+    policy::rule::Mode,
+    relay::peer::PeerConnection,
+    revocation::{
+        check::{Check, deadline},
+        fetch::Origin,
+        handshake,
+    },
+    sys::on_behalf::SocketOwner,
+    tls,
+};
+
+/// A peer that the application's connect may be answered for.
+pub(super) struct PeerLeg {
+    pub(super) peer: Dialled,
+    /// How long it may be idle; zero for as long as it likes.
+    pub(super) idle: Duration,
+    /// What the application is to hear before anything else.
+    pub(super) greeting: Vec<u8>,
+    /// Whether the peer's certificates are revoked, if that is checked.
+    pub(super) check: Option<Check>,
+}
+
+/// How far a peer is.
+pub(super) enum Dialled {
+    /// It is verified, or plaintext where the rule lets it be.
+    Decided(PeerConnection),
+    /// It is connected; what the application sends first decides who speaks TLS.
+    Undecided(Box<DeferredHandshake>),
+}
+
+impl Dialled {
+    /// The connection below TLS.
+    pub(super) fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Decided(peer) => peer.tcp(),
+            Self::Undecided(deferred) => &deferred.stream,
+        }
+    }
+}
+
+/// As [`secure`], if there may be one more connection and one more handshake.
+///
+/// Cancellation closes the connection.
+pub(super) async fn admit_and_secure(
+    outbound: &Outbound,
+    held: &Held,
+    decision: Result<Decision, enforce::error::Error>,
+    namespace: &Arc<Namespace>,
+) -> Result<(PeerLeg, Permit), Error> {
+    let limits = &outbound.enforcement.limits;
+    let permit = limits.connection(&held.caller).map_err(enforce::error::Error::from)?;
+    let _handshake = limits.handshake().map_err(enforce::error::Error::from)?;
+    let leg = secure(outbound, held, decision?, namespace).await?;
+    Ok((leg, permit))
+}
+
+/// Dials and shakes hands.
+async fn secure(
+    outbound: &Outbound,
+    held: &Held,
+    decision: Decision,
+    namespace: &Arc<Namespace>,
+) -> Result<PeerLeg, Error> {
+    let Decision { effective, rule, name } = decision;
+    let Some(name) = name else { return Err(enforce::error::Error::NoRule.into()) };
+    let orig_dst = SocketAddr::from(held.orig_dst);
+    let time = &effective.policy.time;
+    let (connect_limit, handshake_limit) = (time.connect_seconds.get(), time.handshake_seconds.get());
+    let idle = Duration::from_secs(time.idle_seconds);
+    let owner = SocketOwner { cgroups: [held.cgroup, held.caller.cgroup], uid: held.caller.uid, gid: held.caller.gid };
+    let settings = match timeout(connect_limit, outbound.options.client(held.context, &effective)).await {
+        Ok(settings) => settings?,
+        Err(_elapsed) => return Err(Error::ReadTimeout { limit: connect_limit }),
+    };
+    let ClientSettings { mut tls, checks } = settings;
+    if rule.is_some() {
+        // The socket's context is as new as the socket: connections by rule share their sessions by policy.
+        tls.sessions = tls.sessions.map(|_own| Arc::clone(&effective.sessions));
+    }
+    let origin = || Origin::application(Arc::clone(namespace), held.caller, owner);
+    let check = checks.map(|checks| outbound.revocation.check(checks, origin()));
+    let setup = SocketSetup { owner, bound: held.bound, interface: held.interface, options: held.peer_options };
+    let stream = if orig_dst.ip().is_unspecified() && rule.is_none() {
+        dial::name(namespace, held, orig_dst.port(), setup, connect_limit).await?
+    } else {
+        dial::address(namespace, orig_dst, setup, connect_limit).await?
+    };
+    let rule = rule.as_ref().map(|found| found.rule());
+    if rule.is_some_and(|rule| rule.passes_app_tls()) {
+        let deferred = DeferredHandshake { stream, tls, name, to: orig_dst, limit: handshake_limit };
+        return Ok(PeerLeg { peer: Dialled::Undecided(Box::new(deferred)), idle, greeting: Vec::new(), check });
+    }
+    let until = deadline(handshake_limit);
+    let shake_hands = async {
+        let mut stream = stream;
+        let greeting = match rule.and_then(|rule| rule.starttls()) {
+            Some(protocol) => starttls::ask(protocol, &mut stream).await,
+            None => Ok(Vec::new()),
+        };
+        let greeting = greeting.map_err(|error| tls::error::Error::NoTls(error.to_string()))?;
+        let secured = handshake::connect(&tls, check.as_ref(), stream, &name, until).await?;
+        let peer = Dialled::Decided(PeerConnection::Tls(Box::new(secured)));
+        Ok::<_, Error>((peer, greeting))
+    };
+    let shaken = match timeout(handshake_limit, shake_hands).await {
+        Ok(shaken) => shaken,
+        Err(_elapsed) => Err(Error::HandshakeTimeout { to: orig_dst, limit: handshake_limit }),
+    };
+    match (shaken, rule) {
+        (Ok((peer, greeting)), _) => Ok(PeerLeg { peer, idle, greeting, check }),
+        (Err(error @ (Error::Tls(tls::error::Error::NoTls(_)) | Error::HandshakeTimeout { .. })), Some(rule))
+            if rule.mode() == Mode::Prefer =>
+        {
+            let rule = rule.name.get_ref();
+            warn!(target: "access", rule, peer = %orig_dst, error = error.text(ERROR_BYTES), "plaintext: the peer speaks no TLS");
+            let stream = dial::address(namespace, orig_dst, setup, connect_limit).await?;
+            let peer = Dialled::Decided(PeerConnection::Plaintext(stream));
+            Ok(PeerLeg { peer, idle, greeting: Vec::new(), check: None })
+        }
+        (Err(error), _) => Err(error),
+    }
+}

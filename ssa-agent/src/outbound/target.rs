@@ -1,0 +1,43 @@
+//! Whom an application means by its connect, for the decision and for the log.
+
+use std::net::SocketAddr;
+
+use ssa_common::event::Held;
+
+use super::outbound::Outbound;
+use crate::{
+    connection::info::ConnectionLabels,
+    enforce::decision::{DecisionLabels, Question},
+    policy::rule::Direction,
+};
+
+/// What is to be decided of a held connect.
+pub(super) fn question(held: &Held) -> Question<'_> {
+    Question {
+        direction: Direction::Out,
+        by_rule: held.by_rule != 0,
+        caller: &held.caller,
+        application: None,
+        at: held.orig_dst.into(),
+        socket_cgroup: held.cgroup,
+        hostname: held.hostname.as_str().unwrap_or_default(),
+    }
+}
+
+/// The connection in the log and in tables; `peer` where it has no connection to ask.
+pub(super) fn labels<'a>(
+    outbound: &Outbound,
+    held: &'a Held,
+    decided: &'a DecisionLabels,
+    peer: Option<SocketAddr>,
+) -> ConnectionLabels<'a> {
+    ConnectionLabels {
+        id: held.id,
+        direction: Direction::Out,
+        caller: &held.caller,
+        service: outbound.attached.name(held.caller.service),
+        name: &decided.name,
+        rule: decided.rule.as_deref(),
+        peer,
+    }
+}

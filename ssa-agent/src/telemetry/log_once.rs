@@ -1,0 +1,34 @@
+//! Trouble that lasts is logged when it begins or changes, not each time that it is met.
+
+/// The text that was logged last.
+#[derive(Debug, Default)]
+pub(crate) struct LogOnce(Option<String>);
+
+impl LogOnce {
+    /// Whether a text is another than the last one: then it is to be logged.
+    pub(crate) fn is_new(&mut self, text: &str) -> bool {
+        let new = self.0.as_deref() != Some(text);
+        if new {
+            self.0 = Some(text.to_owned());
+        }
+        new
+    }
+
+    /// The trouble is over: the next one is logged, whatever it is.
+    pub(crate) fn over(&mut self) {
+        self.0 = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn same_text_is_new_once_until_the_trouble_is_over() {
+        let mut once = LogOnce::default();
+        assert!(once.is_new("a") && !once.is_new("a") && once.is_new("b") && once.is_new("a"));
+        once.over();
+        assert!(once.is_new("a"));
+    }
+}

@@ -1,0 +1,111 @@
+//! Why there is no TLS connection, in words that `TLS_ERROR` can give.
+
+use std::{io, path::PathBuf};
+
+use openssl::{
+    error::ErrorStack,
+    ssl::SslRef,
+    x509::{X509StoreContext, X509StoreContextRef, X509VerifyResult},
+};
+
+use super::{
+    certificate,
+    handshake::{HANDSHAKE, Handshake},
+    server_name,
+};
+
+/// Why there is no TLS connection: the peer's fault, or the settings'.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The peer's certificate was refused; the text says which and why.
+    #[error("{0}")]
+    Certificate(String),
+    /// The handshake failed before or after the certificate.
+    #[error("TLS handshake failed: {0}")]
+    Handshake(String),
+    /// The same, and the peer has said nothing that would be TLS.
+    #[error("TLS handshake failed: {0}")]
+    NoTls(String),
+    /// The host name can't be verified.
+    #[error(transparent)]
+    Name(#[from] server_name::Invalid),
+    /// OpenSSL refused the settings.
+    #[error("OpenSSL refused the settings: {0}")]
+    Settings(#[from] ErrorStack),
+    /// A file or directory of trust anchors can't be used.
+    #[error("{}: {what}", path.display())]
+    TrustAnchors { path: PathBuf, what: String },
+    /// Versions and cipher suites leave nothing to offer.
+    #[error("no cipher suite is left for the versions that are allowed")]
+    NoCipherSuite,
+    /// A server without a certificate.
+    #[error("a listening socket needs a certificate (TLS_CERTIFICATE_CHAIN, TLS_PRIVATE_KEY)")]
+    NoCertificate,
+    /// A server that asks for client certificates, and has no CAs to verify them with.
+    #[error("TLS_REQUEST_PEER_AUTH: clients' certificates need CAs (TLS_TRUSTED_PEER_CERTIFICATES)")]
+    NoClientCas,
+}
+
+/// Why a handshake was not finished: TLS itself, or what the caller of [`super::client::connect`] or
+/// [`super::server::accept`] checks of the verified chain.
+#[derive(Debug)]
+pub(crate) enum Failed<E> {
+    /// The caller's check has refused the chain.
+    Check(E),
+    /// The handshake, or its settings.
+    Tls(Error),
+}
+
+impl<E, T: Into<Error>> From<T> for Failed<E> {
+    fn from(error: T) -> Self {
+        Self::Tls(error.into())
+    }
+}
+
+/// OpenSSL's verdict on a certificate, whose reason is kept.
+pub(super) fn noting_failures(valid: bool, store: &mut X509StoreContextRef) -> bool {
+    if !valid {
+        note_failure(store);
+    }
+    valid
+}
+
+/// Keeps the words for what OpenSSL's verification is about to refuse.
+fn note_failure(store: &mut X509StoreContextRef) {
+    let Ok(index) = X509StoreContext::ssl_idx() else { return };
+    let text = certificate::refusal(store.error(), store.current_cert());
+    if let Some(handshake) = store.ex_data(index).and_then(|ssl| ssl.ex_data(*HANDSHAKE)) {
+        handshake.note(text);
+    }
+}
+
+/// The error of a handshake that OpenSSL gave up, with the reason that [`noting_failures`] has kept.
+pub(super) fn failure(error: &openssl::ssl::Error, handshake: &Handshake, ssl: &SslRef) -> Error {
+    // There from the first answer of TLS on.
+    let mut random = [0; 32];
+    ssl.server_random(&mut random);
+    let failed = if random == [0; 32] { Error::NoTls } else { Error::Handshake };
+    if ssl.verify_result() != X509VerifyResult::OK
+        && let Some(text) = handshake.failure()
+    {
+        return Error::Certificate(text);
+    }
+    if let Some(io) = error.io_error() {
+        let reset = io.kind() == io::ErrorKind::ConnectionReset;
+        return failed(if reset { "the peer reset the connection".to_owned() } else { io.to_string() });
+    }
+    let Some(first) = error.ssl_error().and_then(|stack| stack.errors().first()) else {
+        return failed("the peer closed the connection".to_owned());
+    };
+    let reason = first.reason().unwrap_or("unknown error");
+    Error::Handshake(match reason {
+        "unexpected eof while reading" => return failed("the peer closed the connection".to_owned()),
+        "wrong version number" | "packet length too long" | "http request" => {
+            return failed(format!("the peer does not seem to speak TLS ({reason})"));
+        }
+        "unsupported protocol" | "tlsv1 alert protocol version" | "sslv3 alert handshake failure" => {
+            format!("no version or cipher in common with the peer ({reason})")
+        }
+        _ => reason.to_owned(),
+    })
+}

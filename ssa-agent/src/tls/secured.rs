@@ -1,0 +1,75 @@
+//! A TLS connection after its handshake, and what can be asked of it.
+
+use std::sync::Arc;
+
+use openssl::{
+    hash::MessageDigest,
+    ssl::{NameType, SslVersion},
+    x509::X509,
+};
+use tokio_openssl::SslStream;
+
+use super::{certificate, peer::PeerStream};
+
+/// A TLS connection after its handshake. Only [`super::client::connect`] and [`super::server::accept`] make one, after all
+/// checks.
+pub(crate) struct Secured {
+    /// The connection, whose records OpenSSL reads and writes.
+    pub(crate) stream: SslStream<PeerStream>,
+    /// The chain that was verified, leaf first: now, or when the session was made.
+    pub(super) chain: Arc<[X509]>,
+}
+
+impl Secured {
+    /// OpenSSL's name of the negotiated cipher.
+    pub(crate) fn cipher(&self) -> &'static str {
+        self.stream.ssl().current_cipher().map_or("", |cipher| cipher.name())
+    }
+
+    /// The negotiated version as on the wire: 0x0303 or 0x0304.
+    pub(crate) fn version(&self) -> i64 {
+        match self.stream.ssl().version2() {
+            Some(SslVersion::TLS1_3) => 0x0304,
+            Some(_) | None => 0x0303,
+        }
+    }
+
+    /// Subject of the peer's certificate, RFC 2253, cut to what an answer has room for.
+    pub(crate) fn identity(&self) -> String {
+        let mut text = self.chain.first().map(|leaf| certificate::name(leaf.subject_name())).unwrap_or_default();
+        text = text.replace(|letter: char| letter.is_control(), " ");
+        while text.len() > IDENTITY_BYTES {
+            text.pop();
+        }
+        text
+    }
+
+    /// The application protocol that the peer chose.
+    pub(crate) fn alpn(&self) -> Option<&str> {
+        self.stream.ssl().selected_alpn_protocol().and_then(|protocol| std::str::from_utf8(protocol).ok())
+    }
+
+    /// The verified chain, leaf first.
+    pub(crate) fn chain(&self) -> &[X509] {
+        &self.chain
+    }
+
+    /// SHA-256 of the peer's certificate.
+    pub(crate) fn fingerprint(&self) -> [u8; 32] {
+        let digest = self.chain.first().and_then(|leaf| leaf.digest(MessageDigest::sha256()).ok());
+        digest.and_then(|digest| digest.as_ref().try_into().ok()).unwrap_or_default()
+    }
+
+    /// The name that a client asked for.
+    pub(crate) fn sni(&self) -> Option<&str> {
+        self.stream.ssl().servername(NameType::HOST_NAME)
+    }
+
+    /// Whether a session was resumed.
+    pub(crate) fn resumed(&self) -> bool {
+        self.stream.ssl().session_reused()
+    }
+}
+
+/// Longest subject that is shown, in bytes.
+const IDENTITY_BYTES: usize = 400;
