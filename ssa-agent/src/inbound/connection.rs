@@ -200,7 +200,7 @@ mod tests {
         assert!((1000..FUTURE_BYTES_MAX).contains(&size), "{size} bytes");
     }
 
-    const FUTURE_BYTES_MAX: usize = 8192;
+    const FUTURE_BYTES_MAX: usize = 9216;
 
     #[tokio::test]
     async fn clients_of_prefer_are_told_apart_by_their_first_byte() {

@@ -262,5 +262,5 @@ mod tests {
         assert!((1000..FUTURE_BYTES_MAX).contains(&size), "{size} bytes");
     }
 
-    const FUTURE_BYTES_MAX: usize = 8192;
+    const FUTURE_BYTES_MAX: usize = 9216;
 }
