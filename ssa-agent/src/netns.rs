@@ -24,7 +24,7 @@ use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use ssa_common::{
     socket::{Caller, mapped},
-    steer::{LegKey, ListenKey, ResumedKey, Target},
+    steer::{FourTuple, LegKey, ListenKey, Target},
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -128,7 +128,7 @@ pub(crate) struct Namespace {
     maps: Arc<Maps>,
     listen: Mutex<BpfHashMap<MapData, ListenKey, Target>>,
     raw: Raw,
-    resumed: Mutex<BpfHashMap<MapData, ResumedKey, u32>>,
+    resumed: Mutex<BpfHashMap<MapData, FourTuple, u32>>,
     expected: Mutex<HashMap<Tuple, Expected>>,
     targets: Mutex<SockMap<MapData>>,
     /// Places of [`Entrance`]s among the targets that are taken.
@@ -512,7 +512,7 @@ fn set_up_listener(socket: &Socket, addr: IpAddr) -> io::Result<()> {
 struct Steer {
     ebpf: Ebpf,
     targets: SockMap<MapData>,
-    resumed: BpfHashMap<MapData, ResumedKey, u32>,
+    resumed: BpfHashMap<MapData, FourTuple, u32>,
     listen: BpfHashMap<MapData, ListenKey, Target>,
 }
 
@@ -557,8 +557,8 @@ fn saved_isn(headers: &[u8]) -> Option<u32> {
     kernel::packet::be32(headers, ip_len + 4)
 }
 
-fn resumed_key((source, target): &Tuple) -> ResumedKey {
-    ResumedKey {
+fn resumed_key((source, target): &Tuple) -> FourTuple {
+    FourTuple {
         source: mapped(source.ip()),
         target: mapped(target.ip()),
         source_port: source.port(),

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use ssa_common::{
     connection::Connection,
-    event::{Changed, Closed, Held, Left},
+    event::{Changed, Closed, Held, HoldEnded},
 };
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -68,7 +68,7 @@ impl Registry {
     }
 
     /// An attempt has left SYN_SENT.
-    pub(crate) fn left(&mut self, left: &Left) {
+    pub(crate) fn left(&mut self, left: &HoldEnded) {
         if let Some(live) = self.live.get_mut(&left.id)
             && live.attempt == left.attempt
         {

@@ -21,8 +21,8 @@ code! {
         BLOB = 2,
         /// [`Held`]
         HELD = 3,
-        /// [`Left`]
-        LEFT = 4,
+        /// [`HoldEnded`]
+        HOLD_ENDED = 4,
         /// [`Closed`]
         CLOSED = 5,
         /// [`Changed`]
@@ -91,8 +91,8 @@ pub struct Held {
 /// A socket's attempt has left SYN_SENT: a verdict arrived, or the application gave up.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
-pub struct Left {
-    /// [`EventKind::LEFT`]
+pub struct HoldEnded {
+    /// [`EventKind::HOLD_ENDED`]
     pub kind: EventKind,
     pub attempt: u32,
     pub id: u64,
@@ -197,6 +197,6 @@ const _: () = assert!(size_of::<Datagram>() == 64 + DATAGRAM_BYTES);
 const _: () = assert!(size_of::<Opened>() == 56);
 const _: () = assert!(size_of::<BlobSet>() == 72);
 const _: () = assert!(size_of::<Held>() == 608);
-const _: () = assert!(size_of::<Left>() == 24);
+const _: () = assert!(size_of::<HoldEnded>() == 24);
 const _: () = assert!(size_of::<Closed>() == 24);
 const _: () = assert!(size_of::<Changed>() == 24);

@@ -34,7 +34,7 @@ code! {
 }
 
 /// In a cgroup's number of a set: no rule can be for a cgroup below it that is not known.
-pub const CLOSED_BELOW: u32 = 1 << 31;
+pub const NO_RULES_BELOW: u32 = 1 << 31;
 
 /// An address of a set. Its prefix has the 32 bits of the set and as many of the address as count.
 #[derive(Clone, Copy, Debug, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]

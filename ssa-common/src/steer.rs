@@ -8,7 +8,7 @@ use crate::{code, pod};
 /// v4-mapped.
 #[derive(Clone, Copy, Debug, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
-pub struct ResumedKey {
+pub struct FourTuple {
     /// The application's address, network byte order.
     pub source: [u8; 16],
     /// The virtual address, network byte order.
@@ -38,7 +38,7 @@ pub struct LegKey {
     /// Network namespace (cookie).
     pub netns: u64,
     /// The agent's address as source, the listener's as target.
-    pub tuple: ResumedKey,
+    pub tuple: FourTuple,
     /// Reserved; always zero.
     pub reserved: u32,
 }
@@ -81,10 +81,10 @@ impl Target {
 /// Connections of one namespace that can be between their resumption and their acceptance at once.
 pub const STEER_CAPACITY: usize = 1 << 16;
 
-pod!(ResumedKey);
+pod!(FourTuple);
 pod!(ListenKey);
 pod!(LegKey);
 
-const _: () = assert!(size_of::<ResumedKey>() == 36);
+const _: () = assert!(size_of::<FourTuple>() == 36);
 const _: () = assert!(size_of::<ListenKey>() == 20);
 const _: () = assert!(size_of::<LegKey>() == 48);

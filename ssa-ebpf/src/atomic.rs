@@ -33,7 +33,7 @@ impl Refs {
     /// Counts one user more, unless there is none left. Gives up, as if there were none, when many
     /// others are faster.
     #[inline(always)]
-    pub(crate) fn join(self) -> bool {
+    pub(crate) fn acquire(self) -> bool {
         for _try in 0..64 {
             // SAFETY: see `new`.
             let now = unsafe { self.0.read_volatile() };
@@ -56,7 +56,7 @@ impl Refs {
     /// Not relaxed: for that, LLVM 22 makes an addition that fetches nothing, and then compares the
     /// operand as if it were the result.
     #[inline(always)]
-    pub(crate) fn leave(self) -> bool {
+    pub(crate) fn release(self) -> bool {
         // SAFETY: see `new`.
         unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::SeqCst }>(self.0, u32::MAX) == 1 }
     }

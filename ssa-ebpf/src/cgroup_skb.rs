@@ -13,14 +13,14 @@ use ssa_common::{
     phase::TcpState,
     rule::{Action, Traffic},
     socket::{HostName, Socket},
-    steer::{LegKey, ResumedKey},
+    steer::{FourTuple, LegKey},
 };
 
 use crate::{
     address::{mapped, read},
     ctx::{bound, copy_words, tcp_state},
+    dns,
     maps::{EVENTS, LEGS, LISTENERS, count, mptcp_socket_of, socket_of, storage},
-    names,
     refusal::{ALLOW, DENY},
     rules,
 };
@@ -79,7 +79,7 @@ fn tls_candidate(ctx: &SkBuffContext, other: TcpState, egress: bool) -> Option<(
     let state = tcp_state(sk);
     if state == TcpState::CLOSE || state == TcpState::ESTABLISHED {
         // Those of UDP sockets.
-        names::see(ctx, sk, egress);
+        dns::observe(ctx, sk, egress);
         return None;
     }
     if state != TcpState::SYN_SENT && state != other {
@@ -173,9 +173,9 @@ fn is_leg(ctx: &SkBuffContext, netns: u64) -> bool {
 }
 
 #[inline(always)]
-fn leg4(ctx: &SkBuffContext, version: u8) -> Option<ResumedKey> {
+fn leg4(ctx: &SkBuffContext, version: u8) -> Option<FourTuple> {
     let transport = usize::from(version & 0x0f) * 4;
-    Some(ResumedKey {
+    Some(FourTuple {
         source: mapped(ctx.load(12).ok()?),
         target: mapped(ctx.load(16).ok()?),
         source_port: u16::from_be(ctx.load(transport).ok()?),
@@ -184,11 +184,11 @@ fn leg4(ctx: &SkBuffContext, version: u8) -> Option<ResumedKey> {
 }
 
 #[inline(always)]
-fn leg6(ctx: &SkBuffContext) -> Option<ResumedKey> {
+fn leg6(ctx: &SkBuffContext) -> Option<FourTuple> {
     if ctx.load::<u8>(6).ok()? != NEXT_TCP {
         return None;
     }
-    Some(ResumedKey {
+    Some(FourTuple {
         source: ctx.load(8).ok()?,
         target: ctx.load(24).ok()?,
         source_port: u16::from_be(ctx.load(40).ok()?),

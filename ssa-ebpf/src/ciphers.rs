@@ -11,22 +11,20 @@ use ssa_common::{
 use crate::{
     ctx::{Sockopt, copy_words},
     maps::{CIPHER_NAMES, CIPHERS, SCRATCH, Scratch, count},
-    refusal::{Refusal, errno},
+    refusal::{BAD_VALUE, NO_ROOM, Refusal, WEAKER, errno},
     repeat::{GO_ON, STOP, repeat},
     text,
 };
 
-const UNKNOWN: Refusal = Refusal::new(errno::EINVAL, Reason::CipherUnknown);
-const WEAKER: Refusal = Refusal::new(errno::EPROTO, Reason::Policy);
-const FULL: Refusal = Refusal::new(errno::ENOBUFS, Reason::NoRoom);
-const BAD_VALUE: Refusal = Refusal::new(errno::EINVAL, Reason::BadValue);
+/// `EINVAL`: no suite of that name, or none that is on the list.
+const CIPHER_UNKNOWN: Refusal = Refusal::new(errno::EINVAL, Reason::CipherUnknown);
 
 /// `TLS_DISABLE_CIPHER`.
 #[inline(always)]
 pub(crate) fn disable(opt: Sockopt, context: &mut Context, zero: u64) -> Result<(), Refusal> {
-    let number = named(opt)?;
-    if !take_off(&mut context.ciphers, number, zero) {
-        return Err(UNKNOWN);
+    let number = suite_named(opt)?;
+    if !remove(&mut context.ciphers, number, zero) {
+        return Err(CIPHER_UNKNOWN);
     }
     context.asked.remove(number);
     context.ciphers_set = 1;
@@ -36,12 +34,12 @@ pub(crate) fn disable(opt: Sockopt, context: &mut Context, zero: u64) -> Result<
 /// `TLS_ENABLE_CIPHER`.
 #[inline(always)]
 pub(crate) fn enable(opt: Sockopt, context: &mut Context, policy: &Policy, zero: u64) -> Result<(), Refusal> {
-    let number = named(opt)?;
+    let number = suite_named(opt)?;
     if !policy.allowed.has(number) {
         return Err(WEAKER);
     }
-    let _was_on = take_off(&mut context.ciphers, number, zero);
-    put_first(&mut context.ciphers, number);
+    let _was_on = remove(&mut context.ciphers, number, zero);
+    prepend(&mut context.ciphers, number);
     context.asked.add(number);
     context.ciphers_set = 1;
     Ok(())
@@ -54,7 +52,7 @@ pub(crate) fn set(opt: Sockopt, id: u64, context: &mut Context, policy: &Policy)
     if len < 2 || len > OPTION_BYTES as i32 {
         return Err(BAD_VALUE);
     }
-    let scratch = scratch(id).ok_or(FULL)?;
+    let scratch = scratch(id).ok_or(NO_ROOM)?;
     let done = parse(opt, (len - 1) as usize, scratch, context, policy);
     let _absent = SCRATCH.remove(id);
     done
@@ -79,14 +77,14 @@ fn parse(
     };
     repeat(len as u32, hash_character, &mut names);
     if names.name >= CIPHERS_MAX as u64 {
-        return Err(UNKNOWN);
+        return Err(CIPHER_UNKNOWN);
     }
     let at = zero(scratch);
     let mut list = List { scratch, policy, at, refusal: NONE };
     repeat(names.name as u32 + 1, list_name, &mut list);
     match list.refusal {
         NONE => {}
-        NOT_KNOWN => return Err(UNKNOWN),
+        NOT_KNOWN => return Err(CIPHER_UNKNOWN),
         _ => return Err(WEAKER),
     }
     let scratch = list.scratch;
@@ -211,11 +209,11 @@ extern "C" fn write_name(slot: u32, text: &mut NameText<'_>) -> i64 {
 
 /// The suite that the value names.
 #[inline(always)]
-fn named(opt: Sockopt) -> Result<u8, Refusal> {
+fn suite_named(opt: Sockopt) -> Result<u8, Refusal> {
     const LONGEST: usize = 64;
     let len = opt.len();
     if len < 2 || len > LONGEST as i32 {
-        return Err(if len > LONGEST as i32 { UNKNOWN } else { BAD_VALUE });
+        return Err(if len > LONGEST as i32 { CIPHER_UNKNOWN } else { BAD_VALUE });
     }
     let mut name = OneName { opt, hash: HASH_START, nuls: 0 };
     repeat(len as u32 - 1, hash_value, &mut name);
@@ -223,7 +221,7 @@ fn named(opt: Sockopt) -> Result<u8, Refusal> {
         return Err(BAD_VALUE);
     }
     // SAFETY: as in `list_name`.
-    unsafe { CIPHERS.get(name.hash) }.map(|number| *number as u8).ok_or(UNKNOWN)
+    unsafe { CIPHERS.get(name.hash) }.map(|number| *number as u8).ok_or(CIPHER_UNKNOWN)
 }
 
 /// A value that is one name.
@@ -242,9 +240,9 @@ extern "C" fn hash_value(index: u32, name: &mut OneName) -> i64 {
 
 /// Takes a suite off the list; false if it is not on it.
 #[inline(always)]
-fn take_off(list: &mut CipherList, number: u8, zero: u64) -> bool {
+fn remove(list: &mut CipherList, number: u8, zero: u64) -> bool {
     let mut shift = Shift { list, number, to: zero };
-    repeat(CIPHERS_MAX as u32, keep_others, &mut shift);
+    repeat(CIPHERS_MAX as u32, shift_left, &mut shift);
     let found = shift.to < CIPHERS_MAX as u64;
     if found {
         shift.list.0[CIPHERS_MAX - 1] = 0;
@@ -259,7 +257,7 @@ struct Shift<'a> {
     to: u64,
 }
 
-extern "C" fn keep_others(from: u32, shift: &mut Shift<'_>) -> i64 {
+extern "C" fn shift_left(from: u32, shift: &mut Shift<'_>) -> i64 {
     let here = shift.list.0[from as usize & (CIPHERS_MAX - 1)];
     shift.list.0[shift.to as usize & (CIPHERS_MAX - 1)] = here;
     shift.to += u64::from(here != shift.number);
@@ -268,11 +266,11 @@ extern "C" fn keep_others(from: u32, shift: &mut Shift<'_>) -> i64 {
 
 /// Puts a suite before all the others. It is not on the list, which therefore is not full.
 #[inline(always)]
-fn put_first(list: &mut CipherList, number: u8) {
-    repeat(CIPHERS_MAX as u32, carry_on, &mut Shift { list, number, to: 0 });
+fn prepend(list: &mut CipherList, number: u8) {
+    repeat(CIPHERS_MAX as u32, shift_right, &mut Shift { list, number, to: 0 });
 }
 
-extern "C" fn carry_on(slot: u32, shift: &mut Shift<'_>) -> i64 {
+extern "C" fn shift_right(slot: u32, shift: &mut Shift<'_>) -> i64 {
     let slot = &mut shift.list.0[slot as usize & (CIPHERS_MAX - 1)];
     shift.number = core::mem::replace(slot, shift.number);
     GO_ON

@@ -25,13 +25,13 @@ use crate::{
     address::AF_INET,
     caller::caller,
     ctx::{AF_INET6, IPPROTO_TCP, SockAddr, bound, is_tcp, is_udp, words},
-    lifecycle::{leave, open},
+    lifecycle::{register, unregister},
     maps::{
-        CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, count, is_subflow, make_ruled, mptcp_socket_of,
-        socket_of, storage, unmake_socket,
+        CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, count, delete_socket, is_subflow, make_socket_by_rule,
+        mptcp_socket_of, socket_of, storage,
     },
     peer_options,
-    refusal::{ALLOW, Refusal, deny, errno, refuse},
+    refusal::{AGENT_AWAY, ALLOW, NO_ROOM, Refusal, deny, errno, refuse},
     rules,
 };
 
@@ -45,7 +45,7 @@ fn ssa_connect4(ctx: SockAddrContext) -> i32 {
     };
     // SAFETY: the array holds programs of this same type and attach type.
     unsafe { LIVE_CONNECT4.tail_call(&ctx, 0) };
-    fail(socket, Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning))
+    fail(socket, AGENT_AWAY)
 }
 
 /// `connect(2)` over IPv6, and to v4-mapped addresses. As [`ssa_connect4`].
@@ -58,7 +58,7 @@ fn ssa_connect6(ctx: SockAddrContext) -> i32 {
     };
     // SAFETY: the array holds programs of this same type and attach type.
     unsafe { LIVE_CONNECT6.tail_call(&ctx, 0) };
-    fail(socket, Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning))
+    fail(socket, AGENT_AWAY)
 }
 
 /// Runs after [`ssa_connect4`] while the agent lives: `EPROTO` without a host name, `ENOBUFS`
@@ -118,8 +118,8 @@ fn tls_socket(sk: *mut bpf_sock, to: &Endpoint) -> Result<&'static mut Socket, i
     if action != Action::TLS {
         if let Some(socket) = socket_of(sk) {
             // It went elsewhere before.
-            leave(socket);
-            unmake_socket(sk);
+            unregister(socket);
+            delete_socket(sk);
         }
         return Err(if action == Action::PLAIN { not_tls(sk) } else { rules::verdict(action) });
     }
@@ -128,7 +128,7 @@ fn tls_socket(sk: *mut bpf_sock, to: &Endpoint) -> Result<&'static mut Socket, i
     }
     let socket = match socket_of(sk) {
         Some(socket) => socket,
-        None => make_ruled(sk).ok_or_else(|| deny(errno::ENOBUFS))?,
+        None => make_socket_by_rule(sk).ok_or_else(|| deny(errno::ENOBUFS))?,
     };
     Ok(socket)
 }
@@ -162,7 +162,7 @@ fn begin(
     let sk = SockAddr::new(ctx).sk();
     let caller = caller(ctx.as_ptr(), socket.service);
     if socket.id == 0 && socket.by_rule != 0 {
-        open(socket, caller)?;
+        register(socket, caller)?;
     }
     // Without an id every set was refused because the agent was away: nothing is known that could be verified.
     if socket.id == 0 || (socket.hostname.len == 0 && socket.by_rule == 0) {
@@ -180,8 +180,8 @@ fn begin(
     socket.caller = caller;
     socket.orig_dst = orig_dst;
     socket.bound = bound(sk, family);
-    peer_options::note(ctx, socket, over);
-    peer_options::unbind(ctx, sk, socket);
+    peer_options::record(ctx, socket, over);
+    peer_options::unbind_interface(ctx, sk, socket);
     limit_syns(ctx);
     debug!(ctx, "connect: attempt {} of {}", attempt, socket.id);
     Ok(())
@@ -191,12 +191,11 @@ fn begin(
 #[inline(always)]
 fn new_answers(id: u64, attempt: u32) -> Result<(), Refusal> {
     static PENDING: Connection = Connection::pending(0);
-    let full = Refusal::new(errno::ENOBUFS, Reason::NoRoom);
     if CONNECTIONS.insert(id, &PENDING, 0).is_err() {
         count(Counter::NoRoom, 1);
-        return Err(full);
+        return Err(NO_ROOM);
     }
-    let connection = CONNECTIONS.get_ptr_mut(id).ok_or(full)?;
+    let connection = CONNECTIONS.get_ptr_mut(id).ok_or(NO_ROOM)?;
     // SAFETY: a live value of the map; only this socket's hooks, under its lock, write it before the
     // agent has heard of the attempt.
     unsafe { (*connection).attempt = attempt };

@@ -16,7 +16,7 @@ use crate::{
     caller::caller,
     ciphers,
     ctx::{SOL_SOCKET, Sockopt, is_tcp, phase_of},
-    lifecycle::open,
+    lifecycle::register,
     maps::{CERTIFICATES, CHAINS, CONNECTIONS, CONTEXTS, socket_of},
     option_row::option_row,
     refusal::{deny, errno},
@@ -29,7 +29,7 @@ use crate::{
 fn ssa_getsockopt(ctx: SockoptContext) -> i32 {
     let opt = Sockopt::new(&ctx);
     if opt.level() != IPPROTO_TLS {
-        tell_protocol(opt);
+        answer_so_protocol(opt);
         return opt.leave();
     }
     match get(&ctx, opt) {
@@ -40,7 +40,7 @@ fn ssa_getsockopt(ctx: SockoptContext) -> i32 {
 
 /// `SO_PROTOCOL` is the protocol that the socket was made with. The kernel has put its own answer, 6.
 #[inline(always)]
-fn tell_protocol(opt: Sockopt) {
+fn answer_so_protocol(opt: Sockopt) {
     const SO_PROTOCOL: i32 = 38;
     if opt.level() == SOL_SOCKET
         && opt.number() == SO_PROTOCOL
@@ -84,7 +84,7 @@ fn get(ctx: &SockoptContext, opt: Sockopt) -> Result<i32, i32> {
         PlaceId::HOST_NAME => text(opt, &socket.hostname.bytes, socket.hostname.len + 1),
         // It has no context yet. One on which a set was refused because the agent is away gets none here.
         _ if socket.id == 0
-            && (socket.by_protocol == 0 || open(socket, caller(ctx.as_ptr(), socket.service)).is_err()) =>
+            && (socket.by_protocol == 0 || register(socket, caller(ctx.as_ptr(), socket.service)).is_err()) =>
         {
             Err(errno::ENOTCONN)
         }

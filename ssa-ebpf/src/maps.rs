@@ -198,7 +198,7 @@ pub(crate) static LISTENING: HashMap<u64, Listening, LISTENERS_CAPACITY, NO_PREA
 #[btf_map]
 pub(crate) static ATTACHED: HashMap<u64, u32, CGROUPS_CAPACITY, NO_PREALLOC> = HashMap::new();
 
-/// Threads that are in a `socket(2)` with `IPPROTO_TLS`, by `bpf_get_current_pid_tgid` ([`crate::socket`]). Full: the
+/// Threads that are in a `socket(2)` with `IPPROTO_TLS`, by `bpf_get_current_pid_tgid` ([`crate::sock_create`]). Full: the
 /// call fails with `EPROTONOSUPPORT`.
 #[btf_map]
 pub(crate) static MARKS: HashMap<u64, u32, MARKS_CAPACITY, NO_PREALLOC> = HashMap::new();
@@ -265,14 +265,14 @@ pub(crate) fn is_subflow(sk: *mut bpf_sock) -> bool {
 #[inline(always)]
 pub(crate) fn make_socket(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
     let socket = make_uncounted(sk)?;
-    count_in();
+    count_socket();
     Some(socket)
 }
 
 /// Makes a socket of this hook's cgroup a TLS socket by a rule. It is not counted: when the hooks are detached it becomes
 /// a plain one again, as everything does to which the rule applies.
 #[inline(always)]
-pub(crate) fn make_ruled(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
+pub(crate) fn make_socket_by_rule(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
     let socket = make_uncounted(sk)?;
     socket.by_rule = 1;
     Some(socket)
@@ -287,21 +287,21 @@ fn make_uncounted(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
 
 /// A socket has become a TLS socket by its own options.
 #[inline(always)]
-pub(crate) fn count_in() {
+pub(crate) fn count_socket() {
     count(Counter::Sockets, 1);
     crate::atomic::add(&raw mut service().sockets, 1);
 }
 
-/// Makes a TLS socket a plain one. It was left by [`crate::lifecycle::leave`] before, unless it has just been cloned.
+/// Makes a TLS socket a plain one. It was left by [`crate::lifecycle::unregister`] before, unless it has just been cloned.
 #[inline(always)]
-pub(crate) fn unmake_socket(sk: *mut bpf_sock) {
+pub(crate) fn delete_socket(sk: *mut bpf_sock) {
     // SAFETY: the helper checks `sk`. Absent is as good.
     unsafe { bpf_sk_storage_delete((&raw const SOCKETS).cast_mut().cast(), sk.cast()) };
 }
 
 /// A TLS socket that was made by [`make_socket`] is gone.
 #[inline(always)]
-pub(crate) fn count_out() {
+pub(crate) fn uncount_socket() {
     count(Counter::Sockets, -1);
     crate::atomic::add(&raw mut service().sockets, u64::MAX);
 }

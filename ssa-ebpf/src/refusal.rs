@@ -57,3 +57,12 @@ pub(crate) fn refuse(socket: Option<&mut Socket>, refusal: Refusal) -> i32 {
     }
     deny(refusal.errno)
 }
+
+/// `ENOTCONN`: no agent lives, or it has not said yet what the administrator allows.
+pub(crate) const AGENT_AWAY: Refusal = Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning);
+/// `EINVAL`: a value or length that the option's contract does not allow.
+pub(crate) const BAD_VALUE: Refusal = Refusal::new(errno::EINVAL, Reason::BadValue);
+/// `ENOBUFS`: a map or the ring buffer is full, or no id is left. The caller has counted it.
+pub(crate) const NO_ROOM: Refusal = Refusal::new(errno::ENOBUFS, Reason::NoRoom);
+/// `EPROTO`: weaker than the administrator's policy.
+pub(crate) const WEAKER: Refusal = Refusal::new(errno::EPROTO, Reason::Policy);

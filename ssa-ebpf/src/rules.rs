@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::bpf_get_current_cgroup_id, macros::cgroup_sock_addr, programs::SockAddrContext,
 };
 use ssa_common::{
-    rule::{ADDRESS_BITS, Action, AddressKey, CLOSED_BELOW, PORT_BITS, PortKey, Traffic},
+    rule::{ADDRESS_BITS, Action, AddressKey, NO_RULES_BELOW, PORT_BITS, PortKey, Traffic},
     socket::Endpoint,
 };
 
@@ -86,7 +86,7 @@ fn has_rules() -> bool {
     // SAFETY: the helper takes nothing; the value is read within this hook.
     let set = unsafe { RULED.get(bpf_get_current_cgroup_id()) };
     match set {
-        Some(set) => *set & !CLOSED_BELOW != 0,
+        Some(set) => *set & !NO_RULES_BELOW != 0,
         None => is_unknown(),
     }
 }
@@ -105,7 +105,7 @@ pub(crate) fn of_cgroup(cgroup: u64, traffic: Traffic, to: &Endpoint) -> Action 
     let Some(set) = (unsafe { RULED.get(cgroup) }) else {
         return if is_unknown() { Action::UNKNOWN } else { Action::PLAIN };
     };
-    let set = *set & !CLOSED_BELOW;
+    let set = *set & !NO_RULES_BELOW;
     if set == 0 {
         return Action::PLAIN;
     }
@@ -143,5 +143,5 @@ fn destination(addr: [u8; 16]) -> [u8; 16] {
 #[inline(always)]
 fn is_unknown() -> bool {
     // SAFETY: values are read within this hook.
-    unsafe { RULED.get(0).is_some() && RULED.get(service().id).is_none_or(|set| *set & CLOSED_BELOW == 0) }
+    unsafe { RULED.get(0).is_some() && RULED.get(service().id).is_none_or(|set| *set & NO_RULES_BELOW == 0) }
 }

@@ -13,14 +13,14 @@ use aya_ebpf::{
 };
 use ssa_common::{
     limits::LEGS_CAPACITY,
-    steer::{LegKey, ListenKey, ResumedKey, STEER_CAPACITY, Target},
+    steer::{FourTuple, LegKey, ListenKey, STEER_CAPACITY, Target},
 };
 
 use crate::address::{AF_INET, bytes, mapped, read, read_words};
 
 /// 4-tuples of the connections that are being resumed. Written by the agent.
 #[btf_map]
-static RESUMED: HashMap<ResumedKey, u32, STEER_CAPACITY, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+static RESUMED: HashMap<FourTuple, u32, STEER_CAPACITY, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 /// Legs from the agent, or from the one before it, to programs' listeners, which go their own way: the hooks' own map.
 #[btf_map]
@@ -50,7 +50,7 @@ fn ssa_steer(ctx: SkLookupContext) -> u32 {
     // variable offset: "dereference of modified ctx ptr R6 off=40 disallowed" (6.18, rustc 1.95).
     let (remote4, local4) = (mapped(read!(lookup, remote_ip4)), mapped(read!(lookup, local_ip4)));
     let (remote6, local6) = (bytes(read_words!(lookup, remote_ip6)), bytes(read_words!(lookup, local_ip6)));
-    let key = ResumedKey {
+    let key = FourTuple {
         source: if ipv4 { remote4 } else { remote6 },
         target: if ipv4 { local4 } else { local6 },
         source_port: u16::from_be(read!(lookup, remote_port)),

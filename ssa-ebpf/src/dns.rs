@@ -26,7 +26,7 @@ const IPV6_HEADER: usize = 40;
 
 /// Tells the agent of a datagram or segment to a name server, or from one.
 #[inline(always)]
-pub(crate) fn see(ctx: &SkBuffContext, sk: *mut bpf_sock, egress: bool) {
+pub(crate) fn observe(ctx: &SkBuffContext, sk: *mut bpf_sock, egress: bool) {
     if NAMES_WANTED.get(0).is_none_or(|wanted| *wanted == 0) {
         return;
     }
@@ -37,11 +37,11 @@ pub(crate) fn see(ctx: &SkBuffContext, sk: *mut bpf_sock, egress: bool) {
     }
     // A packet that is cut short is none.
     let _none = if is_udp(full) {
-        tell(ctx, egress, None)
+        report(ctx, egress, None)
     } else if is_tcp(full) {
         // SAFETY: the helper checks `full`.
         let tcp = unsafe { bpf_tcp_sock(full) };
-        if tcp.is_null() { None } else { tell(ctx, egress, Some(read!(tcp, rcv_nxt))) }
+        if tcp.is_null() { None } else { report(ctx, egress, Some(read!(tcp, rcv_nxt))) }
     } else {
         None
     };
@@ -49,7 +49,7 @@ pub(crate) fn see(ctx: &SkBuffContext, sk: *mut bpf_sock, egress: bool) {
 
 /// `next` is the byte that a TCP socket waits for; of UDP there is none.
 #[inline(always)]
-fn tell(ctx: &SkBuffContext, egress: bool, next: Option<u32>) -> Option<()> {
+fn report(ctx: &SkBuffContext, egress: bool, next: Option<u32>) -> Option<()> {
     const NEXT_TCP: u8 = 6;
     const NEXT_UDP: u8 = 17;
     let version = ctx.load::<u8>(0).ok()?;

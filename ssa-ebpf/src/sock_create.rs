@@ -57,7 +57,7 @@ fn ssa_protocol(ctx: *mut c_void) -> i32 {
         // No room for a mark: the kernel says that there is no such protocol.
         count(Counter::NoRoom, 1);
     }
-    forget(thread);
+    remove_mark(thread);
     GO_ON
 }
 
@@ -74,7 +74,7 @@ fn ssa_creating(_ctx: *mut c_void) -> i32 {
                 return GO_ON;
             }
         }
-        forget(thread);
+        remove_mark(thread);
     }
     GO_ON
 }
@@ -90,7 +90,7 @@ fn ssa_created(ctx: *mut c_void) -> i32 {
     if ctx.arg::<i32>(4) != 0 || MARKS.get_ptr_mut(thread).is_none() {
         return GO_ON;
     }
-    forget(thread);
+    remove_mark(thread);
     -errno::EPROTONOSUPPORT
 }
 
@@ -101,7 +101,7 @@ fn ssa_create(ctx: SockContext) -> i32 {
     if MARKS.get_ptr_mut(thread).is_none() {
         return ALLOW;
     }
-    forget(thread);
+    remove_mark(thread);
     let sk = ctx.sock;
     if !is_tcp(sk) {
         return deny(errno::EPROTONOSUPPORT);
@@ -131,7 +131,7 @@ fn attached() -> bool {
 }
 
 #[inline(always)]
-fn forget(thread: u64) {
+fn remove_mark(thread: u64) {
     if MARKS.get_ptr_mut(thread).is_some() {
         let _there = MARKS.remove(thread);
     }
