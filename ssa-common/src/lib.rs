@@ -26,7 +26,7 @@ pub mod uapi;
 ///
 /// It is part of the path under which maps and links are pinned, so an agent never adopts maps of
 /// another layout.
-pub const ABI_VERSION: u32 = 9;
+pub const ABI_VERSION: u32 = 10;
 
 /// Lets aya copy a type into and out of maps.
 macro_rules! pod {

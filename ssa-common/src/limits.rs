@@ -52,7 +52,7 @@ pub const LISTENERS_CAPACITY: usize = 1 << 14;
 pub const LEGS_CAPACITY: usize = 1 << 16;
 
 /// Threads that are in a `socket(2)` with `IPPROTO_TLS` at once, and those that ended there.
-pub const MARKS_CAPACITY: usize = 1 << 16;
+pub const SOCKET_CALLS_CAPACITY: usize = 1 << 16;
 
 /// Cgroups below an attached one that have a class of their own.
 pub const CGROUPS_CAPACITY: usize = 1 << 16;
@@ -69,7 +69,7 @@ pub const DATAGRAM_BYTES: usize = 4096;
 const _: () = assert!(DATAGRAM_BYTES.is_power_of_two());
 
 /// Ring buffer for what goes to name servers and comes from them, in bytes.
-pub const NAMES_BYTES: usize = 1 << 20;
+pub const DNS_BYTES: usize = 1 << 20;
 
 /// Prefixes of addresses that rules are for: in all sets, each with those that it is in.
 pub const RULE_ADDRESSES_CAPACITY: usize = 1 << 17;

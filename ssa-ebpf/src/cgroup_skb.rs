@@ -20,7 +20,7 @@ use crate::{
     address::{mapped, read},
     ctx::{bound, copy_words, tcp_state},
     dns,
-    maps::{EVENTS, LEGS, LISTENERS, count, mptcp_socket_of, socket_of, storage},
+    maps::{AGENT_LISTENERS, EVENTS, LEGS, count, mptcp_socket_of, socket_of, storage},
     refusal::{ALLOW, DENY},
     rules,
 };
@@ -68,7 +68,7 @@ fn ssa_ingress(ctx: SkBuffContext) -> i32 {
 fn is_ruled(sk: *mut bpf_sock, cgroup: u64) -> bool {
     // The agent's own listeners are sockets of the service, too.
     rules::of_cgroup(cgroup, Traffic::IN_TCP, &bound(sk, read!(sk, family))) != Action::PLAIN
-        && storage(&raw const LISTENERS, sk, 0).is_none()
+        && storage(&raw const AGENT_LISTENERS, sk, 0).is_none()
 }
 
 /// The socket of a packet, if it is connecting (or in `other`). All others cost these few
@@ -208,7 +208,7 @@ fn is_listener(ctx: &SkBuffContext, mut tuple: bpf_sock_tuple, size: u32) -> boo
         if sk.is_null() {
             return false;
         }
-        let marked = storage(&raw const LISTENERS, sk, 0).is_some();
+        let marked = storage(&raw const AGENT_LISTENERS, sk, 0).is_some();
         bpf_sk_release(sk.cast());
         marked
     }

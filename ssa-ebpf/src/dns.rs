@@ -15,7 +15,7 @@ use ssa_common::{
 use crate::{
     address::{mapped, read},
     ctx::{is_tcp, is_udp},
-    maps::{NAMES, NAMES_WANTED, count},
+    maps::{DNS_MESSAGES, DNS_WANTED, count},
 };
 
 /// Port of name servers.
@@ -27,7 +27,7 @@ const IPV6_HEADER: usize = 40;
 /// Tells the agent of a datagram or segment to a name server, or from one.
 #[inline(always)]
 pub(crate) fn observe(ctx: &SkBuffContext, sk: *mut bpf_sock, egress: bool) {
-    if NAMES_WANTED.get(0).is_none_or(|wanted| *wanted == 0) {
+    if DNS_WANTED.get(0).is_none_or(|wanted| *wanted == 0) {
         return;
     }
     // SAFETY: the helper checks `sk`.
@@ -81,7 +81,7 @@ fn report(ctx: &SkBuffContext, egress: bool, next: Option<u32>) -> Option<()> {
     }
     // VERIFIER: 6.1 compares one copy of the length, and passes another, of which it knows nothing.
     let len = (core::hint::black_box(len - 1) & (DATAGRAM_BYTES as u32 - 1)) + 1;
-    let Some(mut event) = NAMES.reserve_untyped::<Datagram>(0) else {
+    let Some(mut event) = DNS_MESSAGES.reserve_untyped::<Datagram>(0) else {
         count(Counter::NamesLost, 1);
         return None;
     };

@@ -17,9 +17,9 @@ use ssa_common::{
     context::{Blob, BlobKey, Context, KeptPath},
     event::Listening,
     limits::{
-        BLOBS_CAPACITY, CERTIFICATES_CAPACITY, CGROUPS_CAPACITY, EVENTS_BYTES, IDS_CAPACITY, LEGS_CAPACITY,
-        LISTENERS_CAPACITY, MARKS_CAPACITY, NAMES_BYTES, OPTION_BYTES, PATHS_CAPACITY, POLICIES_CAPACITY,
-        RULE_ADDRESSES_CAPACITY, RULE_PORTS_CAPACITY, SCRATCH_CAPACITY, SOCKETS_CAPACITY, USERS_CAPACITY,
+        BLOBS_CAPACITY, CERTIFICATES_CAPACITY, CGROUPS_CAPACITY, DNS_BYTES, EVENTS_BYTES, IDS_CAPACITY, LEGS_CAPACITY,
+        LISTENERS_CAPACITY, OPTION_BYTES, PATHS_CAPACITY, POLICIES_CAPACITY, RULE_ADDRESSES_CAPACITY,
+        RULE_PORTS_CAPACITY, SCRATCH_CAPACITY, SOCKET_CALLS_CAPACITY, SOCKETS_CAPACITY, USERS_CAPACITY,
     },
     policy::{Policy, PolicyKey},
     rule::{Action, AddressKey, Groups, PortKey},
@@ -88,7 +88,7 @@ pub(crate) static FAST_OPEN: SkStorage<u32> = SkStorage::new();
 /// Marks the agent's listeners, from which alone a held socket takes a SYN-ACK. Written by the
 /// agent.
 #[btf_map]
-pub(crate) static LISTENERS: SkStorage<u32> = SkStorage::new();
+pub(crate) static AGENT_LISTENERS: SkStorage<u32> = SkStorage::new();
 
 /// Socket ids, random, from the agent. Empty: the set that needs one fails with `ENOBUFS`.
 #[btf_map]
@@ -164,13 +164,13 @@ pub(crate) static USERS: HashMap<u32, u64, USERS_CAPACITY, NO_PREALLOC> = HashMa
 
 /// Who has called `bind` on a TCP socket, where rules are: who calls `listen` is not known there. Written by the hooks.
 #[btf_map]
-pub(crate) static BINDERS: SkStorage<Caller> = SkStorage::new();
+pub(crate) static BIND_CALLERS: SkStorage<Caller> = SkStorage::new();
 
 /// Sets of rules ([`ssa_common::rule`]), by the inode of a cgroup; 0 is for none. Every cgroup of the machine is here as
 /// soon as the agent has seen it, if there are rules at all: then so is inode 0. Written by the agent. Full: sockets of
 /// the cgroups that are missing are refused.
 #[btf_map]
-pub(crate) static RULED: HashMap<u64, u32, CGROUPS_CAPACITY, NO_PREALLOC> = HashMap::new();
+pub(crate) static CGROUP_RULES: HashMap<u64, u32, CGROUPS_CAPACITY, NO_PREALLOC> = HashMap::new();
 
 /// Groups of rules of a set, by address. Written by the agent.
 #[btf_map]
@@ -182,11 +182,11 @@ pub(crate) static RULE_PORTS: LpmTrie<PortKey, Action, RULE_PORTS_CAPACITY> = Lp
 
 /// Whether a rule goes by names that programs have resolved, at index 0. Written by the agent.
 #[btf_map]
-pub(crate) static NAMES_WANTED: Array<u32, 1> = Array::new();
+pub(crate) static DNS_WANTED: Array<u32, 1> = Array::new();
 
 /// Datagrams to name servers and from them ([`ssa_common::event::Datagram`]). Full: counted; the names are not learned.
 #[btf_map]
-pub(crate) static NAMES: RingBuf<u64, NAMES_BYTES> = RingBuf::new();
+pub(crate) static DNS_MESSAGES: RingBuf<u64, DNS_BYTES> = RingBuf::new();
 
 /// TLS sockets that listen, by id. Written by the hooks, read by an agent that starts. Full: no agent
 /// serves the listener, and nothing reaches it.
@@ -201,7 +201,7 @@ pub(crate) static ATTACHED: HashMap<u64, u32, CGROUPS_CAPACITY, NO_PREALLOC> = H
 /// Threads that are in a `socket(2)` with `IPPROTO_TLS`, by `bpf_get_current_pid_tgid` ([`crate::sock_create`]). Full: the
 /// call fails with `EPROTONOSUPPORT`.
 #[btf_map]
-pub(crate) static MARKS: HashMap<u64, u32, MARKS_CAPACITY, NO_PREALLOC> = HashMap::new();
+pub(crate) static SOCKET_CALLS: HashMap<u64, u32, SOCKET_CALLS_CAPACITY, NO_PREALLOC> = HashMap::new();
 
 /// Legs of the agent that may reach a listener: whole 4-tuples with their namespace, each used once, and
 /// the id that the accepted socket gets. Written by the agent.

@@ -13,7 +13,7 @@ use crate::{
     address::bytes,
     caller::caller,
     ctx::{SockAddr, is_tcp, is_udp, words},
-    maps::{BINDERS, RULE_ADDRESSES, RULE_PORTS, RULED, is_subflow, service, storage},
+    maps::{BIND_CALLERS, CGROUP_RULES, RULE_ADDRESSES, RULE_PORTS, is_subflow, service, storage},
     refusal::{ALLOW, deny, errno},
 };
 
@@ -73,7 +73,7 @@ fn bind(ctx: &SockAddrContext, at: Endpoint) -> i32 {
         Action::TLS if is_subflow(sk) => return deny(errno::EPROTO),
         _ => {}
     }
-    let Some(binder) = storage(&raw const BINDERS, sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) else {
+    let Some(binder) = storage(&raw const BIND_CALLERS, sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) else {
         return deny(errno::ENOBUFS);
     };
     *binder = caller(ctx.as_ptr(), service().id);
@@ -84,7 +84,7 @@ fn bind(ctx: &SockAddrContext, at: Endpoint) -> i32 {
 #[inline(always)]
 fn has_rules() -> bool {
     // SAFETY: the helper takes nothing; the value is read within this hook.
-    let set = unsafe { RULED.get(bpf_get_current_cgroup_id()) };
+    let set = unsafe { CGROUP_RULES.get(bpf_get_current_cgroup_id()) };
     match set {
         Some(set) => *set & !NO_RULES_BELOW != 0,
         None => is_unknown(),
@@ -102,7 +102,7 @@ pub(crate) fn of_caller(traffic: Traffic, to: &Endpoint) -> Action {
 #[inline(always)]
 pub(crate) fn of_cgroup(cgroup: u64, traffic: Traffic, to: &Endpoint) -> Action {
     // SAFETY: the value is read within this hook.
-    let Some(set) = (unsafe { RULED.get(cgroup) }) else {
+    let Some(set) = (unsafe { CGROUP_RULES.get(cgroup) }) else {
         return if is_unknown() { Action::UNKNOWN } else { Action::PLAIN };
     };
     let set = *set & !NO_RULES_BELOW;
@@ -143,5 +143,7 @@ fn destination(addr: [u8; 16]) -> [u8; 16] {
 #[inline(always)]
 fn is_unknown() -> bool {
     // SAFETY: values are read within this hook.
-    unsafe { RULED.get(0).is_some() && RULED.get(service().id).is_none_or(|set| *set & NO_RULES_BELOW == 0) }
+    unsafe {
+        CGROUP_RULES.get(0).is_some() && CGROUP_RULES.get(service().id).is_none_or(|set| *set & NO_RULES_BELOW == 0)
+    }
 }

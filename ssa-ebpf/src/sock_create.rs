@@ -26,7 +26,7 @@ use ssa_common::{limits::Counter, uapi::IPPROTO_TLS};
 use crate::{
     address::AF_INET,
     ctx::{AF_INET6, IPPROTO_TCP, SOCK_STREAM, is_tcp},
-    maps::{ATTACHED, MARKS, count, make_socket},
+    maps::{ATTACHED, SOCKET_CALLS, count, make_socket},
     refusal::{ALLOW, deny, errno},
 };
 
@@ -50,7 +50,7 @@ fn ssa_protocol(ctx: *mut c_void) -> i32 {
         && (family == AF_INET || family == AF_INET6)
         && kind & !FLAGS == SOCK_STREAM
         && attached();
-    if wanted && MARKS.insert(thread, LEFT, 0).is_ok() {
+    if wanted && SOCKET_CALLS.insert(thread, LEFT, 0).is_ok() {
         return IPPROTO_TCP as i32;
     }
     if wanted {
@@ -66,7 +66,7 @@ fn ssa_protocol(ctx: *mut c_void) -> i32 {
 #[unsafe(link_section = "fentry/security_socket_create")]
 fn ssa_creating(_ctx: *mut c_void) -> i32 {
     let thread = bpf_get_current_pid_tgid();
-    if let Some(mark) = MARKS.get_ptr_mut(thread) {
+    if let Some(mark) = SOCKET_CALLS.get_ptr_mut(thread) {
         // SAFETY: a live value of the map, which only this thread uses.
         unsafe {
             if mark.read_volatile() == LEFT {
@@ -87,7 +87,7 @@ fn ssa_created(ctx: *mut c_void) -> i32 {
     let ctx = FEntryContext::new(ctx);
     let thread = bpf_get_current_pid_tgid();
     // A socket of the kernel's own passes no cgroup hook.
-    if ctx.arg::<i32>(4) != 0 || MARKS.get_ptr_mut(thread).is_none() {
+    if ctx.arg::<i32>(4) != 0 || SOCKET_CALLS.get_ptr_mut(thread).is_none() {
         return GO_ON;
     }
     remove_mark(thread);
@@ -98,7 +98,7 @@ fn ssa_created(ctx: *mut c_void) -> i32 {
 #[cgroup_sock(sock_create)]
 fn ssa_create(ctx: SockContext) -> i32 {
     let thread = bpf_get_current_pid_tgid();
-    if MARKS.get_ptr_mut(thread).is_none() {
+    if SOCKET_CALLS.get_ptr_mut(thread).is_none() {
         return ALLOW;
     }
     remove_mark(thread);
@@ -132,7 +132,7 @@ fn attached() -> bool {
 
 #[inline(always)]
 fn remove_mark(thread: u64) {
-    if MARKS.get_ptr_mut(thread).is_some() {
-        let _there = MARKS.remove(thread);
+    if SOCKET_CALLS.get_ptr_mut(thread).is_some() {
+        let _there = SOCKET_CALLS.remove(thread);
     }
 }

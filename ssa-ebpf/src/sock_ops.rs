@@ -26,8 +26,8 @@ use crate::{
     ctx::copy_words,
     lifecycle::{register, unregister},
     maps::{
-        BINDERS, CONTEXTS, EVENTS, LEGS, LISTENING, count, delete_socket, is_subflow, make_socket_by_rule, socket_of,
-        storage,
+        BIND_CALLERS, CONTEXTS, EVENTS, LEGS, LISTENING, count, delete_socket, is_subflow, make_socket_by_rule,
+        socket_of, storage,
     },
     rules,
 };
@@ -93,7 +93,7 @@ fn on_listen(ctx: &SockOpsContext) {
 /// no room, ingress keeps clients out by the rule alone.
 #[inline(always)]
 fn by_rule(ctx: &SockOpsContext, sk: *mut bpf_sock, at: &Endpoint) -> Option<&'static mut Socket> {
-    let binder = storage(&raw const BINDERS, sk, 0)?;
+    let binder = storage(&raw const BIND_CALLERS, sk, 0)?;
     let action = rules::of_cgroup(binder.cgroup, Traffic::IN_TCP, at);
     if is_subflow(sk) || (action != Action::TLS && action != Action::UNKNOWN) {
         return None;

@@ -34,11 +34,13 @@ use super::{Error, HOOKS, STEER, fmod_ret, maps::Maps, sys};
 
 /// Maps that outlive the agent. The arrays of live programs do not: that is how the guards know.
 const PINNED_MAPS: [&str; 28] = [
+    "AGENT_LISTENERS",
     "ATTACHED",
-    "BINDERS",
+    "BIND_CALLERS",
     "BLOBS",
     "CERTIFICATES",
     "CGROUP_CLASSES",
+    "CGROUP_RULES",
     "CHAINS",
     "CIPHERS",
     "CIPHER_NAMES",
@@ -49,17 +51,15 @@ const PINNED_MAPS: [&str; 28] = [
     "FAST_OPEN",
     "IDS",
     "LEGS",
-    "LISTENERS",
     "LISTENING",
-    "MARKS",
     "PATHS",
     "POLICIES",
-    "RULED",
     "RULE_ADDRESSES",
     "RULE_PORTS",
     "SCRATCH",
     "SERVICES",
     "SOCKETS",
+    "SOCKET_CALLS",
     "USERS",
     "USER_CLASSES",
 ];

@@ -109,11 +109,11 @@ impl Maps {
             ids: Mutex::new(take(ebpf, "IDS")?),
             legs: Mutex::new(take(ebpf, "LEGS")?),
             listening: take(ebpf, "LISTENING")?,
-            marks: Mutex::new(take(ebpf, "MARKS")?),
-            listeners: Mutex::new(take(ebpf, "LISTENERS")?),
+            marks: Mutex::new(take(ebpf, "SOCKET_CALLS")?),
+            listeners: Mutex::new(take(ebpf, "AGENT_LISTENERS")?),
             paths: Mutex::new(take(ebpf, "PATHS")?),
             policies: Mutex::new(take(ebpf, "POLICIES")?),
-            ruled: Mutex::new(take(ebpf, "RULED")?),
+            ruled: Mutex::new(take(ebpf, "CGROUP_RULES")?),
             rule_addresses: Mutex::new(take(ebpf, "RULE_ADDRESSES")?),
             rule_ports: Mutex::new(take(ebpf, "RULE_PORTS")?),
             user_classes: Mutex::new(take(ebpf, "USER_CLASSES")?),
@@ -124,8 +124,8 @@ impl Maps {
             users: Mutex::new(take(ebpf, "USERS")?),
             users_at: Mutex::new(Instant::now()),
             pins: pins.to_owned(),
-            names: Mutex::new(Some(take(ebpf, "NAMES")?)),
-            names_wanted: Mutex::new(take(ebpf, "NAMES_WANTED")?),
+            names: Mutex::new(Some(take(ebpf, "DNS_MESSAGES")?)),
+            names_wanted: Mutex::new(take(ebpf, "DNS_WANTED")?),
         })
     }
 
@@ -184,7 +184,7 @@ impl Maps {
 
     /// Marks a socket as one of the agent's listeners.
     pub(crate) fn mark_listener(&self, listener: &impl AsRawFd) -> Result<(), Error> {
-        lock(&self.listeners).insert(listener, 1, 0).map_err(|source| Error::Map { name: "LISTENERS", source })
+        lock(&self.listeners).insert(listener, 1, 0).map_err(|source| Error::Map { name: "AGENT_LISTENERS", source })
     }
 
     /// Publishes a chain, which is whole from then on. Its certificates are there before.
@@ -343,7 +343,7 @@ impl Maps {
     ) -> Result<(), Error> {
         let mut ruled = lock(&self.ruled);
         for (id, set) in now.iter().filter(|(id, set)| before.get(id) != Some(set)) {
-            ruled.insert(id, set, 0).map_err(|source| Error::Map { name: "RULED", source })?;
+            ruled.insert(id, set, 0).map_err(|source| Error::Map { name: "CGROUP_RULES", source })?;
         }
         before.keys().filter(|id| !now.contains_key(id)).for_each(|id| drop(ruled.remove(id)));
         Ok(())
@@ -369,7 +369,7 @@ impl Maps {
     /// Says whether names that programs resolve are of interest.
     pub(crate) fn want_names(&self, wanted: bool) -> Result<(), Error> {
         let set = lock(&self.names_wanted).set(0, u32::from(wanted), 0);
-        set.map_err(|source| Error::Map { name: "NAMES_WANTED", source })
+        set.map_err(|source| Error::Map { name: "DNS_WANTED", source })
     }
 
     /// A counter's value.
