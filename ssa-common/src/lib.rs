@@ -1,10 +1,11 @@
-//! What crosses a boundary, and nothing else: between the application and the kernel hooks
+//! Types that cross a boundary, and nothing else: between the application and the kernel hooks
 //! ([`uapi`]), and between the hooks and the agent (all the other modules).
 //!
 //! Every type here is `#[repr(C)]`, made of fixed-width integers and arrays, without padding and
 //! without invalid bit patterns; `zerocopy`'s derives refuse to compile anything else. The two
 //! halves must be of one [`ABI_VERSION`].
 #![cfg_attr(not(test), no_std)]
+#![warn(missing_docs)]
 
 pub mod certificate;
 pub mod cipher;
@@ -28,7 +29,7 @@ pub mod uapi;
 /// another layout.
 pub const ABI_VERSION: u32 = 10;
 
-/// Lets aya copy a type into and out of maps.
+/// Implements `aya::Pod`, by which aya copies a type into and out of maps.
 macro_rules! pod {
     ($type:ty) => {
         // SAFETY: the type derives zerocopy's FromBytes and IntoBytes, so that it has no padding
