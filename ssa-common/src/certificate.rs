@@ -11,8 +11,8 @@ pub type Digest = [u8; 32];
 /// Count of certificates of a chain that can be asked for one by one (`TLS_PEER_CERTIFICATE(i)`).
 pub const CHAIN_MAX: usize = 16;
 
-/// Verified chain of a peer, leaf first: the value of the map `CHAINS`, by the SHA-256 of its certificates' digests. Written
-/// and deleted by the agent, after its certificates.
+/// Verified chain of a peer, leaf first: the value of the map `CHAINS`, by the SHA-256 of its certificates' digests.
+/// Written and deleted by the agent, after its certificates.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Chain {

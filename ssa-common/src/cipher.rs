@@ -77,8 +77,8 @@ pub const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
 /// Factor of a name's hash for each byte: the prime of FNV-1a, 64 bits.
 pub const HASH_PRIME: u64 = 0x0000_0100_0000_01b3;
 
-/// Hash of a name: the key of the map `CIPHERS` under which its number is found. The agent's own names do not collide; an
-/// application that finds another text with the same hash has named that suite.
+/// Hash of a name: the key of the map `CIPHERS` under which its number is found. The agent's own names do not
+/// collide; an application that finds another text with the same hash has named that suite.
 pub fn hash(name: &[u8]) -> u64 {
     name.iter().fold(HASH_START, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(HASH_PRIME))
 }

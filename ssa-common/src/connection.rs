@@ -62,8 +62,8 @@ code! {
     }
 }
 
-/// Answers of one attempt: the value of the map `CONNECTIONS`. Made by `connect` with [`State::PENDING`], replaced whole by
-/// the agent, deleted by `close`.
+/// Answers of one attempt: the value of the map `CONNECTIONS`. Made by `connect` with [`State::PENDING`], replaced
+/// whole by the agent, deleted by `close`.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Connection {

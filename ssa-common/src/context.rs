@@ -1,5 +1,5 @@
-//! A context: settings that one socket owns and that others can adopt (`TLS_CONTEXT`), with the paths and PEM texts that
-//! were set on it.
+//! A context: settings that one socket owns and that others can adopt (`TLS_CONTEXT`), with the paths and PEM texts
+//! that were set on it.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -41,8 +41,8 @@ pub enum Setting {
 /// Slots of [`Context::scalars`].
 pub const SETTINGS: usize = 16;
 
-/// Settings of a context: the value of the map `CONTEXTS`, by its id. Written by the hooks only; read by the hooks and by the
-/// agent. Numbers are in host byte order.
+/// Settings of a context: the value of the map `CONTEXTS`, by its id. Written by the hooks only; read by the hooks
+/// and by the agent. Numbers are in host byte order.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Context {
@@ -119,8 +119,8 @@ pub struct Blob {
     pub bytes: [u8; crate::limits::OPTION_BYTES],
 }
 
-/// Path that an application has set, kept for an agent that comes after this one; PEM texts are not. The value of the map
-/// `PATHS`, written by the agent.
+/// Path that an application has set, kept for an agent that comes after this one; PEM texts are not. The value of the
+/// map `PATHS`, written by the agent.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct KeptPath {

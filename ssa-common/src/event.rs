@@ -101,7 +101,8 @@ pub struct Held {
     pub syn: [u8; SYN_BYTES],
 }
 
-/// A hold has ended: the socket has left SYN_SENT, as a verdict arrived or the application gave up.
+/// A hold has ended: the socket has left SYN_SENT, as a verdict arrived or the application gave up. Lost: the agent
+/// repeats its verdict in vain for a while.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct HoldEnded {
@@ -132,7 +133,7 @@ pub struct Closed {
 }
 
 /// An option for the peer leg was set on a socket that connects or is connected. The kernel has not
-/// checked the value yet.
+/// checked the value yet. Lost: the peer leg keeps what it has.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Changed {
@@ -190,7 +191,8 @@ pub struct Datagram {
     pub tcp: u32,
     /// Sequence number of its first byte, host byte order.
     pub seq: u32,
-    /// Sequence number of the byte that the socket waits for (`rcv_nxt`), host byte order; zero if it goes to the server.
+    /// Sequence number of the byte that the socket waits for (`rcv_nxt`), host byte order; zero if it goes to the
+    /// server.
     pub next: u32,
     /// Reserved; always zero.
     pub reserved: u32,

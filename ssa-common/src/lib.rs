@@ -42,8 +42,8 @@ pub(crate) use pod;
 
 /// Defines a number that crosses a boundary as a type of its own: the bytes of the integer, and a name for each value.
 ///
-/// Any bit pattern is a valid value, as the other half may be of any version: a reader matches the names and decides what
-/// the others mean, or converts by `TryFrom`, which refuses them.
+/// Any bit pattern is a valid value, as the other half may be of any version: a reader matches the names and decides
+/// what the others mean, or converts by `TryFrom`, which refuses them.
 macro_rules! code {
     ($(#[$doc:meta])* $name:ident($raw:ty) { $($(#[$value_doc:meta])* $value:ident = $number:expr,)+ }) => {
         $(#[$doc])*

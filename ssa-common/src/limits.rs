@@ -51,7 +51,8 @@ pub const LISTENERS_CAPACITY: usize = 1 << 14;
 /// Capacity of the map `LEGS`: legs of the agent to applications' listeners that are on their way at once.
 pub const LEGS_CAPACITY: usize = 1 << 16;
 
-/// Capacity of the map `SOCKET_CALLS`: threads that are in a `socket(2)` with `IPPROTO_TLS` at once, and those that ended there.
+/// Capacity of the map `SOCKET_CALLS`: threads that are in a `socket(2)` with `IPPROTO_TLS` at once, and those that
+/// ended there.
 pub const SOCKET_CALLS_CAPACITY: usize = 1 << 16;
 
 /// Capacity of the maps by cgroup: cgroups that are attached, that have a class of their own, or a set of rules.
@@ -63,8 +64,8 @@ pub const USERS_CAPACITY: usize = 1 << 16;
 /// Capacity of the map `POLICIES`: classes of cgroups times classes of users.
 pub const POLICIES_CAPACITY: usize = 1 << 12;
 
-/// Longest datagram or segment of a name server that is looked at, in bytes: what resolvers allow over UDP (EDNS, RFC 6891)
-/// is less.
+/// Longest datagram or segment of a name server that is looked at, in bytes: what resolvers allow over UDP (EDNS, RFC
+/// 6891) is less.
 pub const DATAGRAM_BYTES: usize = 4096;
 const _: () = assert!(DATAGRAM_BYTES.is_power_of_two());
 
@@ -81,8 +82,8 @@ pub const RULE_PORTS_CAPACITY: usize = 1 << 18;
 /// `sk_lookup` gives their connections to the agent.
 pub const VIRTUAL_PREFIX: [u8; 2] = [127, 205];
 
-/// First two bytes of the addresses, 127.204.0.0/16, from which the agent connects to TLS listeners over IPv4. One address has
-/// about 28,000 ports.
+/// First two bytes of the addresses, 127.204.0.0/16, from which the agent connects to TLS listeners over IPv4. One
+/// address has about 28,000 ports.
 pub const LEG_PREFIX: [u8; 2] = [127, 204];
 
 /// Both loopback networks in one, as error messages and documents name it: [`LEG_PREFIX`] and [`VIRTUAL_PREFIX`].
@@ -106,8 +107,8 @@ pub enum Counter {
     SynsHeld = 3,
     /// Packets that a held or listening TLS socket was kept from.
     PacketsDropped = 4,
-    /// TLS sockets that have an id and are open now, by their own options or by a rule. Sockets that came out of a listener
-    /// are in neither.
+    /// TLS sockets that have an id and are open now, by their own options or by a rule. Sockets that came out of a
+    /// listener are in neither.
     Opened = 5,
     /// Messages from and to name servers that found their ring buffer full.
     NamesLost = 6,

@@ -28,11 +28,16 @@ pub struct PeerOption {
     pub follows: bool,
 }
 
+/// Level of the options of all sockets (`include/linux/socket.h`).
 const SOL_SOCKET: i32 = 1;
+/// Level of IPv4 (`include/uapi/linux/in.h`).
 const IPPROTO_IP: i32 = 0;
+/// Level of TCP (`include/uapi/linux/in.h`).
 const IPPROTO_TCP: i32 = 6;
+/// Level of IPv6 (`include/uapi/linux/in.h`).
 const IPPROTO_IPV6: i32 = 41;
 
+/// Makes an option that all sockets have.
 const fn any(name: &'static str, level: i32, number: i32, follows: bool) -> PeerOption {
     PeerOption { name, level, number, family: Family::Any, follows }
 }

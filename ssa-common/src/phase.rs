@@ -2,7 +2,8 @@
 
 use crate::code;
 
-/// Phase of a TLS socket's life, as `TLS_STATE` gives it out. Derived from the kernel's socket state first ([`derive()`]).
+/// Phase of a TLS socket's life, as `TLS_STATE` gives it out. Derived from the kernel's socket state first
+/// ([`derive()`]).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u32)]
 pub enum Phase {

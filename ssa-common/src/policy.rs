@@ -1,5 +1,5 @@
-//! Limits that the administrator sets, as the hooks check them at the call: a row for each class of applications. Written by
-//! the agent only.
+//! Limits that the administrator sets, as the hooks check them at the call: a row for each class of applications.
+//! Written by the agent only.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

@@ -1,6 +1,7 @@
 //! Reasons of the hooks' own refusals, in words: what `TLS_ERROR` says before the agent is asked.
 
-/// Reason of a refusal by a hook itself ([`crate::socket::Socket::reason`]). Zero stands for "none" in a socket's state.
+/// Reason of a refusal by a hook itself ([`crate::socket::Socket::reason`]). Zero stands for "none" in a socket's
+/// state.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u32)]
 pub enum Reason {
@@ -10,7 +11,7 @@ pub enum Reason {
     BadValue = 2,
     /// The context is shared, and its settings frozen: `EOPNOTSUPP`.
     ContextFrozen = 3,
-    /// The context does not exist, or is of another user, service or namespace: `EINVAL`.
+    /// The context does not exist, or is of another user, service or namespace: `EINVAL`; or it is gone: `EBADFD`.
     ContextUnknown = 4,
     /// TCP Fast Open is on: `EOPNOTSUPP`.
     FastOpen = 5,

@@ -1,7 +1,7 @@
 //! The administrator's rules for sockets that set no options of TLS, as the hooks look them up.
 //!
-//! A cgroup has a set of rules; a set has groups of rules, by address; a group has actions, by port. The longest prefix of
-//! an address, and then of a port, decides.
+//! A cgroup has a set of rules; a set has groups of rules, by address; a group has actions, by port. The longest
+//! prefix of an address, and then of a port, decides.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -33,12 +33,12 @@ code! {
     }
 }
 
-/// Bit of a value of the map `CGROUP_RULES`, beside the number of a set: no rule is for a cgroup below that one which is
-/// in no map.
+/// Bit of a value of the map `CGROUP_RULES`, beside the number of a set: no rule is for a cgroup below that one which
+/// is in no map.
 pub const NO_RULES_BELOW: u32 = 1 << 31;
 
-/// Key of the map `RULE_ADDRESSES`: a network of a set. Its prefix has the 32 bits of the set and as many of the address as
-/// count. Written by the agent.
+/// Key of the map `RULE_ADDRESSES`: a network of a set. Its prefix has the 32 bits of the set and as many of the
+/// address as count. Written by the agent.
 #[derive(Clone, Copy, Debug, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
 pub struct AddressKey {

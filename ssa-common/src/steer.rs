@@ -4,8 +4,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{code, pod};
 
-/// Four-tuple of a connection, as its SYN has it: the key of the map `RESUMED`. IPv4 addresses are kept v4-mapped. Written by
-/// the agent.
+/// Four-tuple of a connection, as its SYN has it: the key of the map `RESUMED`. IPv4 addresses are kept v4-mapped.
+/// Written by the agent.
 #[derive(Clone, Copy, Debug, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
 pub struct FourTuple {
@@ -31,8 +31,8 @@ pub struct ListenKey {
     pub reserved: u16,
 }
 
-/// Leg from the agent to an application's listener: the key of the map `LEGS`. Written by the agent, and deleted by the hook
-/// that lets it pass.
+/// Leg from the agent to an application's listener: the key of the map `LEGS`. Written by the agent, and deleted by
+/// the hook that lets it pass.
 #[derive(Clone, Copy, Debug, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
 pub struct LegKey {
@@ -47,8 +47,9 @@ pub struct LegKey {
 code! {
     /// Target of a new connection: index of one of the agent's listeners in the map `TARGETS` of a namespace.
     ///
-    /// The first two take application legs. Pairs follow, for IPv4 and IPv6, that take clients of TLS listeners: one pair for
-    /// each cgroup and user that listens in the namespace. In the map `LISTEN` the first of a pair stands for both.
+    /// The first two take application legs. Pairs follow, for IPv4 and IPv6, that take clients of TLS listeners: one
+    /// pair for each cgroup and user that listens in the namespace. In the map `LISTEN` the first of a pair stands
+    /// for both.
     Target(u32) {
         /// Listener for application legs over IPv4.
         LEG_V4 = 0,

@@ -58,6 +58,7 @@ pub(crate) fn set(opt: Sockopt, id: u64, context: &mut Context, policy: &Policy)
     done
 }
 
+/// Reads a list, and puts it into the context if all its suites are allowed.
 #[inline(always)]
 fn parse(
     opt: Sockopt,
@@ -95,23 +96,26 @@ fn parse(
     Ok(())
 }
 
-/// Zero, as an index begins.
+/// Zero that the verifier does not know, as an index begins.
 #[inline(always)]
 fn zero(scratch: &Scratch) -> u64 {
     // SAFETY: plain memory; volatile, lest LLVM find out.
     unsafe { (&raw const scratch.zero).read_volatile() }
 }
 
-/// The names of a list, with colons between them.
+/// State of reading a list of names with colons between them.
 struct Names {
+    /// Text of the list.
     bytes: *const [u8; OPTION_BYTES + 64],
+    /// Hashes of the names, by index.
     hashes: *mut [u64; CIPHERS_MAX],
-    /// Of the name that is being read.
+    /// Hash of the name that is being read.
     hash: u64,
-    /// Its index.
+    /// Index of that name.
     name: u64,
 }
 
+/// Body of a loop: adds a character to the hash of its name.
 extern "C" fn hash_character(index: u32, names: &mut Names) -> i64 {
     // SAFETY: masked to the value's length.
     let byte = unsafe { names.bytes.cast::<u8>().add(index as usize & (OPTION_BYTES - 1)).read_volatile() };
@@ -126,20 +130,26 @@ extern "C" fn hash_character(index: u32, names: &mut Names) -> i64 {
     GO_ON
 }
 
-/// A list in the making.
+/// State of making a list of numbers from hashes.
 struct List<'a> {
+    /// Hashes, and the list.
     scratch: &'a mut Scratch,
+    /// Suites that are allowed.
     policy: &'a Policy,
-    /// The next slot.
+    /// Next slot of the list.
     at: u64,
+    /// [`NONE`], or why the list is refused.
     refusal: u64,
 }
 
-/// Refusals of a [`List`].
+/// [`List::refusal`]: the list is good so far.
 const NONE: u64 = 0;
+/// [`List::refusal`]: a name is of no suite.
 const NOT_KNOWN: u64 = 1;
+/// [`List::refusal`]: the policy does not allow a suite.
 const NOT_ALLOWED: u64 = 2;
 
+/// Body of a loop: puts the suite with the next hash on the list.
 extern "C" fn list_name(index: u32, list: &mut List<'_>) -> i64 {
     let hash = list.scratch.hashes[index as usize & (CIPHERS_MAX - 1)];
     // SAFETY: numbers are never deleted while the agent lives.
@@ -170,6 +180,7 @@ pub(crate) fn get(opt: Sockopt, id: u64, context: &Context) -> Result<i32, i32> 
     if done { Ok(len as i32) } else { Err(errno::EINVAL) }
 }
 
+/// Writes the names of a context's list; returns the length with the NUL, in bytes.
 #[inline(always)]
 fn write_names(scratch: &mut Scratch, context: &Context) -> usize {
     let mut text = NameText { bytes: &raw mut scratch.bytes, list: &context.ciphers, end: zero(scratch) };
@@ -180,13 +191,17 @@ fn write_names(scratch: &mut Scratch, context: &Context) -> usize {
     nul + 1
 }
 
-/// Names with a colon after each.
+/// State of writing names with a colon after each.
 struct NameText<'a> {
+    /// Text of the list.
     bytes: *mut [u8; OPTION_BYTES + 64],
+    /// Numbers of the suites.
     list: &'a CipherList,
+    /// Length of the text so far, in bytes.
     end: u64,
 }
 
+/// Body of a loop: writes the name of the next suite.
 extern "C" fn write_name(slot: u32, text: &mut NameText<'_>) -> i64 {
     let number = text.list.0[slot as usize & (CIPHERS_MAX - 1)];
     let name = CIPHER_NAMES.get(u32::from(number) & (CIPHERS_MAX as u32 - 1));
@@ -207,7 +222,7 @@ extern "C" fn write_name(slot: u32, text: &mut NameText<'_>) -> i64 {
     GO_ON
 }
 
-/// The suite that the value names.
+/// Number of the suite that the value names. `EINVAL` if there is none.
 #[inline(always)]
 fn suite_named(opt: Sockopt) -> Result<u8, Refusal> {
     const LONGEST: usize = 64;
@@ -224,13 +239,17 @@ fn suite_named(opt: Sockopt) -> Result<u8, Refusal> {
     unsafe { CIPHERS.get(name.hash) }.map(|number| *number as u8).ok_or(CIPHER_UNKNOWN)
 }
 
-/// A value that is one name.
+/// State of reading a value that is one name.
 struct OneName {
+    /// Value that is read.
     opt: Sockopt,
+    /// Hash of the characters so far.
     hash: u64,
+    /// 1 once one of them is a NUL.
     nuls: u64,
 }
 
+/// Body of a loop: adds a character to the hash.
 extern "C" fn hash_value(index: u32, name: &mut OneName) -> i64 {
     let byte = name.opt.byte(index as usize & (OPTION_BYTES - 1)).unwrap_or(0);
     name.nuls |= u64::from(byte == 0);
@@ -250,13 +269,17 @@ fn remove(list: &mut CipherList, number: u8, zero: u64) -> bool {
     found
 }
 
-/// A list whose suites move to other slots.
+/// State of moving suites of a list to other slots.
 struct Shift<'a> {
+    /// List that is changed.
     list: &'a mut CipherList,
+    /// Suite that is taken off, or that the next slot gets.
     number: u8,
+    /// Slot that the next suite to stay gets.
     to: u64,
 }
 
+/// Body of a loop: closes the gap of a suite that is taken off.
 extern "C" fn shift_left(from: u32, shift: &mut Shift<'_>) -> i64 {
     let here = shift.list.0[from as usize & (CIPHERS_MAX - 1)];
     shift.list.0[shift.to as usize & (CIPHERS_MAX - 1)] = here;
@@ -270,13 +293,14 @@ fn prepend(list: &mut CipherList, number: u8) {
     repeat(CIPHERS_MAX as u32, shift_right, &mut Shift { list, number, to: 0 });
 }
 
+/// Body of a loop: makes room at the front.
 extern "C" fn shift_right(slot: u32, shift: &mut Shift<'_>) -> i64 {
     let slot = &mut shift.list.0[slot as usize & (CIPHERS_MAX - 1)];
     shift.number = core::mem::replace(slot, shift.number);
     GO_ON
 }
 
-/// Room to work in. The caller gives it back.
+/// Makes the socket's entry of [`SCRATCH`], of zeros. The caller deletes it. Full: counted, none.
 #[inline(always)]
 fn scratch(id: u64) -> Option<&'static mut Scratch> {
     static EMPTY: Scratch = Scratch {

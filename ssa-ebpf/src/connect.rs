@@ -99,7 +99,8 @@ fn ssa_live_conn6(ctx: SockAddrContext) -> i32 {
     }
 }
 
-/// The TLS socket that connects, by its own options or by a rule for this destination; else what the hook returns.
+/// Finds the TLS socket that connects, by its own options or by a rule for this destination, and makes one where the
+/// rule asks for it. Else the verdict of the hook.
 #[inline(always)]
 fn tls_socket(sk: *mut bpf_sock, to: &Endpoint) -> Result<&'static mut Socket, i32> {
     let found = socket_of(sk);
@@ -133,7 +134,7 @@ fn tls_socket(sk: *mut bpf_sock, to: &Endpoint) -> Result<&'static mut Socket, i
     Ok(socket)
 }
 
-/// A socket that is no TLS socket connects, unless it is the subflow of a Multipath TCP socket on
+/// Verdict for a socket that is no TLS socket: it connects, unless it is the subflow of a Multipath TCP socket on
 /// which an option was tried (and refused): that one must not speak plaintext either.
 #[inline(always)]
 fn not_tls(sk: *mut bpf_sock) -> i32 {
@@ -143,14 +144,14 @@ fn not_tls(sk: *mut bpf_sock) -> i32 {
     }
 }
 
-/// The connect has failed here and now.
+/// Ends a connect at once, with a failed attempt.
 #[inline(always)]
 fn fail(socket: &mut Socket, refusal: Refusal) -> i32 {
     socket.outcome = Outcome::FAILED;
     refuse(Some(socket), refusal)
 }
 
-/// Starts an attempt. On an error nothing has changed.
+/// Starts an attempt over IPv4 or IPv6 (`over`), of a socket of `family`. On an error nothing has changed.
 #[inline(always)]
 fn begin(
     ctx: &SockAddrContext,
@@ -203,7 +204,7 @@ fn new_answers(id: u64, attempt: u32) -> Result<(), Refusal> {
 }
 
 /// Lowers the count of SYNs that are sent again, so that a hung agent is noticed in about a minute.
-/// A program's own, lower count stays. On failure the kernel's default holds.
+/// An application's own, lower count stays. On failure the kernel's default holds.
 #[inline(always)]
 fn limit_syns(ctx: &SockAddrContext) {
     const TCP_SYNCNT: i32 = 7;
@@ -219,19 +220,21 @@ fn limit_syns(ctx: &SockAddrContext) {
     }
 }
 
-/// 127.205.x.y, so that no pair of address and port runs out of source ports.
+/// Virtual address of an attempt over IPv4, network byte order: one of many, so that no pair of address and port runs
+/// out of source ports.
 #[inline(always)]
 fn virtual4(socket: &Socket) -> u32 {
     let spread = spread(socket);
     u32::from_ne_bytes([VIRTUAL_PREFIX[0], VIRTUAL_PREFIX[1], (spread >> 8) as u8, spread as u8])
 }
 
-/// Bits of the random id, other ones at each attempt.
+/// Sixteen bits of the random id, other ones at each attempt.
 #[inline(always)]
 fn spread(socket: &Socket) -> u64 {
     (socket.id >> 16).wrapping_add(u64::from(socket.attempt)) & 0xffff
 }
 
+/// True if the address is an IPv4 address, v4-mapped.
 #[inline(always)]
 fn is_mapped(endpoint: &Endpoint) -> bool {
     let words = words(endpoint.addr);

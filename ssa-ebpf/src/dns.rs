@@ -1,5 +1,5 @@
-//! Questions to name servers and their answers, as far as sockets of the service send and receive them by UDP or TCP: a rule
-//! may go by the name that a program has resolved. The agent puts together, reads and matches them.
+//! Messages to and from name servers (RFC 1035), as far as sockets of the service send and receive them by UDP or
+//! TCP: a rule may go by the name that an application has resolved. The agent puts together, reads and matches them.
 
 use aya_ebpf::{
     bindings::bpf_sock,
@@ -18,13 +18,14 @@ use crate::{
     maps::{DNS_MESSAGES, DNS_WANTED, count},
 };
 
-/// Port of name servers.
+/// Port of name servers, host byte order.
 const DOMAIN: u16 = 53;
-/// Length of the headers of UDP and of IPv6, in bytes.
+/// Length of the header of UDP, in bytes.
 const UDP_HEADER: usize = 8;
+/// Length of the header of IPv6, in bytes.
 const IPV6_HEADER: usize = 40;
 
-/// Tells the agent of a datagram or segment to a name server, or from one.
+/// Reports a packet of a UDP or TCP socket if it is to or from a name server and a rule wants names.
 #[inline(always)]
 pub(crate) fn observe(ctx: &SkBuffContext, sk: *mut bpf_sock, egress: bool) {
     if DNS_WANTED.get(0).is_none_or(|wanted| *wanted == 0) {
@@ -47,7 +48,8 @@ pub(crate) fn observe(ctx: &SkBuffContext, sk: *mut bpf_sock, egress: bool) {
     };
 }
 
-/// `next` is the byte that a TCP socket waits for; of UDP there is none.
+/// Sends the agent a [`Datagram`]. `next` is the sequence number that a TCP socket waits for; none for UDP. Full:
+/// counted, and the name is not learned.
 #[inline(always)]
 fn report(ctx: &SkBuffContext, egress: bool, next: Option<u32>) -> Option<()> {
     const NEXT_TCP: u8 = 6;
@@ -86,7 +88,8 @@ fn report(ctx: &SkBuffContext, egress: bool, next: Option<u32>) -> Option<()> {
         return None;
     };
     let datagram = event.as_mut_ptr();
-    // SAFETY: the entry is this program's until it is submitted; each field is written, and of the bytes those that count.
+    // SAFETY: the entry is this program's until it is submitted; each field is written, and of the bytes those that
+    // count.
     let loaded = unsafe {
         (*datagram).cookie = bpf_get_socket_cookie(ctx.skb.skb.cast());
         (*datagram).cgroup = bpf_skb_cgroup_id(ctx.skb.skb);

@@ -1,4 +1,4 @@
-//! A TLS socket's beginning and end outside of the socket itself: its id, its context, and what is counted.
+//! Registration of TLS sockets: their ids, contexts and counts in the maps, from the first set to the last close.
 
 use ssa_common::{
     cipher::{CipherList, CipherSet},
@@ -17,7 +17,11 @@ use crate::{
     refusal::{AGENT_AWAY, NO_ROOM, Refusal},
 };
 
-/// Gives a new TLS socket of this caller's its id and its context.
+/// Registers a TLS socket for a caller: it gets an id and a context of its own, is counted for the user, and the
+/// agent is told.
+///
+/// `ENOTCONN` if the agent has not said yet what is allowed, `ENOBUFS` if there is no room; nothing has changed then
+/// but for an id that is lost.
 #[inline(always)]
 pub(crate) fn register(socket: &mut Socket, caller: Caller) -> Result<(), Refusal> {
     static NEW: Context = new_context();
@@ -85,6 +89,7 @@ fn charge_user(uid: u32, policy: &Policy) -> bool {
     true
 }
 
+/// Context without settings, of one socket.
 const fn new_context() -> Context {
     Context {
         id: 0,
@@ -106,7 +111,7 @@ const fn new_context() -> Context {
     }
 }
 
-/// Clears what there is of a TLS socket outside of it, and tells the agent.
+/// Unregisters a TLS socket: clears what there is of it in the maps, and tells the agent. Its own state stays.
 #[inline(always)]
 pub(crate) fn unregister(socket: &Socket) {
     if socket.accepted == 0 && socket.by_rule == 0 {
@@ -133,7 +138,7 @@ pub(crate) fn unregister(socket: &Socket) {
     }
 }
 
-/// Counts one TLS socket less for a user. The agent forgets users that have none.
+/// Counts one TLS socket less for a user: see [`charge_user`]. The agent forgets users that have none.
 #[inline(always)]
 pub(crate) fn uncharge_user(uid: u32) {
     let Some(open) = USERS.get_ptr_mut(uid) else { return };
@@ -143,7 +148,7 @@ pub(crate) fn uncharge_user(uid: u32) {
     }
 }
 
-/// Counts one socket less in a context, which goes with the last.
+/// Counts one socket less in a context, which is deleted with the last.
 #[inline(always)]
 pub(crate) fn release_context(id: u64) {
     let Some(context) = CONTEXTS.get_ptr_mut(id) else { return };
@@ -153,4 +158,5 @@ pub(crate) fn release_context(id: u64) {
     }
 }
 
+/// No text.
 const NO_TEXT: HostName = HostName { bytes: [0; ssa_common::limits::HOSTNAME_BYTES], len: 0, reserved: 0 };

@@ -35,6 +35,7 @@ mod sock_release;
 mod text;
 mod user_pointer;
 
+/// Panic handler that can't load: see inside.
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {
@@ -42,6 +43,7 @@ fn panic(_info: &core::panic::PanicInfo) -> ! {
     loop {}
 }
 
+/// Licence as the kernel reads it: helpers that are for GPL programs only are used.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

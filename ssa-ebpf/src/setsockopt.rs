@@ -34,8 +34,7 @@ use crate::{
     text,
 };
 
-/// Makes sure that the socket is a TLS socket, then lets the living agent's program go on; without
-/// one, `ENOTCONN`.
+/// Makes sure that the socket is a TLS socket, then goes on in the living agent's program; `ENOTCONN` without one.
 #[cgroup_sockopt(setsockopt)]
 fn ssa_setsockopt(ctx: SockoptContext) -> i32 {
     let opt = Sockopt::new(&ctx);
@@ -68,7 +67,8 @@ fn ssa_live_set(ctx: SockoptContext) -> i32 {
     }
 }
 
-/// `TCP_FASTOPEN_CONNECT` would let `connect` return before anything is verified.
+/// Options of other levels: `TCP_FASTOPEN_CONNECT` is refused on a TLS socket with `EOPNOTSUPP`, as it would let
+/// `connect` return before anything is verified.
 #[inline(always)]
 fn other_level(opt: Sockopt) -> i32 {
     const TCP_FASTOPEN_CONNECT: i32 = 30;
@@ -95,7 +95,7 @@ fn other_level(opt: Sockopt) -> i32 {
     opt.leave()
 }
 
-/// The TLS socket that a set is for: made one, if it is fresh.
+/// Finds the TLS socket that a set is for; a fresh TCP socket becomes one. Else an errno.
 #[inline(always)]
 fn socket_for_set(opt: Sockopt) -> Result<&'static mut Socket, i32> {
     let sk = opt.sk();
@@ -158,6 +158,7 @@ fn begin(
     Ok(context)
 }
 
+/// Sets an option, or refuses it and has changed nothing.
 #[inline(always)]
 fn set(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), Refusal> {
     let row = option_row(opt.number());
@@ -177,6 +178,7 @@ fn set(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), Re
     }
 }
 
+/// `TLS_HOSTNAME`: stored with the socket, and with the context while that is the socket's own.
 #[inline(always)]
 fn set_host_name(opt: Sockopt, socket: &mut Socket, context: &mut Context) -> Result<(), Refusal> {
     let len = hostname::check(opt).ok_or(BAD_VALUE)?;
@@ -187,6 +189,7 @@ fn set_host_name(opt: Sockopt, socket: &mut Socket, context: &mut Context) -> Re
     Ok(())
 }
 
+/// `TLS_ALPN`.
 #[inline(always)]
 fn set_alpn(opt: Sockopt, context: &mut Context) -> Result<(), Refusal> {
     let len = alpn::check(opt).ok_or(BAD_VALUE)?;
@@ -203,6 +206,7 @@ fn put_text(opt: Sockopt, text: &mut HostName, len: u32) {
     text.len = len;
 }
 
+/// A setting that is a number: checked by its row, then by the policy.
 #[inline(always)]
 fn set_scalar(opt: Sockopt, row: OptionRow, context: &mut Context) -> Result<(), Refusal> {
     if opt.len() != i32::from(row.size) {
@@ -288,7 +292,7 @@ fn set_blob(ctx: &SockoptContext, opt: Sockopt, socket: &Socket, context: &mut C
     Ok(())
 }
 
-/// Copies a text of `len` bytes into a map entry of its own, where no other program's hook can
+/// Copies a text of `len` bytes into a map entry of its own, where no other process's hook can
 /// touch it. `EINVAL` if it is not one text with one NUL.
 #[inline(always)]
 fn put_blob(opt: Sockopt, key: &BlobKey, len: usize) -> Result<(), Refusal> {
@@ -309,7 +313,8 @@ fn put_blob(opt: Sockopt, key: &BlobKey, len: usize) -> Result<(), Refusal> {
     Err(BAD_VALUE)
 }
 
-/// Takes another context instead of the socket's own.
+/// `TLS_CONTEXT`: takes another context instead of the socket's own. `EINVAL` unless it is of the same user, service
+/// and network namespace.
 #[inline(always)]
 fn adopt(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), Refusal> {
     let unknown = Refusal::new(errno::EINVAL, Reason::ContextUnknown);
@@ -343,4 +348,5 @@ fn adopt(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), 
     Ok(())
 }
 
+/// `EBADFD`: the socket's context is in the map no more.
 const CONTEXT_LOST: Refusal = Refusal::new(errno::EBADFD, Reason::ContextUnknown);

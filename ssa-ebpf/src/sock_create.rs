@@ -9,8 +9,8 @@
 //! 3. [`ssa_create`] takes the mark and makes the socket a TLS socket;
 //! 4. [`ssa_created`] refuses a socket whose mark nobody took: it was made in a cgroup that is not attached (any more).
 //!
-//! The first, second and fourth are loaded by the agent's own module (`kernel/fmod_ret.rs`). Their sections say `fentry`,
-//! which has the same arguments and is known to aya; its macro would drop what they return.
+//! The first, second and fourth are loaded by the agent's own module (`kernel/fmod_ret.rs`). Their sections say
+//! `fentry`, which has the same arguments and is known to aya; its macro would drop what they return.
 //!
 //! If another program of the cgroup refuses a socket after the third, the count of TLS sockets stays one too high, as
 //! no hook sees the end of such a socket: an agent that ends then waits for it, which is the safe side.
@@ -30,10 +30,11 @@ use crate::{
     refusal::{ALLOW, deny, errno},
 };
 
-/// The kernel's own way goes on.
+/// Result of a `fmod_ret` program: the kernel's own function runs.
 const GO_ON: i32 = 0;
-/// A mark that was just left, and one that [`ssa_creating`] has seen.
+/// Mark that [`ssa_protocol`] has just left.
 const LEFT: u32 = 1;
+/// Mark that [`ssa_creating`] has seen.
 const SEEN: u32 = 2;
 
 /// `int update_socket_protocol(int family, int type, int protocol)`: the protocol to go on with; zero for what
@@ -94,7 +95,8 @@ fn ssa_created(ctx: *mut c_void) -> i32 {
     -errno::EPROTONOSUPPORT
 }
 
-/// A socket of an attached cgroup is being made. `ENOBUFS` if a TLS socket can't be.
+/// `socket(2)` in an attached cgroup: takes the thread's mark and makes the socket a TLS socket. `ENOBUFS` if it
+/// can't be.
 #[cgroup_sock(sock_create)]
 fn ssa_create(ctx: SockContext) -> i32 {
     let thread = bpf_get_current_pid_tgid();
@@ -111,7 +113,7 @@ fn ssa_create(ctx: SockContext) -> i32 {
     ALLOW
 }
 
-/// Whether this thread's cgroup, or one above it, is attached.
+/// True if this thread's cgroup, or one above it, is attached.
 #[inline(always)]
 fn attached() -> bool {
     /// Cgroups are seldom nested deeper; what is gets the kernel's own errno.
@@ -130,6 +132,7 @@ fn attached() -> bool {
     false
 }
 
+/// Removes the mark of a thread. Absent is as good.
 #[inline(always)]
 fn remove_mark(thread: u64) {
     if SOCKET_CALLS.get_ptr_mut(thread).is_some() {

@@ -1,5 +1,5 @@
-//! What the kernel does with a TLS socket: a held connect is over, a listener begins or ends, a socket
-//! comes out of one.
+//! `sock_ops`: events of a TLS socket's life. A held connect is over, a listener begins or ends, a socket comes out
+//! of one.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -32,8 +32,8 @@ use crate::{
     rules,
 };
 
-/// Observes only. A lost event of a connect means that the agent repeats its verdict in vain for a while;
-/// of a listener, that the agent finds it a moment later.
+/// Observes only, never refuses. A lost event of a connect means that the agent repeats its verdict in vain for a
+/// while; of a listener, that the agent finds it a moment later.
 #[sock_ops]
 fn ssa_sock_ops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
@@ -46,6 +46,7 @@ fn ssa_sock_ops(ctx: SockOpsContext) -> u32 {
     0
 }
 
+/// A TLS socket connects: asks the kernel to call again at changes of its state.
 #[inline(always)]
 fn on_connect(ctx: &SockOpsContext) {
     if sk_of(ctx).and_then(socket_of).is_some() {
@@ -54,7 +55,7 @@ fn on_connect(ctx: &SockOpsContext) {
     }
 }
 
-/// `listen(2)` was called.
+/// `listen(2)` was called: enters a TLS socket into `LISTENING` and tells the agent.
 #[inline(always)]
 fn on_listen(ctx: &SockOpsContext) {
     let (family, at) = (read!(ctx.ops, family), local(ctx.ops));
@@ -89,8 +90,8 @@ fn on_listen(ctx: &SockOpsContext) {
     report(record);
 }
 
-/// Makes a socket that listens a TLS socket, if a rule says so, or may: its cgroup may be too new to be known. If there is
-/// no room, ingress keeps clients out by the rule alone.
+/// Makes a socket that listens a TLS socket, if a rule says so, or may: its cgroup may be too new to be known. If
+/// there is no room, ingress keeps clients out by the rule alone.
 #[inline(always)]
 fn by_rule(ctx: &SockOpsContext, sk: *mut bpf_sock, at: &Endpoint) -> Option<&'static mut Socket> {
     let binder = storage(&raw const BIND_CALLERS, sk, 0)?;
@@ -114,6 +115,7 @@ fn by_rule(ctx: &SockOpsContext, sk: *mut bpf_sock, at: &Endpoint) -> Option<&'s
     Some(socket)
 }
 
+/// Makes a TLS socket a plain one, and clears what there is of it.
 #[inline(always)]
 fn make_plain(sk: *mut bpf_sock) {
     if let Some(socket) = socket_of(sk) {
@@ -158,7 +160,7 @@ fn on_accept(ctx: &SockOpsContext) {
     copy_context(settings, id);
 }
 
-/// Copies a listener's settings, of which nobody else knows then.
+/// Copies a listener's settings into a context of the accepted socket's own. Full: counted, and the socket has none.
 #[inline(always)]
 fn copy_context(from: u64, id: u64) {
     let Some(settings) = CONTEXTS.get_ptr_mut(from) else { return };
@@ -175,6 +177,7 @@ fn copy_context(from: u64, id: u64) {
     own.frozen = 1;
 }
 
+/// The state of a TLS socket has changed: a hold has ended, a connection was reset, or a listener ends.
 #[inline(always)]
 fn on_state(ctx: &SockOpsContext) {
     let (old, new) = (TcpState::from_kernel(ctx.arg(0)), TcpState::from_kernel(ctx.arg(1)));
@@ -207,7 +210,7 @@ fn on_state(ctx: &SockOpsContext) {
     }
 }
 
-/// A listener was shut down or closed.
+/// A listener was shut down or closed: takes it out of `LISTENING` and tells the agent.
 #[inline(always)]
 fn on_listen_end(socket: &Socket) {
     let _absent = LISTENING.remove(socket.id);
@@ -224,6 +227,7 @@ fn on_listen_end(socket: &Socket) {
     });
 }
 
+/// Sends the agent a [`Listening`] event. Full: counted; the agent finds the listener in `LISTENING`.
 #[inline(always)]
 fn report(record: Listening) {
     match EVENTS.reserve_untyped::<Listening>(0) {
@@ -235,6 +239,7 @@ fn report(record: Listening) {
     }
 }
 
+/// Address and port of this side.
 #[inline(always)]
 fn local(ops: *mut bpf_sock_ops) -> Endpoint {
     let v4 = mapped(read!(ops, local_ip4));
@@ -243,6 +248,7 @@ fn local(ops: *mut bpf_sock_ops) -> Endpoint {
     Endpoint { addr, port: read!(ops, local_port) as u16, reserved: 0, scope: 0 }
 }
 
+/// Address and port of the other side.
 #[inline(always)]
 fn remote(ops: *mut bpf_sock_ops) -> Endpoint {
     let v4 = mapped(read!(ops, remote_ip4));
@@ -252,6 +258,7 @@ fn remote(ops: *mut bpf_sock_ops) -> Endpoint {
     Endpoint { addr, port: u32::from_be(read!(ops, remote_port)) as u16, reserved: 0, scope: 0 }
 }
 
+/// Socket of the event; none if it is no full socket.
 #[inline(always)]
 fn sk_of(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
     // SAFETY: the context outlives the hook; a union with one member.
