@@ -133,3 +133,15 @@ pub const COUNTERS: usize = 8;
 /// SYNs that are sent again before the kernel itself gives a held connect up with `ETIMEDOUT`,
 /// which only happens if the agent hangs: longer than its own limits to dial and to shake hands.
 pub const SYN_RETRIES: i32 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_network_is_that_of_both_prefixes() {
+        let [low, high] = [LEG_PREFIX, VIRTUAL_PREFIX].map(u16::from_be_bytes);
+        assert_eq!((low & 1, low | 1), (0, high));
+        assert_eq!(LOOPBACK_NETWORK, format!("{}.{}.0.0/15", LEG_PREFIX[0], LEG_PREFIX[1]));
+    }
+}

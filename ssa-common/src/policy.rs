@@ -19,7 +19,8 @@ pub struct PolicyKey {
     pub user: u32,
 }
 
-/// Class of the cgroups that the agent has not looked at yet: the strictest row.
+/// Class of the cgroups that the agent has not looked at yet. Its rows allow what any row of that user does: the agent
+/// checks again at `connect`, when it knows the cgroup.
 pub const UNKNOWN_CGROUP: u32 = u32::MAX;
 
 /// Row of policy: the value of the map `POLICIES`. Numbers are in host byte order.
