@@ -8,33 +8,35 @@ use crate::{limits::OPTION_BYTES, pod};
 /// SHA-256 of a certificate in DER, or of the digests of a chain's certificates.
 pub type Digest = [u8; 32];
 
-/// Certificates of a chain that can be asked for one by one (`TLS_PEER_CERTIFICATE(i)`).
+/// Count of certificates of a chain that can be asked for one by one (`TLS_PEER_CERTIFICATE(i)`).
 pub const CHAIN_MAX: usize = 16;
 
-/// A verified chain, leaf first.
+/// Verified chain of a peer, leaf first: the value of the map `CHAINS`, by the SHA-256 of its certificates' digests.
+/// Written and deleted by the agent, after its certificates.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Chain {
-    /// Certificates of the chain, of which `CHAIN_MAX` are stored.
+    /// Count of certificates in the chain, of which [`CHAIN_MAX`] are stored.
     pub count: u32,
-    /// Whole certificates in `pem`.
+    /// Count of whole certificates in `pem`.
     pub pem_count: u32,
-    /// The certificates, by digest.
+    /// Keys of the certificates in the map `CERTIFICATES`.
     pub certificates: [Digest; CHAIN_MAX],
-    /// Where each certificate's text ends in `pem`.
+    /// Ends of the certificates' texts in `pem`, in bytes from its start.
     pub ends: [u16; CHAIN_MAX],
-    /// As many certificates as fit, as PEM.
+    /// As many certificates as fit, as PEM (RFC 7468), without a NUL.
     pub pem: [u8; OPTION_BYTES],
 }
 
-/// A certificate.
+/// Certificate of a peer: the value of the map `CERTIFICATES`, by its SHA-256. Written and deleted by the agent.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Certificate {
-    /// Length, in bytes. If it is over the room there is, `der` is empty.
+    /// Length of the certificate, in bytes. If it is over [`OPTION_BYTES`], `der` is empty.
     pub len: u32,
     /// Reserved; always zero.
     pub reserved: u32,
+    /// Certificate in DER, then zeros.
     pub der: [u8; OPTION_BYTES],
 }
 

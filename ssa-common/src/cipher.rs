@@ -14,13 +14,13 @@ pub const CIPHERS: usize = 128;
 /// Room for a suite's name without a NUL, in bytes: a multiple of 8.
 pub const NAME_BYTES: usize = 40;
 
-/// Suites in order of preference, by number. Zero ends the list.
+/// Suites in order of preference, by number, from 1. Zero ends the list.
 #[derive(Clone, Copy, Debug, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
 pub struct CipherList(pub [u8; CIPHERS]);
 
 impl CipherList {
-    /// None at all.
+    /// The empty list.
     pub const EMPTY: Self = Self([0; CIPHERS]);
 
     /// The numbers before the end.
@@ -29,7 +29,7 @@ impl CipherList {
     }
 }
 
-/// A set of suites: 1 for each that is in it, by number.
+/// Set of suites: 1 for each that is in it, by number.
 ///
 /// VERIFIER: bytes, not bits: LLVM makes branches of arithmetic with bits.
 #[derive(Clone, Copy, Debug, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
@@ -37,43 +37,48 @@ impl CipherList {
 pub struct CipherSet(pub [u8; CIPHERS]);
 
 impl CipherSet {
-    /// None at all.
+    /// The empty set.
     pub const EMPTY: Self = Self([0; CIPHERS]);
 
+    /// True if a suite is in the set.
     #[inline(always)]
     pub const fn has(&self, number: u8) -> bool {
         self.0[number as usize & (CIPHERS - 1)] != 0
     }
 
+    /// Puts a suite into the set.
     #[inline(always)]
     pub const fn add(&mut self, number: u8) {
         self.0[number as usize & (CIPHERS - 1)] = 1;
     }
 
+    /// Takes a suite out of the set.
     #[inline(always)]
     pub const fn remove(&mut self, number: u8) {
         self.0[number as usize & (CIPHERS - 1)] = 0;
     }
 }
 
-/// A suite's name as OpenSSL writes it.
+/// Name of a suite as OpenSSL writes it: the value of the map `CIPHER_NAMES`, by number. Written by the agent before it
+/// lives.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct CipherName {
+    /// Text without a NUL, then zeros.
     pub bytes: [u8; NAME_BYTES],
-    /// Length, in bytes. Zero: no suite has this number.
+    /// Length of the name, in bytes. Zero: no suite has this number.
     pub len: u32,
     /// Reserved; always zero.
     pub reserved: u32,
 }
 
-/// Where a name's hash begins (FNV-1a, 64 bits).
+/// Hash of the empty name: the offset basis of FNV-1a, 64 bits.
 pub const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
-/// What a name's hash is multiplied with for each byte.
+/// Factor of a name's hash for each byte: the prime of FNV-1a, 64 bits.
 pub const HASH_PRIME: u64 = 0x0000_0100_0000_01b3;
 
-/// The hash under which a name's number is found. The agent's own names do not collide; a program
-/// that finds another text with the same hash has named that suite.
+/// Hash of a name: the key of the map `CIPHERS` under which its number is found. The agent's own names do not
+/// collide; an application that finds another text with the same hash has named that suite.
 pub fn hash(name: &[u8]) -> u64 {
     name.iter().fold(HASH_START, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(HASH_PRIME))
 }

@@ -1,5 +1,5 @@
-//! What is known of a connection: written by the agent before the verdict, read by `getsockopt`,
-//! `getpeername` and `getsockname`. A hash map by socket id.
+//! Answers of a connection: written by the agent before the verdict, read by `getsockopt`, `getpeername` and
+//! `getsockname`. The map `CONNECTIONS`, by socket id.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -9,11 +9,11 @@ use crate::{certificate::Digest, code, limits::ERROR_BYTES, pod, socket::Endpoin
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum Scalar {
-    /// Negotiated version: 0x0303 or 0x0304.
+    /// Negotiated version: 0x0303 (TLS 1.2) or 0x0304 (TLS 1.3).
     Version = 0,
     /// 1 if the session was resumed.
     Resumed = 1,
-    /// Certificates of the peer's verified chain.
+    /// Count of certificates in the peer's verified chain; zero if it has shown none.
     CertificateCount = 2,
 }
 
@@ -21,15 +21,15 @@ pub enum Scalar {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum Text {
-    /// Why the connect failed; empty if it didn't.
+    /// Cause of a failed connect; none if it didn't fail.
     Error = 0,
     /// Negotiated cipher, OpenSSL's name.
     Cipher = 1,
     /// Subject of the peer's certificate, RFC 2253.
     Identity = 2,
-    /// The application protocol that was chosen; none if there is none.
+    /// Application protocol that was chosen (RFC 7301); none if there is none.
     Alpn = 3,
-    /// The name that a client asked for (SNI); none if it named none.
+    /// Name that a client asked for (SNI, RFC 6066, section 3); none if it named none.
     Sni = 4,
 }
 
@@ -40,12 +40,13 @@ pub const TEXTS: usize = 8;
 /// Room for all texts, in bytes; a power of two, so that the hooks can bound an index by a mask.
 pub const TEXT_BYTES: usize = 1024;
 
-/// Where a text stands in [`Connection::bytes`].
+/// Place of a text in [`Connection::bytes`].
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
 pub struct Span {
+    /// Index of the first byte.
     pub start: u16,
-    /// Length with the NUL; zero if there is no such text.
+    /// Length with the NUL, in bytes; zero if there is no such text.
     pub len: u16,
 }
 
@@ -61,33 +62,37 @@ code! {
     }
 }
 
-/// The answers of one attempt.
+/// Answers of one attempt: the value of the map `CONNECTIONS`. Made by `connect` with [`State::PENDING`], replaced
+/// whole by the agent, deleted by `close`.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Connection {
-    /// The attempt that these answers are of; those of another are ignored.
+    /// Attempt that these answers are of ([`crate::socket::Socket::attempt`]); those of another are ignored.
     pub attempt: u32,
-    /// How far the attempt is; other answers count only if it is [`State::SECURED`], but for [`Text::Error`].
+    /// State of the attempt; other answers count only if it is [`State::SECURED`], but for [`Text::Error`].
     pub state: State,
-    /// Address of the peer leg on this side.
+    /// Address and port of the peer leg on this side.
     pub local: Endpoint,
-    /// Address of the peer, which the agent connected to.
+    /// Address and port of the peer.
     pub peer: Endpoint,
+    /// Answers that are numbers, by [`Scalar`], host byte order.
     pub scalars: [i64; SCALARS],
+    /// Places of answers that are texts, by [`Text`].
     pub texts: [Span; TEXTS],
-    /// SHA-256 of the peer's certificate.
+    /// SHA-256 of the peer's certificate in DER; zeros if it has shown none.
     pub sha256: Digest,
-    /// The verified chain, in the map of chains.
+    /// Key of the verified chain in the map `CHAINS`; zeros if there is none.
     pub chain: Digest,
+    /// Texts, one after the other, each with its NUL.
     pub bytes: [u8; TEXT_BYTES],
 }
 
-/// There was no room for a text.
+/// Error: [`Connection::bytes`] has no room for a text.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct NoRoom;
 
 impl Connection {
-    /// Answers of `attempt` before anything is known.
+    /// The answers of `attempt` before anything is known.
     pub const fn pending(attempt: u32) -> Self {
         Self {
             attempt,
@@ -115,7 +120,7 @@ impl Connection {
         let _full = self.push(slot, &text[..end]);
     }
 
-    /// Adds `text` (without a NUL; one is added).
+    /// Appends `text` (without a NUL; one is added). [`NoRoom`] if it does not fit; nothing has changed then.
     pub fn push(&mut self, slot: Text, text: &str) -> Result<(), NoRoom> {
         let start = self.texts.iter().map(|span| span.start + span.len).max().unwrap_or(0);
         let room = self.bytes.get_mut(usize::from(start)..).ok_or(NoRoom)?;

@@ -1,4 +1,5 @@
-//! A context: settings that one socket owns and that others can adopt. A hash map by context id.
+//! A context: settings that one socket owns and that others can adopt (`TLS_CONTEXT`), with the paths and PEM texts
+//! that were set on it.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -15,7 +16,7 @@ use crate::{
 pub enum Setting {
     /// `TLS_SESSION_REUSE`: 0 or 1.
     SessionReuse = 0,
-    /// `TLS_VERSION_MIN`: 0x0303 or 0x0304, not above the next.
+    /// `TLS_VERSION_MIN`: 0x0303 or 0x0304, not above [`Setting::VersionMax`].
     VersionMin = 1,
     /// `TLS_VERSION_MAX`: 0x0303 or 0x0304.
     VersionMax = 2,
@@ -40,36 +41,38 @@ pub enum Setting {
 /// Slots of [`Context::scalars`].
 pub const SETTINGS: usize = 16;
 
-/// What a context holds. Written by the hooks only; read by the hooks and by the agent.
+/// Settings of a context: the value of the map `CONTEXTS`, by its id. Written by the hooks only; read by the hooks
+/// and by the agent. Numbers are in host byte order.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Context {
-    /// The id that it is stored under; tells a reused map entry from the one that was looked up.
+    /// Id that it is stored under; tells a reused map entry from the one that was looked up.
     pub id: u64,
-    /// Attached service, of which a socket must be to adopt it.
+    /// Attached service of which a socket must be to adopt it ([`crate::socket::Service::id`]).
     pub service: u64,
-    /// Network namespace (cookie), in which a socket must be to adopt it.
+    /// Cookie of the network namespace in which a socket must be to adopt it.
     pub netns: u64,
-    /// Real user id of its creator, which an adopter must have.
+    /// Real user id of its creator, which the caller that adopts it must have.
     pub uid: u32,
-    /// Sockets that use it; it goes with the last.
+    /// Count of sockets that use it; it is deleted with the last. Changed atomically.
     pub refs: u32,
     /// 1 once its id was read: only host names may change from then on.
     pub frozen: u32,
-    /// Paths and PEM texts that were set, of all options: the sequence number of the last.
+    /// Count of paths and PEM texts that were set, of all options: the sequence number of the last. At most
+    /// [`crate::limits::BLOB_SETS_MAX`].
     pub blob_sets: u32,
     /// Sequence number of the last set of CAs; zero for none. The agent must have it, or it refuses to
     /// connect.
     pub trust_set: u32,
-    /// Chains and keys that were set. The agent must have just as many, or it refuses to connect.
+    /// Count of chains and keys that were set. The agent must have just as many, or it refuses to connect.
     pub credential_sets: u32,
     /// Settings that are numbers, by [`Setting`].
     pub scalars: [i64; SETTINGS],
-    /// Which of `scalars` the program has set: a bit for each slot.
+    /// Settings of `scalars` that the application has set: a bit for each slot.
     pub scalars_set: u32,
-    /// 1 once the program has changed the list of cipher suites.
+    /// 1 once the application has changed the list of cipher suites.
     pub ciphers_set: u32,
-    /// Suites that the program has asked for, and has not taken back.
+    /// Suites that the application has asked for, and has not taken back.
     pub asked: CipherSet,
     /// Suites that may be used, in order of preference.
     pub ciphers: CipherList,
@@ -80,30 +83,31 @@ pub struct Context {
 }
 
 impl Context {
-    /// A setting's value.
+    /// The value of a setting.
     pub fn scalar(&self, setting: Setting) -> i64 {
         self.scalars[setting as usize]
     }
 
-    /// Whether the program has set it; else it is what the policy said when the context was made.
+    /// True if the application has set it; else it is the policy's default at the time the context was made.
     pub fn is_set(&self, setting: Setting) -> bool {
         self.scalars_set >> setting as u32 & 1 != 0
     }
 }
 
-/// Names an option's value that waits for the agent in the map of blobs.
+/// Key of the maps `BLOBS` and `PATHS`: one set of an option on a context. Written by the hooks.
 #[derive(Clone, Copy, Debug, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
 pub struct BlobKey {
+    /// Id of the context.
     pub context: u64,
-    /// The option's number.
+    /// Number of the option ([`crate::uapi::OPTIONS`]).
     pub option: u32,
-    /// Which set of a path or PEM text on this context, from 1.
+    /// Sequence number of this set among those of paths and PEM texts on the context, from 1.
     pub sequence: u32,
 }
 
-/// An option's value that only the agent can check: a path or a PEM text, maybe a private key. The
-/// agent deletes it as it reads it.
+/// Value of an option that only the agent can check: a path or a PEM text, maybe a private key. The value of the map
+/// `BLOBS`: written by `setsockopt`; the agent deletes it as it reads it.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Blob {
@@ -111,22 +115,25 @@ pub struct Blob {
     pub len: u32,
     /// Reserved; always zero.
     pub reserved: u32,
+    /// Text without its NUL, then zeros.
     pub bytes: [u8; crate::limits::OPTION_BYTES],
 }
 
-/// A path that a program has set, kept for an agent that comes after this one. PEM texts are not.
+/// Path that an application has set, kept for an agent that comes after this one; PEM texts are not. The value of the
+/// map `PATHS`, written by the agent.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct KeptPath {
-    /// Whose rights it is opened with.
+    /// Process whose rights it is opened with.
     pub caller: crate::socket::Caller,
-    /// When that process began, in clock ticks after boot (proc_pid_stat(5)): another one may get its
+    /// Start of that process, in clock ticks after boot (proc_pid_stat(5)): another one may get its
     /// number.
     pub started: u64,
-    /// Length, in bytes.
+    /// Length of the path, in bytes.
     pub len: u32,
     /// Reserved; always zero.
     pub reserved: u32,
+    /// Path without a NUL, then zeros.
     pub bytes: [u8; KEPT_PATH_BYTES],
 }
 

@@ -1,10 +1,11 @@
-//! What crosses a boundary, and nothing else: between the application and the kernel hooks
+//! Types that cross a boundary, and nothing else: between the application and the kernel hooks
 //! ([`uapi`]), and between the hooks and the agent (all the other modules).
 //!
 //! Every type here is `#[repr(C)]`, made of fixed-width integers and arrays, without padding and
 //! without invalid bit patterns; `zerocopy`'s derives refuse to compile anything else. The two
 //! halves must be of one [`ABI_VERSION`].
 #![cfg_attr(not(test), no_std)]
+#![warn(missing_docs)]
 
 pub mod certificate;
 pub mod cipher;
@@ -26,9 +27,9 @@ pub mod uapi;
 ///
 /// It is part of the path under which maps and links are pinned, so an agent never adopts maps of
 /// another layout.
-pub const ABI_VERSION: u32 = 9;
+pub const ABI_VERSION: u32 = 10;
 
-/// Lets aya copy a type into and out of maps.
+/// Implements `aya::Pod`, by which aya copies a type into and out of maps.
 macro_rules! pod {
     ($type:ty) => {
         // SAFETY: the type derives zerocopy's FromBytes and IntoBytes, so that it has no padding
@@ -41,8 +42,8 @@ pub(crate) use pod;
 
 /// Defines a number that crosses a boundary as a type of its own: the bytes of the integer, and a name for each value.
 ///
-/// Any bit pattern is a valid value, as the other half may be of any version: a reader matches the names and decides what
-/// the others mean, or converts by `TryFrom`, which refuses them.
+/// Any bit pattern is a valid value, as the other half may be of any version: a reader matches the names and decides
+/// what the others mean, or converts by `TryFrom`, which refuses them.
 macro_rules! code {
     ($(#[$doc:meta])* $name:ident($raw:ty) { $($(#[$value_doc:meta])* $value:ident = $number:expr,)+ }) => {
         $(#[$doc])*

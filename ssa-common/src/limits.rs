@@ -1,6 +1,6 @@
 //! Capacities and lengths, each with its unit and reason.
 
-/// Longest value of an option, in bytes: what a sockopt program can see (one page).
+/// Longest value of an option, in bytes: what a hook of setsockopt(2) can see (one page).
 pub const OPTION_BYTES: usize = 4096;
 
 /// Room for a host name with its NUL, in bytes. RFC 1035 allows 253 characters.
@@ -19,70 +19,71 @@ pub const ERROR_BYTES: usize = 256;
 /// header (60), rounded up.
 pub const SYN_BYTES: usize = 160;
 
-/// Ring buffer from the hooks to the agent, in bytes: 2,000 held connects at once. A power of two
+/// Capacity of the ring buffer `EVENTS`, in bytes: 2,000 held connects at once. A power of two
 /// and of pages.
 pub const EVENTS_BYTES: usize = 1 << 20;
 
-/// Socket ids that wait to be taken. The agent refills after each batch of events.
+/// Capacity of the queue `IDS`: socket ids that wait to be taken. The agent refills after each batch of events.
 pub const IDS_CAPACITY: usize = 1 << 14;
 
 /// Sockets, contexts and connections that can live at once, host-wide. Hash maps without
 /// preallocation: what is not used costs nothing.
 pub const SOCKETS_CAPACITY: usize = 1 << 17;
 
-/// Option values that wait for the agent to take them (paths and PEM texts, 4 KiB each).
+/// Capacity of the map `BLOBS`: option values that wait for the agent to take them (paths and PEM texts, 4 KiB each).
 pub const BLOBS_CAPACITY: usize = 1 << 10;
 
 /// Paths and PEM texts that one context may have set, one after the other.
 pub const BLOB_SETS_MAX: u32 = 64;
 
-/// Paths that are kept for a restarted agent.
+/// Capacity of the map `PATHS`: paths that are kept for a restarted agent.
 pub const PATHS_CAPACITY: usize = 1 << 17;
 
-/// Certificates and chains of peers that are known at once: 4.5 KiB each.
+/// Capacity of the maps `CERTIFICATES` and `CHAINS`: those of peers that are known at once, 4.5 KiB each.
 pub const CERTIFICATES_CAPACITY: usize = 1 << 14;
 
-/// Lists of cipher suites that are being set or read at once.
+/// Capacity of the map `SCRATCH`: lists of cipher suites that are being set or read at once.
 pub const SCRATCH_CAPACITY: usize = 1 << 10;
 
-/// TLS sockets that listen at once.
+/// Capacity of the map `LISTENING`: TLS sockets that listen at once.
 pub const LISTENERS_CAPACITY: usize = 1 << 14;
 
-/// Legs of the agent to programs' listeners that are on their way at once.
+/// Capacity of the map `LEGS`: legs of the agent to applications' listeners that are on their way at once.
 pub const LEGS_CAPACITY: usize = 1 << 16;
 
-/// Threads that are in a `socket(2)` with `IPPROTO_TLS` at once, and those that ended there.
-pub const MARKS_CAPACITY: usize = 1 << 16;
+/// Capacity of the map `SOCKET_CALLS`: threads that are in a `socket(2)` with `IPPROTO_TLS` at once, and those that
+/// ended there.
+pub const SOCKET_CALLS_CAPACITY: usize = 1 << 16;
 
-/// Cgroups below an attached one that have a class of their own.
+/// Capacity of the maps by cgroup: cgroups that are attached, that have a class of their own, or a set of rules.
 pub const CGROUPS_CAPACITY: usize = 1 << 16;
 
-/// Users that have TLS sockets, or a class of their own.
+/// Capacity of the maps `USERS` and `USER_CLASSES`: users that have TLS sockets, or a class of their own.
 pub const USERS_CAPACITY: usize = 1 << 16;
 
-/// Rows of policy: classes of cgroups times classes of users.
+/// Capacity of the map `POLICIES`: classes of cgroups times classes of users.
 pub const POLICIES_CAPACITY: usize = 1 << 12;
 
-/// Longest datagram or segment of a name server that is looked at, in bytes: what resolvers allow over UDP (EDNS, RFC 6891)
-/// is less.
+/// Longest datagram or segment of a name server that is looked at, in bytes: what resolvers allow over UDP (EDNS, RFC
+/// 6891) is less.
 pub const DATAGRAM_BYTES: usize = 4096;
 const _: () = assert!(DATAGRAM_BYTES.is_power_of_two());
 
-/// Ring buffer for what goes to name servers and comes from them, in bytes.
-pub const NAMES_BYTES: usize = 1 << 20;
+/// Capacity of the ring buffer `DNS_MESSAGES`, in bytes: 250 of the longest datagrams. A power of two and of pages.
+pub const DNS_BYTES: usize = 1 << 20;
 
-/// Prefixes of addresses that rules are for: in all sets, each with those that it is in.
+/// Capacity of the map `RULE_ADDRESSES`: networks that rules are for, in all sets, each with those that it is in.
 pub const RULE_ADDRESSES_CAPACITY: usize = 1 << 17;
 
-/// Prefixes of ports that rules are for. A range of ports has 30 at most.
+/// Capacity of the map `RULE_PORTS`: prefixes of ports that rules are for. A range of ports has 30 at most.
 pub const RULE_PORTS_CAPACITY: usize = 1 << 18;
 
 /// First two bytes of the virtual addresses, 127.205.0.0/16: destinations of held connects over IPv4. Nobody binds one;
 /// `sk_lookup` gives their connections to the agent.
 pub const VIRTUAL_PREFIX: [u8; 2] = [127, 205];
 
-/// First two bytes of the addresses, 127.204.0.0/16, from which the agent connects to TLS listeners over IPv4. One address has
-/// about 28,000 ports.
+/// First two bytes of the addresses, 127.204.0.0/16, from which the agent connects to TLS listeners over IPv4. One
+/// address has about 28,000 ports.
 pub const LEG_PREFIX: [u8; 2] = [127, 204];
 
 /// Both loopback networks in one, as error messages and documents name it: [`LEG_PREFIX`] and [`VIRTUAL_PREFIX`].
@@ -106,14 +107,15 @@ pub enum Counter {
     SynsHeld = 3,
     /// Packets that a held or listening TLS socket was kept from.
     PacketsDropped = 4,
-    /// Those of `Sockets` that have an id, and TLS sockets by rule. Sockets that came out of a listener are in neither.
+    /// TLS sockets that have an id and are open now, by their own options or by a rule. Sockets that came out of a
+    /// listener are in neither.
     Opened = 5,
-    /// Answers of name servers, or questions to them, that found their ring buffer full.
+    /// Messages from and to name servers that found their ring buffer full.
     NamesLost = 6,
 }
 
 impl Counter {
-    /// All of them, with the names under which they are shown.
+    /// All counters, with the names under which metrics and the control socket show them.
     pub const ALL: [(Self, &'static str); 7] = [
         (Self::Sockets, "sockets_open"),
         (Self::EventsLost, "events_lost"),
@@ -131,3 +133,15 @@ pub const COUNTERS: usize = 8;
 /// SYNs that are sent again before the kernel itself gives a held connect up with `ETIMEDOUT`,
 /// which only happens if the agent hangs: longer than its own limits to dial and to shake hands.
 pub const SYN_RETRIES: i32 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_network_is_that_of_both_prefixes() {
+        let [low, high] = [LEG_PREFIX, VIRTUAL_PREFIX].map(u16::from_be_bytes);
+        assert_eq!((low & 1, low | 1), (0, high));
+        assert_eq!(LOOPBACK_NETWORK, format!("{}.{}.0.0/15", LEG_PREFIX[0], LEG_PREFIX[1]));
+    }
+}

@@ -5,7 +5,7 @@ use crate::{
     uapi::{Kind, OPTIONS, Place, When},
 };
 
-/// What the hooks know of one option. Every field is a `u8`, so that a row is one load.
+/// Row of the table: what the hooks need of one option. Every field is a `u8`, so that a row is one load.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(C)]
 pub struct OptionRow {
@@ -13,15 +13,15 @@ pub struct OptionRow {
     pub set: When,
     /// Phases in which it may be read.
     pub get: When,
-    /// Where the value lives.
+    /// Place where the value lives.
     pub place: PlaceId,
-    /// Slot of a setting or of an answer.
+    /// Slot of a setting or of an answer; of a certificate: its index.
     pub slot: u8,
-    /// Size of a value, in bytes; zero for text.
+    /// Size of the value, in bytes; zero for text.
     pub size: u8,
     /// Valid values, of an option that is a number.
     pub values: ValueRange,
-    /// The highest valid value, for [`ValueRange::UP_TO`].
+    /// Highest valid value, for [`ValueRange::UP_TO`].
     pub most: u8,
     /// Reserved; always zero.
     pub reserved: u8,
@@ -81,14 +81,15 @@ code! {
     }
 }
 
-/// The lowest option number, at index 0 of [`TABLE`].
+/// Lowest option number, at index 0 of [`TABLE`].
 pub const FIRST: i32 = 85;
 /// Rows of [`TABLE`]: a power of two, so that the hooks can bound an index by a mask.
 pub const ROWS: usize = 128;
 
-/// The rules by `number - FIRST`; unknown numbers have a rule that offers nothing.
+/// Rows by `number - FIRST`; unknown numbers have a row that offers nothing.
 pub static TABLE: [OptionRow; ROWS] = table();
 
+/// Makes a row for each number of each option.
 const fn table() -> [OptionRow; ROWS] {
     const NOTHING: OptionRow = OptionRow {
         set: When::Never,
@@ -152,7 +153,7 @@ const fn table() -> [OptionRow; ROWS] {
 }
 
 impl OptionRow {
-    /// Whether a direction with this `when` is offered at all.
+    /// True if a direction with this `when` is offered at all; else it is `ENOPROTOOPT`.
     #[inline(always)]
     pub const fn offers(when: When) -> bool {
         !matches!(when, When::Never)

@@ -2,7 +2,8 @@
 
 use crate::code;
 
-/// Where a TLS socket is in its life. Derived from the kernel's socket state first ([`derive()`]).
+/// Phase of a TLS socket's life, as `TLS_STATE` gives it out. Derived from the kernel's socket state first
+/// ([`derive()`]).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u32)]
 pub enum Phase {
@@ -21,23 +22,23 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// All phases.
+    /// All phases, by number.
     pub const ALL: [Self; 6] =
         [Self::Fresh, Self::Connecting, Self::Connected, Self::Listening, Self::Failed, Self::PeerClosed];
 
-    /// Whether options that configure a socket may be set.
+    /// True if options that configure a socket may be set.
     #[inline(always)]
     pub const fn may_configure(self) -> bool {
         matches!(self, Self::Fresh | Self::Failed)
     }
 
-    /// Whether there is, or was, a connection to ask about.
+    /// True if there is, or was, a connection to ask about.
     #[inline(always)]
     pub const fn has_connection(self) -> bool {
         matches!(self, Self::Connected | Self::PeerClosed)
     }
 
-    /// Whether a socket can go from `self` to `next` in one step. `connect(AF_UNSPEC)` makes any
+    /// True if a socket can go from `self` to `next` in one step. `connect(AF_UNSPEC)` makes any
     /// socket fresh again, and `close` ends every phase.
     pub const fn may_become(self, next: Self) -> bool {
         match next {
@@ -52,7 +53,7 @@ impl Phase {
 }
 
 code! {
-    /// How the last attempt to connect ended, as far as the socket itself knows. Written by the hooks.
+    /// Outcome of the last attempt to connect, as far as the socket itself knows. Written by the hooks.
     Outcome(u32) {
         /// No attempt.
         NONE = 0,
@@ -103,7 +104,7 @@ impl TcpState {
     }
 }
 
-/// The phase of a socket in kernel state `tcp`, whose last attempt ended in `last`
+/// Derives the phase of a socket in kernel state `tcp`, whose last attempt ended in `last`
 /// ([`Outcome`]), and which `has_peer` (its destination port is not zero).
 ///
 /// `connect(AF_UNSPEC)` runs no hook; the kernel's `tcp_disconnect` clears the destination port,

@@ -1,26 +1,41 @@
-//! Why a hook refused, in words: what `TLS_ERROR` says before the agent is asked.
+//! Reasons of the hooks' own refusals, in words: what `TLS_ERROR` says before the agent is asked.
 
-/// A refusal by a hook itself. Zero stands for "none" in a socket's state.
+/// Reason of a refusal by a hook itself ([`crate::socket::Socket::reason`]). Zero stands for "none" in a socket's
+/// state.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u32)]
 pub enum Reason {
+    /// No agent lives, or it has not said yet what is allowed: `ENOTCONN`.
     AgentNotRunning = 1,
+    /// The value or length is not valid: `EINVAL`.
     BadValue = 2,
+    /// The context is shared, and its settings frozen: `EOPNOTSUPP`.
     ContextFrozen = 3,
+    /// The context does not exist, or is of another user, service or namespace: `EINVAL`; or it is gone: `EBADFD`.
     ContextUnknown = 4,
+    /// TCP Fast Open is on: `EOPNOTSUPP`.
     FastOpen = 5,
+    /// No host name is set: `EPROTO`.
     NoHostName = 6,
+    /// A map or ring buffer is full, a limit is reached, or no id is left: `ENOBUFS`.
     NoRoom = 7,
+    /// The option is unknown, or not offered in this direction: `ENOPROTOOPT`.
     NotOffered = 8,
+    /// The value is weaker than the administrator allows: `EPROTO`.
     Policy = 9,
+    /// The phase does not allow it: `EOPNOTSUPP`.
     WrongPhase = 10,
+    /// The attempt ended without an answer of the agent.
     NoAnswer = 11,
+    /// The kernel refused to connect before a SYN was sent.
     Kernel = 12,
+    /// The connection was reset, as the agent has ended.
     Reset = 13,
+    /// No cipher suite of that name, or it is not on the list: `EINVAL`.
     CipherUnknown = 14,
 }
 
-/// The texts by number, each with its NUL; the first is that of "none".
+/// Texts by number, each with its NUL; the first is that of "none".
 const TEXTS: [&str; 15] = [
     "\0",
     "the TLS agent is not running\0",
@@ -33,7 +48,7 @@ const TEXTS: [&str; 15] = [
     "the option is unknown or not offered in this direction\0",
     "weaker than the administrator's policy allows\0",
     "the option can't be set or read in the socket's present phase (TLS_STATE)\0",
-    "the TLS agent gave no answer in time, or the program did not wait for it\0",
+    "the TLS agent gave no answer in time, or the application did not wait for it\0",
     "the kernel itself refused to connect: see the errno of connect\0",
     "the connection was reset: the TLS agent has ended\0",
     "no such cipher, or it is not on the list (TLS_TRUSTED_CIPHERS)\0",
@@ -42,10 +57,10 @@ const TEXTS: [&str; 15] = [
 /// Room for a text with its NUL, in bytes. A power of two, so that the hooks can bound an index by a mask.
 pub const TEXT_BYTES: usize = 128;
 
-/// The texts in one block, as the hooks read them: `TEXT_BYTES` each, padded with NULs.
+/// Texts in one block, as the hooks read them: `TEXT_BYTES` each, padded with NULs.
 pub static TEXT_TABLE: [[u8; TEXT_BYTES]; 16] = table();
 
-/// Their lengths with the NUL, in bytes.
+/// Lengths of the texts with their NUL, in bytes.
 pub static TEXT_LENGTHS: [u32; 16] = {
     let mut lengths = [1; 16];
     let mut row = 0;
@@ -56,6 +71,7 @@ pub static TEXT_LENGTHS: [u32; 16] = {
     lengths
 };
 
+/// Copies the texts into their rows.
 const fn table() -> [[u8; TEXT_BYTES]; 16] {
     let mut table = [[0; TEXT_BYTES]; 16];
     let mut row = 0;

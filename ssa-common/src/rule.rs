@@ -1,7 +1,7 @@
-//! What the administrator's rules come to for sockets that set no options of TLS, as the hooks look it up.
+//! The administrator's rules for sockets that set no options of TLS, as the hooks look them up.
 //!
-//! A cgroup has a set of rules; a set has groups of rules, by address; a group has rulings, by port. The longest prefix of
-//! an address, and then of a port, decides.
+//! A cgroup has a set of rules; a set has groups of rules, by address; a group has actions, by port. The longest
+//! prefix of an address, and then of a port, decides.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -33,36 +33,42 @@ code! {
     }
 }
 
-/// In a cgroup's number of a set: no rule can be for a cgroup below it that is not known.
-pub const CLOSED_BELOW: u32 = 1 << 31;
+/// Bit of a value of the map `CGROUP_RULES`, beside the number of a set: no rule is for a cgroup below that one which
+/// is in no map.
+pub const NO_RULES_BELOW: u32 = 1 << 31;
 
-/// An address of a set. Its prefix has the 32 bits of the set and as many of the address as count.
+/// Key of the map `RULE_ADDRESSES`: a network of a set. Its prefix has the 32 bits of the set and as many of the
+/// address as count. Written by the agent.
 #[derive(Clone, Copy, Debug, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
 pub struct AddressKey {
+    /// Number of the set, from 1, host byte order.
     pub set: u32,
-    /// IPv6 or v4-mapped address, network byte order.
+    /// First address of the network: IPv6 or v4-mapped, network byte order.
     pub addr: [u8; 16],
 }
 
-/// Groups of one address deep in one another, at most.
+/// Networks of one set that can lie in one another: groups that one address can have.
 pub const DEPTH: usize = 8;
 
-/// The groups that are for an address, the most specific first; zeros for none.
+/// Value of the map `RULE_ADDRESSES`: numbers of the groups that are for a network, the most specific first; zeros for
+/// none. Written by the agent.
 #[derive(Clone, Copy, Debug, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
 pub struct Groups(pub [u32; DEPTH]);
 
-/// A port of a group. Its prefix has all bits but those of the port that don't count.
+/// Key of the map `RULE_PORTS`: a range of ports of a group. Its prefix has all bits but those of the port that don't
+/// count. Written by the agent.
 #[derive(Clone, Copy, Debug, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
 pub struct PortKey {
+    /// Number of the group, from 1, host byte order.
     pub group: u32,
-    /// The traffic that the group's rules are for.
+    /// Traffic that the action is for.
     pub traffic: Traffic,
     /// Reserved; always zero.
     pub reserved: u8,
-    /// Network byte order.
+    /// First port of the range, network byte order.
     pub port: [u8; 2],
 }
 

@@ -51,6 +51,7 @@ impl From<Endpoint> for SocketAddr {
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct HostName {
+    /// Text and its NUL; bytes beyond are an older text's.
     pub bytes: [u8; HOSTNAME_BYTES],
     /// Length without the NUL, in bytes.
     pub len: u32,
@@ -59,14 +60,14 @@ pub struct HostName {
 }
 
 impl HostName {
-    /// The text, or nothing if none is set (or if it is no text, which the hooks don't store).
+    /// Text of the name; none if none is set, or if it is no UTF-8, which the hooks don't store.
     pub fn as_str(&self) -> Option<&str> {
         let bytes = self.bytes.get(..self.len as usize)?;
         core::str::from_utf8(bytes).ok().filter(|text| !text.is_empty())
     }
 }
 
-/// Who called: taken in the hook, at the call, in the initial namespaces' numbers.
+/// Process that calls: taken in the hook, at the call, in the initial namespaces' numbers.
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
 pub struct Caller {
@@ -78,54 +79,54 @@ pub struct Caller {
     pub tgid: u32,
     /// Thread id (the kernel's pid).
     pub tid: u32,
-    /// Network namespace of the socket (`SO_NETNS_COOKIE`).
+    /// Cookie of the socket's network namespace (`SO_NETNS_COOKIE`).
     pub netns: u64,
-    /// The attached service: the inode of the cgroup that the hooks are attached to.
+    /// Attached service: the inode of the cgroup that the hooks are attached to ([`Service::id`]).
     pub service: u64,
-    /// The caller's own cgroup (`bpf_get_current_cgroup_id`): its inode.
+    /// Inode of the caller's own cgroup (`bpf_get_current_cgroup_id`).
     pub cgroup: u64,
 }
 
-/// What the hooks know of the attached cgroup that they run for, kept in the kernel with that cgroup.
+/// Attached cgroup that hooks run for: the value of the map `SERVICES`, kept in the kernel with that cgroup.
 #[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
 pub struct Service {
     /// The cgroup's inode, written by the agent right after it has attached the hooks; zero before that.
     pub id: u64,
-    /// TLS sockets that were made in it, or below it, and are open; only changed atomically.
+    /// Count of TLS sockets that were made in it, or below it, and are open. Changed by the hooks, atomically.
     pub sockets: u64,
 }
 
-/// A TLS socket's state.
+/// State of a TLS socket: the value of the map `SOCKETS`. Written by the hooks only, under the socket's lock.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Socket {
     /// Random and unique, from the agent's pool. Zero: the agent could not be asked; every connect
     /// fails until a later set finds it.
     pub id: u64,
-    /// The context in use: the socket's own (equal to `id`) or an adopted one.
+    /// Id of the context in use: the socket's own (equal to `id`) or an adopted one.
     pub context: u64,
-    /// The attached cgroup in which it was made ([`Service::id`]).
+    /// Attached service in which it was made ([`Service::id`]); zero while that is being attached.
     pub service: u64,
-    /// Who made it a TLS socket, and then who called `connect` last.
+    /// Process that made it a TLS socket, and then that called `connect` last.
     pub caller: Caller,
-    /// Where the application connects to.
+    /// Destination that the application gave to `connect` last.
     pub orig_dst: Endpoint,
-    /// Where the socket was bound to before it connected; unspecified if it was not.
+    /// Address that the socket was bound to before it connected; unspecified if it was not.
     pub bound: Endpoint,
     /// Count of connects; zero before the first.
     pub attempt: u32,
-    /// How the last attempt ended.
+    /// Outcome of the last attempt.
     pub outcome: Outcome,
     /// The last refusal by a hook ([`crate::reason::Reason`]), or zero.
     pub reason: u32,
     /// AF_INET or AF_INET6.
     pub family: u32,
-    /// Real user id of the program that made it a TLS socket.
+    /// Real user id of the process that made it a TLS socket: the user for whom it is counted.
     pub uid: u32,
-    /// The interface that it was bound to before it connected; zero for none.
+    /// Index of the interface that it was bound to before it connected; zero for none.
     pub interface: u32,
-    /// Options for the peer leg, by slot of [`crate::peer_option::PEER_OPTIONS`].
+    /// Values of options for the peer leg, host byte order, by slot of [`crate::peer_option::PEER_OPTIONS`].
     pub peer_options: [i32; SLOTS],
     /// 1 if it came out of `accept`.
     pub accepted: u32,
@@ -135,9 +136,9 @@ pub struct Socket {
     pub by_rule: u32,
     /// Reserved; always zero.
     pub reserved: u32,
-    /// For the length of one hook; zero between them.
+    /// Scratch space for the length of one hook; zero between them.
     pub scratch: u64,
-    /// Name for SNI and for the certificate check.
+    /// Name for SNI and for the certificate check (`TLS_HOSTNAME`).
     pub hostname: HostName,
 }
 

@@ -1,44 +1,45 @@
-//! What the agent tells the steering program of a network namespace.
+//! Keys and values by which the agent tells the steering program of a network namespace what to do.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{code, pod};
 
-/// The 4-tuple of a connection that is being resumed, as its SYN has it. IPv4 addresses are kept
-/// v4-mapped.
+/// Four-tuple of a connection, as its SYN has it: the key of the map `RESUMED`. IPv4 addresses are kept v4-mapped.
+/// Written by the agent.
 #[derive(Clone, Copy, Debug, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
-pub struct ResumedKey {
-    /// The application's address, network byte order.
+pub struct FourTuple {
+    /// Source address, network byte order: the application's, or that of the agent's leg to a listener.
     pub source: [u8; 16],
-    /// The virtual address, network byte order.
+    /// Destination address, network byte order: the virtual address, or the listener's.
     pub target: [u8; 16],
-    /// The application's port, host byte order.
+    /// Source port, host byte order.
     pub source_port: u16,
-    /// The virtual port, host byte order.
+    /// Destination port, host byte order.
     pub target_port: u16,
 }
 
-/// Where a TLS socket listens.
+/// Address at which a socket listens: the key of the map `LISTEN`. Written by the agent.
 #[derive(Clone, Copy, Debug, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
 pub struct ListenKey {
-    /// Network byte order; `::` or `::ffff:0.0.0.0` for every address of the family.
+    /// IPv6 or v4-mapped address, network byte order; `::` or `::ffff:0.0.0.0` for every address of the family.
     pub addr: [u8; 16],
-    /// Host byte order.
+    /// Port, host byte order.
     pub port: u16,
     /// Reserved; always zero.
     pub reserved: u16,
 }
 
-/// A leg from the agent to a program's listener, with the namespace that it is in.
+/// Leg from the agent to an application's listener: the key of the map `LEGS`. Written by the agent, and deleted by
+/// the hook that lets it pass.
 #[derive(Clone, Copy, Debug, Eq, FromBytes, Hash, Immutable, IntoBytes, KnownLayout, PartialEq)]
 #[repr(C)]
 pub struct LegKey {
-    /// Network namespace (cookie).
+    /// Cookie of the network namespace that both ends are in.
     pub netns: u64,
-    /// The agent's address as source, the listener's as target.
-    pub tuple: ResumedKey,
+    /// Addresses: the agent's as source, the listener's as target.
+    pub tuple: FourTuple,
     /// Reserved; always zero.
     pub reserved: u32,
 }
@@ -46,8 +47,9 @@ pub struct LegKey {
 code! {
     /// Target of a new connection: index of one of the agent's listeners in the map `TARGETS` of a namespace.
     ///
-    /// The first two take application legs. Pairs follow, for IPv4 and IPv6, that take clients of TLS listeners: one pair for
-    /// each cgroup and user that listens in the namespace. In the map `LISTEN` the first of a pair stands for both.
+    /// The first two take application legs. Pairs follow, for IPv4 and IPv6, that take clients of TLS listeners: one
+    /// pair for each cgroup and user that listens in the namespace. In the map `LISTEN` the first of a pair stands
+    /// for both.
     Target(u32) {
         /// Listener for application legs over IPv4.
         LEG_V4 = 0,
@@ -81,10 +83,10 @@ impl Target {
 /// Connections of one namespace that can be between their resumption and their acceptance at once.
 pub const STEER_CAPACITY: usize = 1 << 16;
 
-pod!(ResumedKey);
+pod!(FourTuple);
 pod!(ListenKey);
 pod!(LegKey);
 
-const _: () = assert!(size_of::<ResumedKey>() == 36);
+const _: () = assert!(size_of::<FourTuple>() == 36);
 const _: () = assert!(size_of::<ListenKey>() == 20);
 const _: () = assert!(size_of::<LegKey>() == 48);

@@ -1,6 +1,6 @@
-//! What applications see: the level `IPPROTO_TLS`, its options, their types, phases and meaning.
+//! The interface for applications: the level `IPPROTO_TLS`, its options, their types, phases and meaning.
 //!
-//! [`OPTIONS`] is the one table that drives all: the hooks' rules ([`crate::rule`]) and the C
+//! [`OPTIONS`] is the one table that drives all: the hooks' table ([`crate::rule`]) and the C
 //! header `include/in_tls.h` are made from it.
 
 use crate::{
@@ -13,24 +13,37 @@ use crate::{
 /// Socket protocol and option level of TLS (Secure Socket API 0.67: `715 % 255`).
 pub const IPPROTO_TLS: i32 = 205;
 
+/// Option number: name (or IP address) of the peer, for SNI and for the check of its certificate.
 pub const TLS_HOSTNAME: i32 = 85;
+/// Option number: CAs to trust instead of the system's: file, hashed directory, or PEM.
 pub const TLS_TRUSTED_PEER_CERTIFICATES: i32 = 87;
+/// Option number: own certificate chain, leaf first.
 pub const TLS_CERTIFICATE_CHAIN: i32 = 88;
+/// Option number: key of the latest chain without one.
 pub const TLS_PRIVATE_KEY: i32 = 89;
+/// Option number: this socket's id.
 pub const TLS_ID: i32 = 96;
+/// Option number: the negotiated cipher.
 pub const TLS_CHOSEN_CIPHER: i32 = 98;
+/// Option number: why the last operation failed, in words; empty if none did.
 pub const TLS_ERROR: i32 = 100;
+/// Option number: get: this socket's context, frozen from then on; set: adopt another's settings and sessions.
 pub const TLS_CONTEXT: i32 = 107;
+/// Option number: cache and resume sessions.
 pub const TLS_SESSION_REUSE: i32 = 108;
+/// Option number: was this connection resumed.
 pub const TLS_RESUMED_SESSION: i32 = 109;
+/// Option number: the negotiated version.
 pub const TLS_VERSION_CONN: i32 = 113;
+/// Option number: 0 fresh, 1 connecting, 2 connected, 3 listening, 4 failed, 5 closed by the peer.
 pub const TLS_STATE: i32 = 130;
 
-/// Versions, as on the wire (RFC 8446, section 4.2.1).
+/// TLS 1.2, as on the wire (RFC 5246, appendix E.1).
 pub const TLS_1_2: i64 = 0x0303;
+/// TLS 1.3, as on the wire (RFC 8446, section 4.2.1).
 pub const TLS_1_3: i64 = 0x0304;
 
-/// In which phases an option may be set or read.
+/// Phases in which an option may be set or read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum When {
@@ -74,7 +87,7 @@ pub enum Kind {
     String(usize),
 }
 
-/// Where an option's value lives.
+/// Place where an option's value lives.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Place {
     /// The protocols to offer; connected, the one that was chosen.
@@ -83,13 +96,13 @@ pub enum Place {
     Certificate,
     /// The peer's chain as text.
     Chain,
-    /// A suite is taken off the list.
+    /// The list of suites, off which one is taken.
     CipherOff,
-    /// A suite is put on the list, in front.
+    /// The list of suites, in front of which one is put.
     CipherOn,
     /// The list of suites.
     Ciphers,
-    /// The agent takes it ([`crate::context::Blob`]).
+    /// The agent, which takes it out of a map ([`crate::context::Blob`]).
     Blob,
     /// The socket's context id: read freezes it, set adopts another.
     Context,
@@ -111,24 +124,30 @@ pub enum Place {
     State,
 }
 
-/// One option.
+/// Option of the level [`IPPROTO_TLS`].
 #[derive(Clone, Copy, Debug)]
 pub struct Opt {
+    /// Number, as setsockopt(2) takes it.
     pub number: i32,
-    /// How many numbers it has, from that one on; the C name then takes an index.
+    /// Count of numbers that it has, from that one on; if it is not 1, the C name takes an index.
     pub count: i32,
     /// The C name; [`ALIASES`] has the older spellings.
     pub name: &'static str,
+    /// Phases in which it may be set.
     pub set: When,
+    /// Phases in which it may be read.
     pub get: When,
+    /// Type of its value.
     pub kind: Kind,
+    /// Place where its value lives.
     pub place: Place,
-    /// For the header, one line.
+    /// Description for the header and the man pages, one line.
     pub doc: &'static str,
 }
 
 use When::{Any, Connected, Fresh, Never};
 
+/// Makes an option of one number.
 const fn opt(
     number: i32,
     name: &'static str,
@@ -148,7 +167,7 @@ impl Opt {
     }
 }
 
-/// Every option, by number.
+/// Options by number; the description is what the C header says.
 #[rustfmt::skip]
 pub const OPTIONS: &[Opt] = &[
     opt(85, "TLS_HOSTNAME", Fresh, Any, Kind::String(HOSTNAME_BYTES), Place::HostName, "name (or IP address) of the peer, for SNI and for the check of its certificate"),
@@ -188,7 +207,7 @@ pub const OPTIONS: &[Opt] = &[
 /// Other spellings: name, option.
 pub const ALIASES: &[(&str, &str)] = &[("TLS_REMOTE_HOSTNAME", "TLS_HOSTNAME")];
 
-/// The option that a number belongs to.
+/// Finds the option that a number belongs to.
 pub fn option(number: i32) -> Option<&'static Opt> {
     OPTIONS.iter().find(|option| (option.number..option.number + option.count).contains(&number))
 }

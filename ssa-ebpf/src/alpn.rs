@@ -1,4 +1,4 @@
-//! Which lists of application protocols are accepted.
+//! Check of lists of application protocols (`TLS_ALPN`).
 
 use ssa_common::limits::HOSTNAME_BYTES;
 
@@ -20,14 +20,17 @@ pub(crate) fn check(opt: Sockopt) -> Option<u32> {
     (ends && list.bad == 0 && list.starts == 0).then_some(text as u32)
 }
 
-/// What is known of a list so far.
+/// State of the check of a list.
 struct List {
+    /// Value that is checked.
     opt: Sockopt,
     /// 1 after a comma, and at the start.
     starts: u32,
+    /// 1 once a character is not allowed where it is.
     bad: u32,
 }
 
+/// Body of the loop over characters.
 extern "C" fn character(index: u32, list: &mut List) -> i64 {
     let byte = list.opt.byte(index as usize & (HOSTNAME_BYTES - 1)).unwrap_or(0);
     let comma = u32::from(byte == b',');
@@ -36,6 +39,7 @@ extern "C" fn character(index: u32, list: &mut List) -> i64 {
     GO_ON
 }
 
+/// Length of the text without its NUL, in bytes; none if it is out of range.
 #[inline(always)]
 fn text_len(opt: Sockopt) -> Option<usize> {
     let len = opt.len();

@@ -1,11 +1,13 @@
-//! The process that calls, as a hook sees it.
+//! The process that calls, as a hook sees it at the call. /proc may only confirm what is taken here.
 
 use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated::bpf_get_netns_cookie,
 };
 use ssa_common::socket::Caller;
 
-/// Who calls. KERNEL: the helpers exist in cgroup hooks from 6.1 at least.
+/// Process that calls a hook of the attached cgroup `service`. `ctx` is the hook's context.
+///
+/// KERNEL: the helpers exist in cgroup hooks from 6.1 at least.
 #[inline(always)]
 pub(crate) fn caller(ctx: *mut core::ffi::c_void, service: u64) -> Caller {
     let ids = bpf_get_current_pid_tgid();

@@ -1,4 +1,4 @@
-//! Packets of TLS sockets: their SYNs are held, and nobody but the agent may answer them.
+//! `cgroup_skb` egress and ingress: SYNs of TLS sockets are held, and nobody but the agent may answer them.
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
@@ -13,14 +13,14 @@ use ssa_common::{
     phase::TcpState,
     rule::{Action, Traffic},
     socket::{HostName, Socket},
-    steer::{LegKey, ResumedKey},
+    steer::{FourTuple, LegKey},
 };
 
 use crate::{
     address::{mapped, read},
     ctx::{bound, copy_words, tcp_state},
-    maps::{EVENTS, LEGS, LISTENERS, count, mptcp_socket_of, socket_of, storage},
-    names,
+    dns,
+    maps::{AGENT_LISTENERS, EVENTS, LEGS, count, mptcp_socket_of, socket_of, storage},
     refusal::{ALLOW, DENY},
     rules,
 };
@@ -63,15 +63,15 @@ fn ssa_ingress(ctx: SkBuffContext) -> i32 {
     DENY
 }
 
-/// Whether a rule keeps plaintext from a listener, or may: it can have begun to listen before there was the rule.
+/// True if a rule keeps plaintext from a listener, or may: it can have begun to listen before there was the rule.
 #[inline(always)]
 fn is_ruled(sk: *mut bpf_sock, cgroup: u64) -> bool {
     // The agent's own listeners are sockets of the service, too.
     rules::of_cgroup(cgroup, Traffic::IN_TCP, &bound(sk, read!(sk, family))) != Action::PLAIN
-        && storage(&raw const LISTENERS, sk, 0).is_none()
+        && storage(&raw const AGENT_LISTENERS, sk, 0).is_none()
 }
 
-/// The socket of a packet, if it is connecting (or in `other`). All others cost these few
+/// Socket and state of a packet, if it is connecting (or in `other`). All others cost these few
 /// instructions.
 #[inline(always)]
 fn tls_candidate(ctx: &SkBuffContext, other: TcpState, egress: bool) -> Option<(*mut bpf_sock, TcpState)> {
@@ -79,7 +79,7 @@ fn tls_candidate(ctx: &SkBuffContext, other: TcpState, egress: bool) -> Option<(
     let state = tcp_state(sk);
     if state == TcpState::CLOSE || state == TcpState::ESTABLISHED {
         // Those of UDP sockets.
-        names::see(ctx, sk, egress);
+        dns::observe(ctx, sk, egress);
         return None;
     }
     if state != TcpState::SYN_SENT && state != other {
@@ -90,6 +90,7 @@ fn tls_candidate(ctx: &SkBuffContext, other: TcpState, egress: bool) -> Option<(
     if full.is_null() { None } else { Some((full, state)) }
 }
 
+/// Socket of a packet; none if it has none.
 #[inline(always)]
 fn skb_sk(skb: *mut __sk_buff) -> Option<*mut bpf_sock> {
     // SAFETY: the context outlives the hook; a union with one member.
@@ -97,7 +98,8 @@ fn skb_sk(skb: *mut __sk_buff) -> Option<*mut bpf_sock> {
     if sk.is_null() { None } else { Some(sk) }
 }
 
-/// Sends the agent all that it needs to dial, with the SYN's headers.
+/// Sends the agent a [`Held`] event, with the SYN's headers. None, and nothing is sent, if the ring buffer is full or
+/// the packet shorter than headers are.
 #[inline(always)]
 fn report(ctx: &SkBuffContext, socket: &Socket) -> Option<()> {
     let packet = read!(ctx.skb.skb, len);
@@ -138,12 +140,13 @@ fn report(ctx: &SkBuffContext, socket: &Socket) -> Option<()> {
     Some(())
 }
 
-/// An IPv4 header and a TCP header, in bytes.
+/// Least length of a SYN, in bytes: an IPv4 header and a TCP header without options.
 const SYN_LEAST: u64 = 40;
 
+/// Zeros for the room after a SYN.
 static NO_BYTES: [u8; SYN_BYTES] = [0; SYN_BYTES];
 
-/// Whether a packet to a connecting socket is a reset, or a SYN-ACK that the agent's listener sent.
+/// True if a packet to a connecting socket is a reset, or a SYN-ACK that the agent's listener sent.
 #[inline(always)]
 fn from_agent(ctx: &SkBuffContext) -> bool {
     const SYN: u8 = 0x02;
@@ -162,7 +165,7 @@ fn from_agent(ctx: &SkBuffContext) -> bool {
     is_listener(ctx, tuple, size)
 }
 
-/// Whether a packet to a listener is of a leg that the agent has announced: not only by its port, which a
+/// True if a packet to a listener is of a leg that the agent has announced: not only by its port, which a
 /// remote client chooses, too.
 #[inline(always)]
 fn is_leg(ctx: &SkBuffContext, netns: u64) -> bool {
@@ -172,10 +175,11 @@ fn is_leg(ctx: &SkBuffContext, netns: u64) -> bool {
     unsafe { LEGS.get(LegKey { netns, tuple, reserved: 0 }) }.is_some()
 }
 
+/// Four-tuple of a packet over IPv4; none if it is cut short.
 #[inline(always)]
-fn leg4(ctx: &SkBuffContext, version: u8) -> Option<ResumedKey> {
+fn leg4(ctx: &SkBuffContext, version: u8) -> Option<FourTuple> {
     let transport = usize::from(version & 0x0f) * 4;
-    Some(ResumedKey {
+    Some(FourTuple {
         source: mapped(ctx.load(12).ok()?),
         target: mapped(ctx.load(16).ok()?),
         source_port: u16::from_be(ctx.load(transport).ok()?),
@@ -183,12 +187,13 @@ fn leg4(ctx: &SkBuffContext, version: u8) -> Option<ResumedKey> {
     })
 }
 
+/// Four-tuple of a packet over IPv6; none if it is cut short or has extension headers.
 #[inline(always)]
-fn leg6(ctx: &SkBuffContext) -> Option<ResumedKey> {
+fn leg6(ctx: &SkBuffContext) -> Option<FourTuple> {
     if ctx.load::<u8>(6).ok()? != NEXT_TCP {
         return None;
     }
-    Some(ResumedKey {
+    Some(FourTuple {
         source: ctx.load(8).ok()?,
         target: ctx.load(24).ok()?,
         source_port: u16::from_be(ctx.load(40).ok()?),
@@ -199,7 +204,7 @@ fn leg6(ctx: &SkBuffContext) -> Option<ResumedKey> {
 /// Next header of a segment without extension headers, of which the kernel sends none on loopback.
 const NEXT_TCP: u8 = 6;
 
-/// Whether the socket at the other end belongs to a listener of the agent.
+/// True if the socket at the other end belongs to a listener of the agent.
 #[inline(always)]
 fn is_listener(ctx: &SkBuffContext, mut tuple: bpf_sock_tuple, size: u32) -> bool {
     // SAFETY: the helper checks its arguments; the socket is released on the only way out.
@@ -208,13 +213,13 @@ fn is_listener(ctx: &SkBuffContext, mut tuple: bpf_sock_tuple, size: u32) -> boo
         if sk.is_null() {
             return false;
         }
-        let marked = storage(&raw const LISTENERS, sk, 0).is_some();
+        let marked = storage(&raw const AGENT_LISTENERS, sk, 0).is_some();
         bpf_sk_release(sk.cast());
         marked
     }
 }
 
-/// The other direction's addresses, as its own SYN had them: (tuple, size, TCP flags).
+/// Addresses of the other direction over IPv4, as its own SYN had them: (tuple, its size in bytes, TCP flags).
 #[inline(always)]
 fn tuple4(ctx: &SkBuffContext, version: u8) -> Option<(bpf_sock_tuple, u32, u8)> {
     let transport = usize::from(version & 0x0f) * 4;
@@ -226,7 +231,7 @@ fn tuple4(ctx: &SkBuffContext, version: u8) -> Option<(bpf_sock_tuple, u32, u8)>
     Some((tuple, 12, ctx.load(transport + 13).ok()?))
 }
 
-/// As [`tuple4`].
+/// As [`tuple4`], over IPv6.
 #[inline(always)]
 fn tuple6(ctx: &SkBuffContext) -> Option<(bpf_sock_tuple, u32, u8)> {
     if ctx.load::<u8>(6).ok()? != NEXT_TCP {
@@ -240,6 +245,7 @@ fn tuple6(ctx: &SkBuffContext) -> Option<(bpf_sock_tuple, u32, u8)> {
     Some((tuple, 36, ctx.load(53).ok()?))
 }
 
+/// A tuple of zeros.
 #[inline(always)]
 const fn empty() -> bpf_sock_tuple {
     // SAFETY: plain integers.

@@ -11,22 +11,20 @@ use ssa_common::{
 use crate::{
     ctx::{Sockopt, copy_words},
     maps::{CIPHER_NAMES, CIPHERS, SCRATCH, Scratch, count},
-    refusal::{Refusal, errno},
+    refusal::{BAD_VALUE, NO_ROOM, Refusal, WEAKER, errno},
     repeat::{GO_ON, STOP, repeat},
     text,
 };
 
-const UNKNOWN: Refusal = Refusal::new(errno::EINVAL, Reason::CipherUnknown);
-const WEAKER: Refusal = Refusal::new(errno::EPROTO, Reason::Policy);
-const FULL: Refusal = Refusal::new(errno::ENOBUFS, Reason::NoRoom);
-const BAD_VALUE: Refusal = Refusal::new(errno::EINVAL, Reason::BadValue);
+/// `EINVAL`: no suite of that name, or none that is on the list.
+const CIPHER_UNKNOWN: Refusal = Refusal::new(errno::EINVAL, Reason::CipherUnknown);
 
 /// `TLS_DISABLE_CIPHER`.
 #[inline(always)]
 pub(crate) fn disable(opt: Sockopt, context: &mut Context, zero: u64) -> Result<(), Refusal> {
-    let number = named(opt)?;
-    if !take_off(&mut context.ciphers, number, zero) {
-        return Err(UNKNOWN);
+    let number = suite_named(opt)?;
+    if !remove(&mut context.ciphers, number, zero) {
+        return Err(CIPHER_UNKNOWN);
     }
     context.asked.remove(number);
     context.ciphers_set = 1;
@@ -36,12 +34,12 @@ pub(crate) fn disable(opt: Sockopt, context: &mut Context, zero: u64) -> Result<
 /// `TLS_ENABLE_CIPHER`.
 #[inline(always)]
 pub(crate) fn enable(opt: Sockopt, context: &mut Context, policy: &Policy, zero: u64) -> Result<(), Refusal> {
-    let number = named(opt)?;
+    let number = suite_named(opt)?;
     if !policy.allowed.has(number) {
         return Err(WEAKER);
     }
-    let _was_on = take_off(&mut context.ciphers, number, zero);
-    put_first(&mut context.ciphers, number);
+    let _was_on = remove(&mut context.ciphers, number, zero);
+    prepend(&mut context.ciphers, number);
     context.asked.add(number);
     context.ciphers_set = 1;
     Ok(())
@@ -54,12 +52,13 @@ pub(crate) fn set(opt: Sockopt, id: u64, context: &mut Context, policy: &Policy)
     if len < 2 || len > OPTION_BYTES as i32 {
         return Err(BAD_VALUE);
     }
-    let scratch = scratch(id).ok_or(FULL)?;
+    let scratch = scratch(id).ok_or(NO_ROOM)?;
     let done = parse(opt, (len - 1) as usize, scratch, context, policy);
     let _absent = SCRATCH.remove(id);
     done
 }
 
+/// Reads a list, and puts it into the context if all its suites are allowed.
 #[inline(always)]
 fn parse(
     opt: Sockopt,
@@ -79,14 +78,14 @@ fn parse(
     };
     repeat(len as u32, hash_character, &mut names);
     if names.name >= CIPHERS_MAX as u64 {
-        return Err(UNKNOWN);
+        return Err(CIPHER_UNKNOWN);
     }
     let at = zero(scratch);
     let mut list = List { scratch, policy, at, refusal: NONE };
     repeat(names.name as u32 + 1, list_name, &mut list);
     match list.refusal {
         NONE => {}
-        NOT_KNOWN => return Err(UNKNOWN),
+        NOT_KNOWN => return Err(CIPHER_UNKNOWN),
         _ => return Err(WEAKER),
     }
     let scratch = list.scratch;
@@ -97,23 +96,26 @@ fn parse(
     Ok(())
 }
 
-/// Zero, as an index begins.
+/// Zero that the verifier does not know, as an index begins.
 #[inline(always)]
 fn zero(scratch: &Scratch) -> u64 {
     // SAFETY: plain memory; volatile, lest LLVM find out.
     unsafe { (&raw const scratch.zero).read_volatile() }
 }
 
-/// The names of a list, with colons between them.
+/// State of reading a list of names with colons between them.
 struct Names {
+    /// Text of the list.
     bytes: *const [u8; OPTION_BYTES + 64],
+    /// Hashes of the names, by index.
     hashes: *mut [u64; CIPHERS_MAX],
-    /// Of the name that is being read.
+    /// Hash of the name that is being read.
     hash: u64,
-    /// Its index.
+    /// Index of that name.
     name: u64,
 }
 
+/// Body of a loop: adds a character to the hash of its name.
 extern "C" fn hash_character(index: u32, names: &mut Names) -> i64 {
     // SAFETY: masked to the value's length.
     let byte = unsafe { names.bytes.cast::<u8>().add(index as usize & (OPTION_BYTES - 1)).read_volatile() };
@@ -128,20 +130,26 @@ extern "C" fn hash_character(index: u32, names: &mut Names) -> i64 {
     GO_ON
 }
 
-/// A list in the making.
+/// State of making a list of numbers from hashes.
 struct List<'a> {
+    /// Hashes, and the list.
     scratch: &'a mut Scratch,
+    /// Suites that are allowed.
     policy: &'a Policy,
-    /// The next slot.
+    /// Next slot of the list.
     at: u64,
+    /// [`NONE`], or why the list is refused.
     refusal: u64,
 }
 
-/// Refusals of a [`List`].
+/// [`List::refusal`]: the list is good so far.
 const NONE: u64 = 0;
+/// [`List::refusal`]: a name is of no suite.
 const NOT_KNOWN: u64 = 1;
+/// [`List::refusal`]: the policy does not allow a suite.
 const NOT_ALLOWED: u64 = 2;
 
+/// Body of a loop: puts the suite with the next hash on the list.
 extern "C" fn list_name(index: u32, list: &mut List<'_>) -> i64 {
     let hash = list.scratch.hashes[index as usize & (CIPHERS_MAX - 1)];
     // SAFETY: numbers are never deleted while the agent lives.
@@ -172,6 +180,7 @@ pub(crate) fn get(opt: Sockopt, id: u64, context: &Context) -> Result<i32, i32> 
     if done { Ok(len as i32) } else { Err(errno::EINVAL) }
 }
 
+/// Writes the names of a context's list; returns the length with the NUL, in bytes.
 #[inline(always)]
 fn write_names(scratch: &mut Scratch, context: &Context) -> usize {
     let mut text = NameText { bytes: &raw mut scratch.bytes, list: &context.ciphers, end: zero(scratch) };
@@ -182,13 +191,17 @@ fn write_names(scratch: &mut Scratch, context: &Context) -> usize {
     nul + 1
 }
 
-/// Names with a colon after each.
+/// State of writing names with a colon after each.
 struct NameText<'a> {
+    /// Text of the list.
     bytes: *mut [u8; OPTION_BYTES + 64],
+    /// Numbers of the suites.
     list: &'a CipherList,
+    /// Length of the text so far, in bytes.
     end: u64,
 }
 
+/// Body of a loop: writes the name of the next suite.
 extern "C" fn write_name(slot: u32, text: &mut NameText<'_>) -> i64 {
     let number = text.list.0[slot as usize & (CIPHERS_MAX - 1)];
     let name = CIPHER_NAMES.get(u32::from(number) & (CIPHERS_MAX as u32 - 1));
@@ -209,13 +222,13 @@ extern "C" fn write_name(slot: u32, text: &mut NameText<'_>) -> i64 {
     GO_ON
 }
 
-/// The suite that the value names.
+/// Number of the suite that the value names. `EINVAL` if there is none.
 #[inline(always)]
-fn named(opt: Sockopt) -> Result<u8, Refusal> {
+fn suite_named(opt: Sockopt) -> Result<u8, Refusal> {
     const LONGEST: usize = 64;
     let len = opt.len();
     if len < 2 || len > LONGEST as i32 {
-        return Err(if len > LONGEST as i32 { UNKNOWN } else { BAD_VALUE });
+        return Err(if len > LONGEST as i32 { CIPHER_UNKNOWN } else { BAD_VALUE });
     }
     let mut name = OneName { opt, hash: HASH_START, nuls: 0 };
     repeat(len as u32 - 1, hash_value, &mut name);
@@ -223,16 +236,20 @@ fn named(opt: Sockopt) -> Result<u8, Refusal> {
         return Err(BAD_VALUE);
     }
     // SAFETY: as in `list_name`.
-    unsafe { CIPHERS.get(name.hash) }.map(|number| *number as u8).ok_or(UNKNOWN)
+    unsafe { CIPHERS.get(name.hash) }.map(|number| *number as u8).ok_or(CIPHER_UNKNOWN)
 }
 
-/// A value that is one name.
+/// State of reading a value that is one name.
 struct OneName {
+    /// Value that is read.
     opt: Sockopt,
+    /// Hash of the characters so far.
     hash: u64,
+    /// 1 once one of them is a NUL.
     nuls: u64,
 }
 
+/// Body of a loop: adds a character to the hash.
 extern "C" fn hash_value(index: u32, name: &mut OneName) -> i64 {
     let byte = name.opt.byte(index as usize & (OPTION_BYTES - 1)).unwrap_or(0);
     name.nuls |= u64::from(byte == 0);
@@ -242,9 +259,9 @@ extern "C" fn hash_value(index: u32, name: &mut OneName) -> i64 {
 
 /// Takes a suite off the list; false if it is not on it.
 #[inline(always)]
-fn take_off(list: &mut CipherList, number: u8, zero: u64) -> bool {
+fn remove(list: &mut CipherList, number: u8, zero: u64) -> bool {
     let mut shift = Shift { list, number, to: zero };
-    repeat(CIPHERS_MAX as u32, keep_others, &mut shift);
+    repeat(CIPHERS_MAX as u32, shift_left, &mut shift);
     let found = shift.to < CIPHERS_MAX as u64;
     if found {
         shift.list.0[CIPHERS_MAX - 1] = 0;
@@ -252,14 +269,18 @@ fn take_off(list: &mut CipherList, number: u8, zero: u64) -> bool {
     found
 }
 
-/// A list whose suites move to other slots.
+/// State of moving suites of a list to other slots.
 struct Shift<'a> {
+    /// List that is changed.
     list: &'a mut CipherList,
+    /// Suite that is taken off, or that the next slot gets.
     number: u8,
+    /// Slot that the next suite to stay gets.
     to: u64,
 }
 
-extern "C" fn keep_others(from: u32, shift: &mut Shift<'_>) -> i64 {
+/// Body of a loop: closes the gap of a suite that is taken off.
+extern "C" fn shift_left(from: u32, shift: &mut Shift<'_>) -> i64 {
     let here = shift.list.0[from as usize & (CIPHERS_MAX - 1)];
     shift.list.0[shift.to as usize & (CIPHERS_MAX - 1)] = here;
     shift.to += u64::from(here != shift.number);
@@ -268,17 +289,18 @@ extern "C" fn keep_others(from: u32, shift: &mut Shift<'_>) -> i64 {
 
 /// Puts a suite before all the others. It is not on the list, which therefore is not full.
 #[inline(always)]
-fn put_first(list: &mut CipherList, number: u8) {
-    repeat(CIPHERS_MAX as u32, carry_on, &mut Shift { list, number, to: 0 });
+fn prepend(list: &mut CipherList, number: u8) {
+    repeat(CIPHERS_MAX as u32, shift_right, &mut Shift { list, number, to: 0 });
 }
 
-extern "C" fn carry_on(slot: u32, shift: &mut Shift<'_>) -> i64 {
+/// Body of a loop: makes room at the front.
+extern "C" fn shift_right(slot: u32, shift: &mut Shift<'_>) -> i64 {
     let slot = &mut shift.list.0[slot as usize & (CIPHERS_MAX - 1)];
     shift.number = core::mem::replace(slot, shift.number);
     GO_ON
 }
 
-/// Room to work in. The caller gives it back.
+/// Makes the socket's entry of [`SCRATCH`], of zeros. The caller deletes it. Full: counted, none.
 #[inline(always)]
 fn scratch(id: u64) -> Option<&'static mut Scratch> {
     static EMPTY: Scratch = Scratch {

@@ -25,13 +25,13 @@ use crate::{
     address::AF_INET,
     caller::caller,
     ctx::{AF_INET6, IPPROTO_TCP, SockAddr, bound, is_tcp, is_udp, words},
-    lifecycle::{leave, open},
+    lifecycle::{register, unregister},
     maps::{
-        CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, count, is_subflow, make_ruled, mptcp_socket_of,
-        socket_of, storage, unmake_socket,
+        CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, count, delete_socket, is_subflow, make_socket_by_rule,
+        mptcp_socket_of, socket_of, storage,
     },
     peer_options,
-    refusal::{ALLOW, Refusal, deny, errno, refuse},
+    refusal::{AGENT_AWAY, ALLOW, NO_ROOM, Refusal, deny, errno, refuse},
     rules,
 };
 
@@ -45,7 +45,7 @@ fn ssa_connect4(ctx: SockAddrContext) -> i32 {
     };
     // SAFETY: the array holds programs of this same type and attach type.
     unsafe { LIVE_CONNECT4.tail_call(&ctx, 0) };
-    fail(socket, Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning))
+    fail(socket, AGENT_AWAY)
 }
 
 /// `connect(2)` over IPv6, and to v4-mapped addresses. As [`ssa_connect4`].
@@ -58,7 +58,7 @@ fn ssa_connect6(ctx: SockAddrContext) -> i32 {
     };
     // SAFETY: the array holds programs of this same type and attach type.
     unsafe { LIVE_CONNECT6.tail_call(&ctx, 0) };
-    fail(socket, Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning))
+    fail(socket, AGENT_AWAY)
 }
 
 /// Runs after [`ssa_connect4`] while the agent lives: `EPROTO` without a host name, `ENOBUFS`
@@ -99,7 +99,8 @@ fn ssa_live_conn6(ctx: SockAddrContext) -> i32 {
     }
 }
 
-/// The TLS socket that connects, by its own options or by a rule for this destination; else what the hook returns.
+/// Finds the TLS socket that connects, by its own options or by a rule for this destination, and makes one where the
+/// rule asks for it. Else the verdict of the hook.
 #[inline(always)]
 fn tls_socket(sk: *mut bpf_sock, to: &Endpoint) -> Result<&'static mut Socket, i32> {
     let found = socket_of(sk);
@@ -118,8 +119,8 @@ fn tls_socket(sk: *mut bpf_sock, to: &Endpoint) -> Result<&'static mut Socket, i
     if action != Action::TLS {
         if let Some(socket) = socket_of(sk) {
             // It went elsewhere before.
-            leave(socket);
-            unmake_socket(sk);
+            unregister(socket);
+            delete_socket(sk);
         }
         return Err(if action == Action::PLAIN { not_tls(sk) } else { rules::verdict(action) });
     }
@@ -128,12 +129,12 @@ fn tls_socket(sk: *mut bpf_sock, to: &Endpoint) -> Result<&'static mut Socket, i
     }
     let socket = match socket_of(sk) {
         Some(socket) => socket,
-        None => make_ruled(sk).ok_or_else(|| deny(errno::ENOBUFS))?,
+        None => make_socket_by_rule(sk).ok_or_else(|| deny(errno::ENOBUFS))?,
     };
     Ok(socket)
 }
 
-/// A socket that is no TLS socket connects, unless it is the subflow of a Multipath TCP socket on
+/// Verdict for a socket that is no TLS socket: it connects, unless it is the subflow of a Multipath TCP socket on
 /// which an option was tried (and refused): that one must not speak plaintext either.
 #[inline(always)]
 fn not_tls(sk: *mut bpf_sock) -> i32 {
@@ -143,14 +144,14 @@ fn not_tls(sk: *mut bpf_sock) -> i32 {
     }
 }
 
-/// The connect has failed here and now.
+/// Ends a connect at once, with a failed attempt.
 #[inline(always)]
 fn fail(socket: &mut Socket, refusal: Refusal) -> i32 {
     socket.outcome = Outcome::FAILED;
     refuse(Some(socket), refusal)
 }
 
-/// Starts an attempt. On an error nothing has changed.
+/// Starts an attempt over IPv4 or IPv6 (`over`), of a socket of `family`. On an error nothing has changed.
 #[inline(always)]
 fn begin(
     ctx: &SockAddrContext,
@@ -162,7 +163,7 @@ fn begin(
     let sk = SockAddr::new(ctx).sk();
     let caller = caller(ctx.as_ptr(), socket.service);
     if socket.id == 0 && socket.by_rule != 0 {
-        open(socket, caller)?;
+        register(socket, caller)?;
     }
     // Without an id every set was refused because the agent was away: nothing is known that could be verified.
     if socket.id == 0 || (socket.hostname.len == 0 && socket.by_rule == 0) {
@@ -180,8 +181,8 @@ fn begin(
     socket.caller = caller;
     socket.orig_dst = orig_dst;
     socket.bound = bound(sk, family);
-    peer_options::note(ctx, socket, over);
-    peer_options::unbind(ctx, sk, socket);
+    peer_options::record(ctx, socket, over);
+    peer_options::unbind_interface(ctx, sk, socket);
     limit_syns(ctx);
     debug!(ctx, "connect: attempt {} of {}", attempt, socket.id);
     Ok(())
@@ -191,12 +192,11 @@ fn begin(
 #[inline(always)]
 fn new_answers(id: u64, attempt: u32) -> Result<(), Refusal> {
     static PENDING: Connection = Connection::pending(0);
-    let full = Refusal::new(errno::ENOBUFS, Reason::NoRoom);
     if CONNECTIONS.insert(id, &PENDING, 0).is_err() {
         count(Counter::NoRoom, 1);
-        return Err(full);
+        return Err(NO_ROOM);
     }
-    let connection = CONNECTIONS.get_ptr_mut(id).ok_or(full)?;
+    let connection = CONNECTIONS.get_ptr_mut(id).ok_or(NO_ROOM)?;
     // SAFETY: a live value of the map; only this socket's hooks, under its lock, write it before the
     // agent has heard of the attempt.
     unsafe { (*connection).attempt = attempt };
@@ -204,7 +204,7 @@ fn new_answers(id: u64, attempt: u32) -> Result<(), Refusal> {
 }
 
 /// Lowers the count of SYNs that are sent again, so that a hung agent is noticed in about a minute.
-/// A program's own, lower count stays. On failure the kernel's default holds.
+/// An application's own, lower count stays. On failure the kernel's default holds.
 #[inline(always)]
 fn limit_syns(ctx: &SockAddrContext) {
     const TCP_SYNCNT: i32 = 7;
@@ -220,19 +220,21 @@ fn limit_syns(ctx: &SockAddrContext) {
     }
 }
 
-/// 127.205.x.y, so that no pair of address and port runs out of source ports.
+/// Virtual address of an attempt over IPv4, network byte order: one of many, so that no pair of address and port runs
+/// out of source ports.
 #[inline(always)]
 fn virtual4(socket: &Socket) -> u32 {
     let spread = spread(socket);
     u32::from_ne_bytes([VIRTUAL_PREFIX[0], VIRTUAL_PREFIX[1], (spread >> 8) as u8, spread as u8])
 }
 
-/// Bits of the random id, other ones at each attempt.
+/// Sixteen bits of the random id, other ones at each attempt.
 #[inline(always)]
 fn spread(socket: &Socket) -> u64 {
     (socket.id >> 16).wrapping_add(u64::from(socket.attempt)) & 0xffff
 }
 
+/// True if the address is an IPv4 address, v4-mapped.
 #[inline(always)]
 fn is_mapped(endpoint: &Endpoint) -> bool {
     let words = words(endpoint.addr);

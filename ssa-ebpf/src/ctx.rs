@@ -20,12 +20,18 @@ use crate::{
 
 /// Level of the options of all sockets (`include/linux/socket.h`).
 pub(crate) const SOL_SOCKET: i32 = 1;
+/// Address family IPv6 (`include/linux/socket.h`).
 pub(crate) const AF_INET6: u32 = 10;
+/// Type of stream sockets (`include/linux/net.h`).
 pub(crate) const SOCK_STREAM: u32 = 1;
+/// Protocol TCP (`include/uapi/linux/in.h`), and the level of its options.
 pub(crate) const IPPROTO_TCP: u32 = 6;
+/// Protocol UDP (`include/uapi/linux/in.h`).
 const IPPROTO_UDP: u32 = 17;
+/// Protocol of Multipath TCP (`include/uapi/linux/in.h`, RFC 8684).
 const IPPROTO_MPTCP: u32 = 262;
 
+/// Writes one field of a hook's context: `put!(pointer, field, value)`.
 macro_rules! put {
     ($pointer:expr, $field:ident, $value:expr) => {{
         let pointer = $pointer;
@@ -34,25 +40,26 @@ macro_rules! put {
     }};
 }
 
-/// Whether options of TLS exist for this socket at all: a TCP socket, not MPTCP, SMC, UDP, unix.
+/// True if options of TLS exist for this socket at all: a TCP socket, not MPTCP, SMC, UDP, unix.
 #[inline(always)]
 pub(crate) fn is_tcp(sk: *mut bpf_sock) -> bool {
     is_stream(sk, IPPROTO_TCP)
 }
 
-/// Whether this is a socket of Multipath TCP: it connects through another one, its first subflow.
+/// True if this is a socket of Multipath TCP: it connects through another one, its first subflow.
 #[inline(always)]
 pub(crate) fn is_mptcp(sk: *mut bpf_sock) -> bool {
     is_stream(sk, IPPROTO_MPTCP)
 }
 
-/// Whether this is a UDP socket.
+/// True if this is a UDP socket.
 #[inline(always)]
 pub(crate) fn is_udp(sk: *mut bpf_sock) -> bool {
     let family = read!(sk, family);
     (family == AF_INET || family == AF_INET6) && read!(sk, protocol) == IPPROTO_UDP
 }
 
+/// True if this is a stream socket of IPv4 or IPv6 with a protocol.
 #[inline(always)]
 fn is_stream(sk: *mut bpf_sock, protocol: u32) -> bool {
     let family = read!(sk, family);
@@ -65,7 +72,7 @@ pub(crate) fn tcp_state(sk: *mut bpf_sock) -> TcpState {
     TcpState::from_kernel(read!(sk, state))
 }
 
-/// The phase of a TLS socket.
+/// Phase of a TLS socket, from the kernel's state of it.
 #[inline(always)]
 pub(crate) fn phase_of(sk: *mut bpf_sock, socket: &Socket) -> Phase {
     phase::derive(tcp_state(sk), socket.outcome, read!(sk, dst_port) != 0)
@@ -86,27 +93,31 @@ pub(crate) fn copy_words<T, const WORDS: usize>(to: *mut T, from: *const T) {
     }
 }
 
-/// The context of a `setsockopt` or `getsockopt`.
+/// Context of `setsockopt` or `getsockopt`.
 #[derive(Clone, Copy)]
 pub(crate) struct Sockopt(*mut bpf_sockopt);
 
 impl Sockopt {
+    /// Wraps the context of a hook.
     #[inline(always)]
     pub(crate) fn new(ctx: &SockoptContext) -> Self {
         Self(ctx.sockopt)
     }
 
+    /// Socket of the call.
     #[inline(always)]
     pub(crate) fn sk(self) -> *mut bpf_sock {
         // SAFETY: as `read!`; a union with one member.
         unsafe { core::ptr::read_volatile(&raw const (*self.0).__bindgen_anon_1.sk) }
     }
 
+    /// Level of the option.
     #[inline(always)]
     pub(crate) fn level(self) -> i32 {
         read!(self.0, level)
     }
 
+    /// Number of the option.
     #[inline(always)]
     pub(crate) fn number(self) -> i32 {
         read!(self.0, optname)
@@ -118,7 +129,7 @@ impl Sockopt {
         read!(self.0, optlen)
     }
 
-    /// The value's byte at `index`, if it is visible.
+    /// Byte of the value at `index`; none if it is not visible.
     #[inline(always)]
     pub(crate) fn byte(self, index: usize) -> Option<u8> {
         self.at::<u8>(index).map(|pointer| {
@@ -127,7 +138,7 @@ impl Sockopt {
         })
     }
 
-    /// The value's 8 bytes at `index`, if they are visible.
+    /// Eight bytes of the value at `index`, host byte order; none if they are not visible.
     #[inline(always)]
     pub(crate) fn word(self, index: usize) -> Option<u64> {
         self.at::<u64>(index).map(|pointer| {
@@ -136,7 +147,7 @@ impl Sockopt {
         })
     }
 
-    /// The value's first 4 bytes as a number.
+    /// First 4 bytes of the value as a number, host byte order; none if they are not visible.
     #[inline(always)]
     pub(crate) fn int(self) -> Option<i32> {
         self.at::<i32>(0).map(|pointer| {
@@ -145,7 +156,7 @@ impl Sockopt {
         })
     }
 
-    /// Puts a byte into the answer, if there is room.
+    /// Puts a value into the answer at `index`, host byte order. False, and nothing is written, without room.
     #[inline(always)]
     pub(crate) fn put<T>(self, index: usize, value: T) -> bool {
         self.at::<T>(index).is_some_and(|pointer| {
@@ -155,14 +166,14 @@ impl Sockopt {
         })
     }
 
-    /// A value was taken: the kernel's own handler is skipped.
+    /// Verdict: the value was taken; the kernel's own handler is skipped.
     #[inline(always)]
     pub(crate) fn done_set(self) -> i32 {
         put!(self.0, optlen, -1);
         ALLOW
     }
 
-    /// The kernel's own handler is to have its way, with the caller's own value.
+    /// Verdict: the kernel's own handler has its way, with the caller's own value.
     ///
     /// KERNEL: before 6.5 a hook that leaves a length of over one page as it is makes the call fail
     /// with `EFAULT`; zero says that the value was not touched.
@@ -174,7 +185,7 @@ impl Sockopt {
         ALLOW
     }
 
-    /// An answer of `len` bytes was put.
+    /// Verdict: an answer of `len` bytes was put; the call succeeds.
     #[inline(always)]
     pub(crate) fn done_get(self, len: i32) -> i32 {
         put!(self.0, optlen, len);
@@ -182,6 +193,7 @@ impl Sockopt {
         ALLOW
     }
 
+    /// Pointer to a `T` at `index` of the value; none if not all of it is visible.
     #[inline(always)]
     fn at<T>(self, index: usize) -> Option<*mut T> {
         // SAFETY: as `read!`; unions with one member.
@@ -196,56 +208,61 @@ impl Sockopt {
     }
 }
 
-/// The context of `connect`, `getpeername` or `getsockname`.
+/// Context of `connect`, `bind`, `sendmsg`, `getpeername` or `getsockname`.
 #[derive(Clone, Copy)]
 pub(crate) struct SockAddr(*mut bpf_sock_addr);
 
 impl SockAddr {
+    /// Wraps the context of a hook.
     #[inline(always)]
     pub(crate) fn new(ctx: &SockAddrContext) -> Self {
         Self(ctx.sock_addr)
     }
 
+    /// Socket of the call.
     #[inline(always)]
     pub(crate) fn sk(self) -> *mut bpf_sock {
         // SAFETY: as `read!`; a union with one member.
         unsafe { core::ptr::read_volatile(&raw const (*self.0).__bindgen_anon_1.sk) }
     }
 
-    /// The IPv4 address and port, as an endpoint.
+    /// IPv4 address and port of the call, as an endpoint.
     #[inline(always)]
     pub(crate) fn endpoint4(self) -> Endpoint {
         Endpoint { addr: mapped(read!(self.0, user_ip4)), port: self.port(), reserved: 0, scope: 0 }
     }
 
-    /// The IPv6 address and port, as an endpoint.
+    /// IPv6 address and port of the call, as an endpoint.
     #[inline(always)]
     pub(crate) fn endpoint6(self) -> Endpoint {
         Endpoint { addr: bytes(read_words!(self.0, user_ip6)), port: self.port(), reserved: 0, scope: 0 }
     }
 
+    /// Puts another address (network byte order) and port (host byte order) in the place of the call's, over IPv4.
     #[inline(always)]
     pub(crate) fn set4(self, addr: u32, port: u16) {
         put!(self.0, user_ip4, addr);
         put!(self.0, user_port, u32::from(port.to_be()));
     }
 
+    /// Puts another address (network byte order) and port (host byte order) in the place of the call's, over IPv6.
     #[inline(always)]
     pub(crate) fn set6(self, addr: [u32; 4], port: u16) {
         for (index, word) in addr.into_iter().enumerate() {
-            // SAFETY: as `write!`.
+            // SAFETY: as `put!`.
             unsafe { core::ptr::write_volatile(&raw mut (*self.0).user_ip6[index], word) };
         }
         put!(self.0, user_port, u32::from(port.to_be()));
     }
 
+    /// Port of the call, host byte order.
     #[inline(always)]
     fn port(self) -> u16 {
         u16::from_be(read!(self.0, user_port) as u16)
     }
 }
 
-/// The address that a socket is bound to.
+/// Address and port that a socket is bound to, with the index of its interface as scope.
 #[inline(always)]
 pub(crate) fn bound(sk: *mut bpf_sock, family: u32) -> Endpoint {
     // VERIFIER: both first; reads in the arms of an `if` are merged into one with a variable offset.
@@ -255,7 +272,7 @@ pub(crate) fn bound(sk: *mut bpf_sock, family: u32) -> Endpoint {
     Endpoint { addr, port: read!(sk, src_port) as u16, reserved: 0, scope: read!(sk, bound_dev_if) }
 }
 
-/// The words of an address, as contexts want them.
+/// Words of an address, as contexts want them: network byte order.
 #[inline(always)]
 pub(crate) const fn words(addr: [u8; 16]) -> [u32; 4] {
     // SAFETY: both are plain data of 16 bytes.

@@ -13,26 +13,31 @@ use crate::{
     refusal::ALLOW,
 };
 
+/// `getpeername(2)` and `accept(2)` over IPv4: the peer's address. Never refuses.
 #[cgroup_sock_addr(getpeername4)]
 fn ssa_peername4(ctx: SockAddrContext) -> i32 {
     show4(&ctx, |connection| connection.peer)
 }
 
+/// As [`ssa_peername4`], over IPv6.
 #[cgroup_sock_addr(getpeername6)]
 fn ssa_peername6(ctx: SockAddrContext) -> i32 {
     show6(&ctx, |connection| connection.peer)
 }
 
+/// `getsockname(2)` over IPv4: the peer leg's address on this side. Never refuses.
 #[cgroup_sock_addr(getsockname4)]
 fn ssa_sockname4(ctx: SockAddrContext) -> i32 {
     show4(&ctx, |connection| connection.local)
 }
 
+/// As [`ssa_sockname4`], over IPv6.
 #[cgroup_sock_addr(getsockname6)]
 fn ssa_sockname6(ctx: SockAddrContext) -> i32 {
     show6(&ctx, |connection| connection.local)
 }
 
+/// Puts the endpoint that `pick` chooses in the place of the kernel's, over IPv4.
 #[inline(always)]
 fn show4(ctx: &SockAddrContext, pick: fn(&Connection) -> Endpoint) -> i32 {
     let addr = SockAddr::new(ctx);
@@ -42,6 +47,7 @@ fn show4(ctx: &SockAddrContext, pick: fn(&Connection) -> Endpoint) -> i32 {
     ALLOW
 }
 
+/// As [`show4`], over IPv6.
 #[inline(always)]
 fn show6(ctx: &SockAddrContext, pick: fn(&Connection) -> Endpoint) -> i32 {
     let addr = SockAddr::new(ctx);
@@ -51,6 +57,7 @@ fn show6(ctx: &SockAddrContext, pick: fn(&Connection) -> Endpoint) -> i32 {
     ALLOW
 }
 
+/// Endpoint of the answers, if the socket is connected.
 #[inline(always)]
 fn answer(addr: SockAddr, pick: fn(&Connection) -> Endpoint) -> Option<Endpoint> {
     let socket = socket_of(addr.sk())?;

@@ -16,7 +16,7 @@ use crate::{
     caller::caller,
     ciphers,
     ctx::{SOL_SOCKET, Sockopt, is_tcp, phase_of},
-    lifecycle::open,
+    lifecycle::register,
     maps::{CERTIFICATES, CHAINS, CONNECTIONS, CONTEXTS, socket_of},
     option_row::option_row,
     refusal::{deny, errno},
@@ -29,7 +29,7 @@ use crate::{
 fn ssa_getsockopt(ctx: SockoptContext) -> i32 {
     let opt = Sockopt::new(&ctx);
     if opt.level() != IPPROTO_TLS {
-        tell_protocol(opt);
+        answer_so_protocol(opt);
         return opt.leave();
     }
     match get(&ctx, opt) {
@@ -38,9 +38,9 @@ fn ssa_getsockopt(ctx: SockoptContext) -> i32 {
     }
 }
 
-/// `SO_PROTOCOL` is the protocol that the socket was made with. The kernel has put its own answer, 6.
+/// Answers `SO_PROTOCOL` with the protocol that the socket was made with. The kernel has put its own answer, 6.
 #[inline(always)]
-fn tell_protocol(opt: Sockopt) {
+fn answer_so_protocol(opt: Sockopt) {
     const SO_PROTOCOL: i32 = 38;
     if opt.level() == SOL_SOCKET
         && opt.number() == SO_PROTOCOL
@@ -52,7 +52,7 @@ fn tell_protocol(opt: Sockopt) {
     }
 }
 
-/// Puts the answer and returns its length.
+/// Puts the answer and returns its length, or an errno.
 #[inline(always)]
 fn get(ctx: &SockoptContext, opt: Sockopt) -> Result<i32, i32> {
     let sk = opt.sk();
@@ -84,7 +84,7 @@ fn get(ctx: &SockoptContext, opt: Sockopt) -> Result<i32, i32> {
         PlaceId::HOST_NAME => text(opt, &socket.hostname.bytes, socket.hostname.len + 1),
         // It has no context yet. One on which a set was refused because the agent is away gets none here.
         _ if socket.id == 0
-            && (socket.by_protocol == 0 || open(socket, caller(ctx.as_ptr(), socket.service)).is_err()) =>
+            && (socket.by_protocol == 0 || register(socket, caller(ctx.as_ptr(), socket.service)).is_err()) =>
         {
             Err(errno::ENOTCONN)
         }
@@ -146,12 +146,13 @@ fn get(ctx: &SockoptContext, opt: Sockopt) -> Result<i32, i32> {
     }
 }
 
-/// The answers of the attempt that is connected.
+/// Answers of an attempt that is connected; none before the verdict.
 #[inline(always)]
 fn connection_of(socket: &Socket) -> Option<&'static Connection> {
     answers(socket).filter(|connection| connection.state == State::SECURED)
 }
 
+/// Answers of the socket's attempt, however far it is.
 #[inline(always)]
 fn answers(socket: &Socket) -> Option<&'static Connection> {
     // SAFETY: entries are replaced whole; the reference is used within this hook.
@@ -159,19 +160,20 @@ fn answers(socket: &Socket) -> Option<&'static Connection> {
     (connection.attempt == socket.attempt).then_some(connection)
 }
 
+/// Puts a number of the row's size. `EINVAL` without room.
 #[inline(always)]
 fn scalar(opt: Sockopt, row: OptionRow, value: i64) -> Result<i32, i32> {
     let put = if row.size == 8 { opt.put(0, value) } else { opt.put(0, value as i32) };
     if put { Ok(i32::from(row.size)) } else { Err(errno::EINVAL) }
 }
 
-/// `ENOENT` if the peer has shown no certificate.
+/// Checks that the peer has shown a certificate. `ENOENT` if not.
 #[inline(always)]
 fn with_certificate(connection: &Connection) -> Result<(), i32> {
     if connection.scalars[Scalar::CertificateCount as usize] == 0 { Err(errno::ENOENT) } else { Ok(()) }
 }
 
-/// The verified chain of a connection.
+/// Verified chain of a connection. `ENOENT` without one, `EBADFD` if it is gone.
 #[inline(always)]
 fn chain_of(connection: &Connection) -> Result<&'static Chain, i32> {
     with_certificate(connection)?;

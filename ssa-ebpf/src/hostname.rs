@@ -1,4 +1,4 @@
-//! Which host names are accepted: stricter than OpenSSL, which takes an empty name for "no check",
+//! Check of host names (`TLS_HOSTNAME`): stricter than OpenSSL, which takes an empty name for "no check",
 //! a leading dot for every subdomain, and odd spellings of addresses.
 
 use ssa_common::limits::{HOSTNAME_BYTES, HOSTNAME_MAX, LABEL_MAX};
@@ -55,22 +55,31 @@ pub(crate) fn check(opt: Sockopt) -> Option<u32> {
     Some(text as u32)
 }
 
-/// What is known of a name's characters so far.
+/// State of the check of a name. Counts are of the characters so far.
 struct Name {
+    /// Value that is checked.
     opt: Sockopt,
-    /// The row of [`STATES`].
+    /// Row of [`STATES`].
     state: u32,
     /// Flags of the last label that a dot has ended.
     ended: u32,
+    /// Length of the label that goes on.
     label_len: u32,
+    /// Count of labels that a dot has ended.
     labels: u32,
+    /// Count of those that are a number from 0 to 255.
     octets: u32,
+    /// [`EMPTY`] once a label was empty.
     empty: u32,
+    /// Count of colons.
     colons: u32,
+    /// 1 once a character is neither a hexadecimal digit, nor a dot or colon.
     not_hex: u32,
+    /// 1 once a character is allowed in no name, or a label is too long.
     bad: u32,
 }
 
+/// Body of the loop over characters.
 extern "C" fn character(index: u32, name: &mut Name) -> i64 {
     let Some(byte) = name.opt.byte(index as usize & (HOSTNAME_BYTES - 1)) else {
         name.bad = 1;
@@ -92,7 +101,7 @@ extern "C" fn character(index: u32, name: &mut Name) -> i64 {
     GO_ON
 }
 
-/// Length of the text without its NUL, if it can be a name at all.
+/// Length of the text without its NUL, in bytes; none if it can't be a name at all.
 #[inline(always)]
 fn text_len(opt: Sockopt) -> Option<usize> {
     let len = opt.len();
@@ -102,39 +111,52 @@ fn text_len(opt: Sockopt) -> Option<usize> {
 /// Longest text of an IPv6 address (`INET6_ADDRSTRLEN` without the NUL).
 const IPV6_TEXT_MAX: usize = 45;
 
-/// Flags of a label: a number from 0 to 255 in its shortest form; only digits; nothing.
+/// Flag of a label: a number from 0 to 255 in its shortest form.
 const OCTET: u32 = 1;
+/// Flag of a label: digits only.
 const NUMERIC: u32 = 2;
+/// Flag of a label: no character yet.
 const EMPTY: u32 = 4;
 
-/// What one character is. Fields are 0 or 1, but for the column of the table of states.
+/// Class of a character. Fields are 0 or 1, but for the column of the table of states.
 #[derive(Clone, Copy)]
 struct Class {
+    /// Column of [`STATES`].
     column: u8,
+    /// A dot.
     dot: u8,
+    /// A colon.
     colon: u8,
+    /// A character of labels.
     in_label: u8,
+    /// Not of IPv6 addresses.
     not_hex: u8,
+    /// Of no name.
     bad: u8,
 }
 
-/// What a label is so far, and becomes by a character of each column.
+/// Row of [`STATES`]: a kind of label, and the kind that a character of each column makes of it.
 #[derive(Clone, Copy)]
 struct State {
+    /// Flags of such a label.
     flags: u8,
+    /// Rows to go to, by column.
     next: [u8; 16],
 }
 
+/// Class of a character.
 #[inline(always)]
 fn class_of(byte: u8) -> Class {
     CLASSES[usize::from(byte)]
 }
 
+/// Row of a state.
 #[inline(always)]
 fn state_of(state: u32) -> State {
     STATES[(state & 15) as usize]
 }
 
+/// Classes by character.
 static CLASSES: [Class; 256] = {
     let mut classes = [Class { column: SEPARATOR, dot: 0, colon: 0, in_label: 0, not_hex: 1, bad: 1 }; 256];
     let mut byte = 0;
@@ -161,29 +183,36 @@ static CLASSES: [Class; 256] = {
     classes
 };
 
-/// Columns: digits 0, 1, 2, 3 and 4, 5, 6 to 9; then these.
+/// Column of letters. Before it are those of digits: 0, 1, 2, 3 and 4, 5, 6 to 9.
 const LETTER: u8 = 6;
+/// Column of dots, colons and all other characters.
 const SEPARATOR: u8 = 7;
 
 /// Rows of [`STATES`].
 mod row {
-    /// The label begins.
+    /// No character yet.
     pub(super) const START: u8 = 0;
-    /// Has a letter.
+    /// A label with a letter.
     pub(super) const TEXT: u8 = 1;
     /// Digits, but no octet.
     pub(super) const NUMBER: u8 = 2;
+    /// The digit 0.
     pub(super) const ZERO: u8 = 3;
+    /// The digit 1.
     pub(super) const ONE: u8 = 4;
+    /// The digit 2.
     pub(super) const TWO: u8 = 5;
+    /// One of the digits 3 to 9.
     pub(super) const THREE_TO_NINE: u8 = 6;
     /// 10 to 24, and what any digit may follow.
     pub(super) const TWO_DIGITS: u8 = 7;
+    /// The digits 25.
     pub(super) const TWENTY_FIVE: u8 = 8;
     /// An octet that no digit may follow.
     pub(super) const FULL: u8 = 9;
 }
 
+/// Kinds of labels, by [`row`].
 static STATES: [State; 16] = {
     use row::*;
     let number = OCTET as u8 | NUMERIC as u8;
@@ -202,7 +231,7 @@ static STATES: [State; 16] = {
     states
 };
 
-/// A row: by its digits; a letter makes a text of it, a separator ends the label.
+/// Makes a row of where its digits lead; a letter makes a text of it, a separator ends the label.
 const fn digits(flags: u8, digits: [u8; 6]) -> State {
     let mut next = [row::TEXT; 16];
     let mut column = 0;

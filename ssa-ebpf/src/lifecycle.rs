@@ -1,4 +1,4 @@
-//! A TLS socket's beginning and end outside of the socket itself: its id, its context, and what is counted.
+//! Registration of TLS sockets: their ids, contexts and counts in the maps, from the first set to the last close.
 
 use ssa_common::{
     cipher::{CipherList, CipherSet},
@@ -6,43 +6,45 @@ use ssa_common::{
     event::{Closed, EventKind, Opened},
     limits::Counter,
     policy::Policy,
-    reason::Reason,
     socket::{Caller, HostName, Socket},
 };
 
 use crate::{
     atomic::{self, Refs},
     ctx::copy_words,
-    maps::{CONNECTIONS, CONTEXTS, COUNTERS, EVENTS, IDS, LISTENING, USERS, count, count_out},
+    maps::{CONNECTIONS, CONTEXTS, COUNTERS, EVENTS, IDS, LISTENING, USERS, count, uncount_socket},
     policy,
-    refusal::{Refusal, errno},
+    refusal::{AGENT_AWAY, NO_ROOM, Refusal},
 };
 
-/// Gives a new TLS socket of this caller's its id and its context.
+/// Registers a TLS socket for a caller: it gets an id and a context of its own, is counted for the user, and the
+/// agent is told.
+///
+/// `ENOTCONN` if the agent has not said yet what is allowed, `ENOBUFS` if there is no room; nothing has changed then
+/// but for an id that is lost.
 #[inline(always)]
-pub(crate) fn open(socket: &mut Socket, caller: Caller) -> Result<(), Refusal> {
+pub(crate) fn register(socket: &mut Socket, caller: Caller) -> Result<(), Refusal> {
     static NEW: Context = new_context();
-    let full = Refusal::new(errno::ENOBUFS, Reason::NoRoom);
     let Ok(Some(id)) = IDS.pop() else {
         count(Counter::NoRoom, 1);
-        return Err(full);
+        return Err(NO_ROOM);
     };
     if socket.service == 0 {
         // It was made while the agent was attaching.
-        return Err(AWAY);
+        return Err(AGENT_AWAY);
     }
-    let policy = policy::of_earlier(&caller).ok_or(AWAY)?;
-    if !enter_user(caller.uid, policy) {
+    let policy = policy::of_earlier(&caller).ok_or(AGENT_AWAY)?;
+    if !charge_user(caller.uid, policy) {
         count(Counter::NoRoom, 1);
-        return Err(full);
+        return Err(NO_ROOM);
     }
     if CONTEXTS.insert(id, &NEW, 0).is_err() {
         count(Counter::NoRoom, 1);
         count(Counter::Opened, -1);
-        leave_user(caller.uid);
-        return Err(full);
+        uncharge_user(caller.uid);
+        return Err(NO_ROOM);
     }
-    let context = CONTEXTS.get_ptr_mut(id).ok_or(full)?;
+    let context = CONTEXTS.get_ptr_mut(id).ok_or(NO_ROOM)?;
     // SAFETY: a live value of the map, whose random id nobody else knows yet.
     let context = unsafe { &mut *context };
     copy_words::<[i64; SETTINGS], SETTINGS>(&raw mut context.scalars, &raw const policy.defaults);
@@ -55,8 +57,8 @@ pub(crate) fn open(socket: &mut Socket, caller: Caller) -> Result<(), Refusal> {
         count(Counter::EventsLost, 1);
         let _absent = CONTEXTS.remove(id);
         count(Counter::Opened, -1);
-        leave_user(caller.uid);
-        return Err(full);
+        uncharge_user(caller.uid);
+        return Err(NO_ROOM);
     };
     event.write(Opened { kind: EventKind::OPENED, reserved: 0, id, caller });
     event.submit(0);
@@ -69,7 +71,7 @@ pub(crate) fn open(socket: &mut Socket, caller: Caller) -> Result<(), Refusal> {
 
 /// Counts one TLS socket more for a user, unless the administrator allows no more.
 #[inline(always)]
-fn enter_user(uid: u32, policy: &Policy) -> bool {
+fn charge_user(uid: u32, policy: &Policy) -> bool {
     const BPF_NOEXIST: u64 = 1;
     if COUNTERS.get(Counter::Opened as u32).is_some_and(|open| *open >= policy.sockets) {
         return false;
@@ -80,13 +82,14 @@ fn enter_user(uid: u32, policy: &Policy) -> bool {
     }
     let Some(open) = USERS.get_ptr_mut(uid) else { return false };
     if atomic::fetch_add(open, 1) >= policy.sockets_per_user {
-        leave_user(uid);
+        uncharge_user(uid);
         return false;
     }
     count(Counter::Opened, 1);
     true
 }
 
+/// Context without settings, of one socket.
 const fn new_context() -> Context {
     Context {
         id: 0,
@@ -108,23 +111,23 @@ const fn new_context() -> Context {
     }
 }
 
-/// Clears what there is of a TLS socket outside of it, and tells the agent.
+/// Unregisters a TLS socket: clears what there is of it in the maps, and tells the agent. Its own state stays.
 #[inline(always)]
-pub(crate) fn leave(socket: &Socket) {
+pub(crate) fn unregister(socket: &Socket) {
     if socket.accepted == 0 && socket.by_rule == 0 {
-        count_out();
+        uncount_socket();
     }
     if socket.id == 0 {
         return;
     }
     // Absent if it never connected.
     let _absent = CONNECTIONS.remove(socket.id);
-    leave_context(socket.context);
+    release_context(socket.context);
     // Absent if it did not listen.
     let _absent = LISTENING.remove(socket.id);
     if socket.accepted == 0 {
         count(Counter::Opened, -1);
-        leave_user(socket.uid);
+        uncharge_user(socket.uid);
     }
     match EVENTS.reserve_untyped::<Closed>(0) {
         Some(mut event) => {
@@ -135,9 +138,9 @@ pub(crate) fn leave(socket: &Socket) {
     }
 }
 
-/// Counts one TLS socket less for a user. The agent forgets users that have none.
+/// Counts one TLS socket less for a user: see [`charge_user`]. The agent forgets users that have none.
 #[inline(always)]
-pub(crate) fn leave_user(uid: u32) {
+pub(crate) fn uncharge_user(uid: u32) {
     let Some(open) = USERS.get_ptr_mut(uid) else { return };
     // SAFETY: a live value of the map. Not below zero: the agent may just have forgotten the user.
     if unsafe { open.read_volatile() } != 0 {
@@ -145,16 +148,15 @@ pub(crate) fn leave_user(uid: u32) {
     }
 }
 
-/// Counts one socket less in a context, which goes with the last.
+/// Counts one socket less in a context, which is deleted with the last.
 #[inline(always)]
-pub(crate) fn leave_context(id: u64) {
+pub(crate) fn release_context(id: u64) {
     let Some(context) = CONTEXTS.get_ptr_mut(id) else { return };
     // SAFETY: a live value of the map.
-    if Refs::new(unsafe { &raw mut (*context).refs }).leave() {
+    if Refs::new(unsafe { &raw mut (*context).refs }).release() {
         let _absent = CONTEXTS.remove(id);
     }
 }
 
+/// No text.
 const NO_TEXT: HostName = HostName { bytes: [0; ssa_common::limits::HOSTNAME_BYTES], len: 0, reserved: 0 };
-/// The agent has not said yet what is allowed.
-pub(crate) const AWAY: Refusal = Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning);

@@ -16,12 +16,12 @@ mod cgroup_skb;
 mod ciphers;
 mod connect;
 mod ctx;
+mod dns;
 mod getpeername;
 mod getsockopt;
 mod hostname;
 mod lifecycle;
 mod maps;
-mod names;
 mod option_row;
 mod peer_options;
 mod policy;
@@ -29,12 +29,13 @@ mod refusal;
 mod repeat;
 mod rules;
 mod setsockopt;
+mod sock_create;
 mod sock_ops;
 mod sock_release;
-mod socket;
 mod text;
 mod user_pointer;
 
+/// Panic handler that can't load: see inside.
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {
@@ -42,6 +43,7 @@ fn panic(_info: &core::panic::PanicInfo) -> ! {
     loop {}
 }
 
+/// Licence as the kernel reads it: helpers that are for GPL programs only are used.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,10 +1,10 @@
-//! The row of the option table for an option's number.
+//! Look-up of an option's row in the table that applications' header is made from.
 
 use core::hint::black_box;
 
 use ssa_common::option_row::{FIRST, OptionRow, ROWS, TABLE};
 
-/// The row of an option; that of an unknown number offers nothing.
+/// Row of an option; that of an unknown number offers nothing.
 #[inline(always)]
 pub(crate) fn option_row(number: i32) -> OptionRow {
     let row = number.wrapping_sub(FIRST) as u32 as usize;

@@ -20,12 +20,14 @@ use crate::{
     maps::{EVENTS, count, socket_of},
 };
 
+/// Binds to an interface by name (`include/uapi/asm-generic/socket.h`).
 const SO_BINDTODEVICE: i32 = 25;
+/// Binds to an interface by index (`include/uapi/asm-generic/socket.h`).
 const SO_BINDTOIFINDEX: i32 = 62;
 
-/// Notes the options of a socket that connects over IPv4 or IPv6. The kernel has checked them.
+/// Records the options of a socket that connects over IPv4 or IPv6. The kernel has checked them.
 #[inline(always)]
-pub(crate) fn note(ctx: &SockAddrContext, socket: &mut Socket, over: Family) {
+pub(crate) fn record(ctx: &SockAddrContext, socket: &mut Socket, over: Family) {
     for (slot, option) in PEER_OPTIONS.iter().enumerate() {
         let mut value = ABSENT;
         if option.family == Family::Any || option.family == over {
@@ -41,10 +43,10 @@ pub(crate) fn note(ctx: &SockAddrContext, socket: &mut Socket, over: Family) {
     }
 }
 
-/// Notes the interface that a socket is bound to, and unbinds it: over a real interface nothing goes
+/// Records the interface that a socket is bound to, and unbinds it: over a real interface nothing goes
 /// to loopback. The peer leg is bound to it instead.
 #[inline(always)]
-pub(crate) fn unbind(ctx: &SockAddrContext, sk: *mut bpf_sock, socket: &mut Socket) {
+pub(crate) fn unbind_interface(ctx: &SockAddrContext, sk: *mut bpf_sock, socket: &mut Socket) {
     let interface = read!(sk, bound_dev_if);
     if interface == 0 {
         return;
@@ -56,20 +58,20 @@ pub(crate) fn unbind(ctx: &SockAddrContext, sk: *mut bpf_sock, socket: &mut Sock
     unsafe { bpf_setsockopt(ctx.as_ptr(), SOL_SOCKET, SO_BINDTOIFINDEX, (&raw mut none).cast(), 4) };
 }
 
-/// Whether a socket that was bound to an interface is about to be bound to another, or to none: only the
+/// True if a socket that was bound to an interface is about to be bound to another, or to none: only the
 /// kernel knows who may do that, and it does not know of the interface any more.
 #[inline(always)]
-pub(crate) fn leaves_interface(opt: Sockopt) -> bool {
+pub(crate) fn changes_interface(opt: Sockopt) -> bool {
     let number = opt.number();
     opt.level() == SOL_SOCKET
         && (number == SO_BINDTODEVICE || number == SO_BINDTOIFINDEX)
         && socket_of(opt.sk()).is_some_and(|socket| socket.interface != 0)
 }
 
-/// Tells the agent of an option that is set after `connect`. A lost event is counted: the peer leg
+/// Reports an option that is set after `connect`. A lost event is counted: the peer leg
 /// then keeps what it has.
 #[inline(always)]
-pub(crate) fn follow(opt: Sockopt) {
+pub(crate) fn report_change(opt: Sockopt) {
     let (level, number) = (opt.level(), opt.number());
     let mut slot = PEER_OPTIONS.len();
     for (index, option) in PEER_OPTIONS.iter().enumerate() {

@@ -1,11 +1,11 @@
-//! The administrator's rules: what becomes of sockets that set no options of TLS.
+//! The administrator's rules for sockets that set no options of TLS, with the hooks of bind(2) and sendmsg(2).
 
 use aya_ebpf::{
     EbpfContext as _, bindings::BPF_SK_STORAGE_GET_F_CREATE, btf_maps::lpm_trie::Key,
     helpers::bpf_get_current_cgroup_id, macros::cgroup_sock_addr, programs::SockAddrContext,
 };
 use ssa_common::{
-    rule::{ADDRESS_BITS, Action, AddressKey, CLOSED_BELOW, PORT_BITS, PortKey, Traffic},
+    rule::{ADDRESS_BITS, Action, AddressKey, NO_RULES_BELOW, PORT_BITS, PortKey, Traffic},
     socket::Endpoint,
 };
 
@@ -13,7 +13,7 @@ use crate::{
     address::bytes,
     caller::caller,
     ctx::{SockAddr, is_tcp, is_udp, words},
-    maps::{BINDERS, RULE_ADDRESSES, RULE_PORTS, RULED, is_subflow, service, storage},
+    maps::{BIND_CALLERS, CGROUP_RULES, RULE_ADDRESSES, RULE_PORTS, is_subflow, service, storage},
     refusal::{ALLOW, deny, errno},
 };
 
@@ -41,6 +41,7 @@ fn ssa_bind6(ctx: SockAddrContext) -> i32 {
     bind(&ctx, SockAddr::new(&ctx).endpoint6())
 }
 
+/// Verdict for a datagram.
 #[inline(always)]
 fn datagram(addr: SockAddr, to: Endpoint) -> i32 {
     if !is_udp(addr.sk()) {
@@ -49,7 +50,7 @@ fn datagram(addr: SockAddr, to: Endpoint) -> i32 {
     verdict(of_caller(Traffic::OUT_UDP, &to))
 }
 
-/// What a hook returns for a socket that no TLS socket is made of.
+/// Verdict of a hook for a socket that no TLS socket is made of: `EACCES`, `ENOTCONN`, or the call goes on.
 #[inline(always)]
 pub(crate) fn verdict(action: Action) -> i32 {
     match action {
@@ -59,8 +60,8 @@ pub(crate) fn verdict(action: Action) -> i32 {
     }
 }
 
-/// Remembers who binds, and refuses what could never listen. A listener of a cgroup that is not known yet may come to be
-/// served; until then nothing reaches it.
+/// Remembers the process that binds, and refuses what could never listen. A listener of a cgroup that is not known
+/// yet may come to be served; until then nothing reaches it.
 #[inline(always)]
 fn bind(ctx: &SockAddrContext, at: Endpoint) -> i32 {
     let sk = SockAddr::new(ctx).sk();
@@ -73,39 +74,39 @@ fn bind(ctx: &SockAddrContext, at: Endpoint) -> i32 {
         Action::TLS if is_subflow(sk) => return deny(errno::EPROTO),
         _ => {}
     }
-    let Some(binder) = storage(&raw const BINDERS, sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) else {
+    let Some(binder) = storage(&raw const BIND_CALLERS, sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) else {
         return deny(errno::ENOBUFS);
     };
     *binder = caller(ctx.as_ptr(), service().id);
     ALLOW
 }
 
-/// Whether there may be rules for the program that calls.
+/// True if there may be rules for the cgroup of the process that calls.
 #[inline(always)]
 fn has_rules() -> bool {
     // SAFETY: the helper takes nothing; the value is read within this hook.
-    let set = unsafe { RULED.get(bpf_get_current_cgroup_id()) };
+    let set = unsafe { CGROUP_RULES.get(bpf_get_current_cgroup_id()) };
     match set {
-        Some(set) => *set & !CLOSED_BELOW != 0,
+        Some(set) => *set & !NO_RULES_BELOW != 0,
         None => is_unknown(),
     }
 }
 
-/// What the rules for the program that calls say.
+/// Action of the rules for the cgroup of the process that calls.
 #[inline(always)]
 pub(crate) fn of_caller(traffic: Traffic, to: &Endpoint) -> Action {
     // SAFETY: the helper takes nothing.
     of_cgroup(unsafe { bpf_get_current_cgroup_id() }, traffic, to)
 }
 
-/// What the rules for a cgroup say ([`action`]).
+/// Action of the rules for a cgroup, of a socket that goes `to` an address, or listens there.
 #[inline(always)]
 pub(crate) fn of_cgroup(cgroup: u64, traffic: Traffic, to: &Endpoint) -> Action {
     // SAFETY: the value is read within this hook.
-    let Some(set) = (unsafe { RULED.get(cgroup) }) else {
+    let Some(set) = (unsafe { CGROUP_RULES.get(cgroup) }) else {
         return if is_unknown() { Action::UNKNOWN } else { Action::PLAIN };
     };
-    let set = *set & !CLOSED_BELOW;
+    let set = *set & !NO_RULES_BELOW;
     if set == 0 {
         return Action::PLAIN;
     }
@@ -124,7 +125,8 @@ pub(crate) fn of_cgroup(cgroup: u64, traffic: Traffic, to: &Endpoint) -> Action 
     Action::PLAIN
 }
 
-/// Who connects to no address at all, connects to this machine (`ip_route_output_key`, `tcp_v6_connect`).
+/// Address that a connect really goes to: who names no address at all, connects to this machine
+/// (`ip_route_output_key`, `tcp_v6_connect`).
 #[inline(always)]
 fn destination(addr: [u8; 16]) -> [u8; 16] {
     let [first, second, third, last] = words(addr);
@@ -138,10 +140,12 @@ fn destination(addr: [u8; 16]) -> [u8; 16] {
     if third == v4 { bytes([0, 0, v4, 0x7f00_0001_u32.to_be()]) } else { addr }
 }
 
-/// Whether a cgroup that is in no map may have rules: there are some, and the attached cgroup that it is below does not
+/// True if a cgroup that is in no map may have rules: there are some, and the attached cgroup that it is below does not
 /// say otherwise.
 #[inline(always)]
 fn is_unknown() -> bool {
     // SAFETY: values are read within this hook.
-    unsafe { RULED.get(0).is_some() && RULED.get(service().id).is_none_or(|set| *set & CLOSED_BELOW == 0) }
+    unsafe {
+        CGROUP_RULES.get(0).is_some() && CGROUP_RULES.get(service().id).is_none_or(|set| *set & NO_RULES_BELOW == 0)
+    }
 }

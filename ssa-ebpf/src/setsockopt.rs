@@ -23,29 +23,29 @@ use crate::{
     ciphers,
     ctx::{IPPROTO_TCP, Sockopt, copy_words, is_mptcp, is_tcp, phase_of, tcp_state},
     hostname,
-    lifecycle::{AWAY, leave_context, open},
+    lifecycle::{register, release_context},
     maps::{
-        BLOBS, CONTEXTS, EVENTS, FAST_OPEN, LIVE_SETSOCKOPT, count, count_in, make_socket, service, socket_of, storage,
+        BLOBS, CONTEXTS, EVENTS, FAST_OPEN, LIVE_SETSOCKOPT, count, count_socket, make_socket, service, socket_of,
+        storage,
     },
     option_row::option_row,
     peer_options, policy,
-    refusal::{Refusal, deny, errno, refuse},
+    refusal::{AGENT_AWAY, BAD_VALUE, NO_ROOM, Refusal, WEAKER, deny, errno, refuse},
     text,
 };
 
-/// Makes sure that the socket is a TLS socket, then lets the living agent's program go on; without
-/// one, `ENOTCONN`.
+/// Makes sure that the socket is a TLS socket, then goes on in the living agent's program; `ENOTCONN` without one.
 #[cgroup_sockopt(setsockopt)]
 fn ssa_setsockopt(ctx: SockoptContext) -> i32 {
     let opt = Sockopt::new(&ctx);
     if opt.level() != IPPROTO_TLS {
         return other_level(opt);
     }
-    match mark(opt) {
+    match socket_for_set(opt) {
         Ok(socket) => {
             // SAFETY: the array holds programs of this same type and attach type.
             unsafe { LIVE_SETSOCKOPT.tail_call(&ctx, 0) };
-            refuse(Some(socket), Refusal::new(errno::ENOTCONN, Reason::AgentNotRunning))
+            refuse(Some(socket), AGENT_AWAY)
         }
         Err(errno) => deny(errno),
     }
@@ -67,15 +67,16 @@ fn ssa_live_set(ctx: SockoptContext) -> i32 {
     }
 }
 
-/// `TCP_FASTOPEN_CONNECT` would let `connect` return before anything is verified.
+/// Options of other levels: `TCP_FASTOPEN_CONNECT` is refused on a TLS socket with `EOPNOTSUPP`, as it would let
+/// `connect` return before anything is verified.
 #[inline(always)]
 fn other_level(opt: Sockopt) -> i32 {
     const TCP_FASTOPEN_CONNECT: i32 = 30;
     if opt.level() != IPPROTO_TCP as i32 || opt.number() != TCP_FASTOPEN_CONNECT {
-        if peer_options::leaves_interface(opt) {
+        if peer_options::changes_interface(opt) {
             return deny(errno::EPERM);
         }
-        peer_options::follow(opt);
+        peer_options::report_change(opt);
         return opt.leave();
     }
     let sk = opt.sk();
@@ -94,13 +95,13 @@ fn other_level(opt: Sockopt) -> i32 {
     opt.leave()
 }
 
-/// The TLS socket that a set is for: made one, if it is fresh.
+/// Finds the TLS socket that a set is for; a fresh TCP socket becomes one. Else an errno.
 #[inline(always)]
-fn mark(opt: Sockopt) -> Result<&'static mut Socket, i32> {
+fn socket_for_set(opt: Sockopt) -> Result<&'static mut Socket, i32> {
     let sk = opt.sk();
     if !is_tcp(sk) {
         if is_mptcp(sk) && tcp_state(sk) == TcpState::CLOSE {
-            doom(sk)?;
+            bar_from_connecting(sk)?;
         }
         return Err(errno::ENOPROTOOPT);
     }
@@ -108,7 +109,7 @@ fn mark(opt: Sockopt) -> Result<&'static mut Socket, i32> {
         if socket.by_rule != 0 && tcp_state(sk) == TcpState::CLOSE {
             // From now on it goes by its own options, whatever rules say.
             socket.by_rule = 0;
-            count_in();
+            count_socket();
         }
         if socket.service == 0 {
             socket.service = service().id;
@@ -123,7 +124,7 @@ fn mark(opt: Sockopt) -> Result<&'static mut Socket, i32> {
 
 /// Keeps a socket that can't speak TLS, but was asked to, from ever connecting.
 #[inline(always)]
-fn doom(sk: *mut bpf_sock) -> Result<(), i32> {
+fn bar_from_connecting(sk: *mut bpf_sock) -> Result<(), i32> {
     if socket_of(sk).is_none() {
         make_socket(sk).ok_or(errno::ENOBUFS)?;
     }
@@ -139,7 +140,7 @@ fn begin(
     row: OptionRow,
 ) -> Result<&'static mut Context, Refusal> {
     if socket.id == 0 {
-        open(socket, caller(ctx.as_ptr(), socket.service))?;
+        register(socket, caller(ctx.as_ptr(), socket.service))?;
     }
     if !OptionRow::offers(row.set) {
         return Err(Refusal::new(errno::ENOPROTOOPT, Reason::NotOffered));
@@ -147,7 +148,7 @@ fn begin(
     if !phase_of(opt.sk(), socket).may_configure() {
         return Err(Refusal::new(errno::EOPNOTSUPP, Reason::WrongPhase));
     }
-    let context = CONTEXTS.get_ptr_mut(socket.context).ok_or(LOST)?;
+    let context = CONTEXTS.get_ptr_mut(socket.context).ok_or(CONTEXT_LOST)?;
     // SAFETY: a live value of the map, which stays while this socket uses it. Settings are written by
     // its one owner, under that socket's lock, before it is frozen; `refs` only atomically.
     let context = unsafe { &mut *context };
@@ -157,6 +158,7 @@ fn begin(
     Ok(context)
 }
 
+/// Sets an option, or refuses it and has changed nothing.
 #[inline(always)]
 fn set(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), Refusal> {
     let row = option_row(opt.number());
@@ -170,12 +172,13 @@ fn set(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), Re
         PlaceId::CONTEXT => adopt(ctx, opt, socket),
         PlaceId::SETTING => set_scalar(opt, row, context),
         PlaceId::CIPHER_OFF => ciphers::disable(opt, context, zero),
-        PlaceId::CIPHER_ON => ciphers::enable(opt, context, policy::of_caller().ok_or(AWAY)?, zero),
-        PlaceId::CIPHERS => ciphers::set(opt, socket.id, context, policy::of_caller().ok_or(AWAY)?),
+        PlaceId::CIPHER_ON => ciphers::enable(opt, context, policy::of_caller().ok_or(AGENT_AWAY)?, zero),
+        PlaceId::CIPHERS => ciphers::set(opt, socket.id, context, policy::of_caller().ok_or(AGENT_AWAY)?),
         _ => Err(Refusal::new(errno::ENOPROTOOPT, Reason::NotOffered)),
     }
 }
 
+/// `TLS_HOSTNAME`: stored with the socket, and with the context while that is the socket's own.
 #[inline(always)]
 fn set_host_name(opt: Sockopt, socket: &mut Socket, context: &mut Context) -> Result<(), Refusal> {
     let len = hostname::check(opt).ok_or(BAD_VALUE)?;
@@ -186,6 +189,7 @@ fn set_host_name(opt: Sockopt, socket: &mut Socket, context: &mut Context) -> Re
     Ok(())
 }
 
+/// `TLS_ALPN`.
 #[inline(always)]
 fn set_alpn(opt: Sockopt, context: &mut Context) -> Result<(), Refusal> {
     let len = alpn::check(opt).ok_or(BAD_VALUE)?;
@@ -202,6 +206,7 @@ fn put_text(opt: Sockopt, text: &mut HostName, len: u32) {
     text.len = len;
 }
 
+/// A setting that is a number: checked by its row, then by the policy.
 #[inline(always)]
 fn set_scalar(opt: Sockopt, row: OptionRow, context: &mut Context) -> Result<(), Refusal> {
     if opt.len() != i32::from(row.size) {
@@ -219,9 +224,9 @@ fn set_scalar(opt: Sockopt, row: OptionRow, context: &mut Context) -> Result<(),
     if row.values == ValueRange::VERSION {
         check_version(value, slot, context)?;
     }
-    let policy = policy::of_caller().ok_or(AWAY)?;
+    let policy = policy::of_caller().ok_or(AGENT_AWAY)?;
     if value < policy.least[slot] || value > policy.most[slot] {
-        return Err(Refusal::new(errno::EPROTO, Reason::Policy));
+        return Err(WEAKER);
     }
     context.scalars[slot] = value;
     context.scalars_set |= 1 << slot;
@@ -234,14 +239,14 @@ fn set_scalar(opt: Sockopt, row: OptionRow, context: &mut Context) -> Result<(),
 fn check_version(value: i64, slot: usize, context: &Context) -> Result<(), Refusal> {
     const SSL_3: i64 = 0x0300;
     if (SSL_3..TLS_1_2).contains(&value) {
-        return Err(Refusal::new(errno::EPROTO, Reason::Policy));
+        return Err(WEAKER);
     }
     if value != TLS_1_2 && value != TLS_1_3 {
         return Err(BAD_VALUE);
     }
-    let policy = policy::of_caller().ok_or(AWAY)?;
+    let policy = policy::of_caller().ok_or(AGENT_AWAY)?;
     if value < policy.least[slot] || value > policy.most[slot] {
-        return Err(Refusal::new(errno::EPROTO, Reason::Policy));
+        return Err(WEAKER);
     }
     let low = slot == Setting::VersionMin as usize;
     let above = low && value > context.scalars[Setting::VersionMax as usize];
@@ -257,18 +262,18 @@ fn set_blob(ctx: &SockoptContext, opt: Sockopt, socket: &Socket, context: &mut C
         return Err(BAD_VALUE);
     }
     if context.blob_sets >= BLOB_SETS_MAX {
-        return Err(Refusal::new(errno::ENOBUFS, Reason::NoRoom));
+        return Err(NO_ROOM);
     }
     let trust = opt.number() == TLS_TRUSTED_PEER_CERTIFICATES;
-    if trust && policy::of_caller().ok_or(AWAY)?.own_trust == 0 {
-        return Err(Refusal::new(errno::EPROTO, Reason::Policy));
+    if trust && policy::of_caller().ok_or(AGENT_AWAY)?.own_trust == 0 {
+        return Err(WEAKER);
     }
     let key = BlobKey { context: context.id, option: opt.number() as u32, sequence: context.blob_sets + 1 };
     put_blob(opt, &key, (len - 1) as usize)?;
     let Some(mut event) = EVENTS.reserve_untyped::<BlobSet>(0) else {
         count(Counter::EventsLost, 1);
         let _absent = BLOBS.remove(key);
-        return Err(Refusal::new(errno::ENOBUFS, Reason::NoRoom));
+        return Err(NO_ROOM);
     };
     event.write(BlobSet {
         kind: EventKind::BLOB,
@@ -287,17 +292,16 @@ fn set_blob(ctx: &SockoptContext, opt: Sockopt, socket: &Socket, context: &mut C
     Ok(())
 }
 
-/// Copies a text of `len` bytes into a map entry of its own, where no other program's hook can
+/// Copies a text of `len` bytes into a map entry of its own, where no other process's hook can
 /// touch it. `EINVAL` if it is not one text with one NUL.
 #[inline(always)]
 fn put_blob(opt: Sockopt, key: &BlobKey, len: usize) -> Result<(), Refusal> {
     static EMPTY: Blob = Blob { len: 0, reserved: 0, bytes: [0; OPTION_BYTES] };
-    let full = Refusal::new(errno::ENOBUFS, Reason::NoRoom);
     if BLOBS.insert(key, &EMPTY, 0).is_err() {
         count(Counter::NoRoom, 1);
-        return Err(full);
+        return Err(NO_ROOM);
     }
-    let blob = BLOBS.get_ptr_mut(key).ok_or(full)?;
+    let blob = BLOBS.get_ptr_mut(key).ok_or(NO_ROOM)?;
     // SAFETY: a live value of the map under a key of this socket, whose lock is held; the agent does
     // not look before the event.
     let blob = unsafe { &mut *blob };
@@ -309,7 +313,8 @@ fn put_blob(opt: Sockopt, key: &BlobKey, len: usize) -> Result<(), Refusal> {
     Err(BAD_VALUE)
 }
 
-/// Takes another context instead of the socket's own.
+/// `TLS_CONTEXT`: takes another context instead of the socket's own. `EINVAL` unless it is of the same user, service
+/// and network namespace.
 #[inline(always)]
 fn adopt(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), Refusal> {
     let unknown = Refusal::new(errno::EINVAL, Reason::ContextUnknown);
@@ -328,20 +333,20 @@ fn adopt(ctx: &SockoptContext, opt: Sockopt, socket: &mut Socket) -> Result<(), 
         target.frozen = 1;
         return Ok(());
     }
-    if !Refs::new(&raw mut target.refs).join() {
+    if !Refs::new(&raw mut target.refs).acquire() {
         return Err(unknown);
     }
     // The last socket may just have closed, and the entry be another context's by now.
     if target.id != id {
-        leave_context(target.id);
+        release_context(target.id);
         return Err(unknown);
     }
     target.frozen = 1;
-    leave_context(socket.context);
+    release_context(socket.context);
     socket.context = id;
     copy_words::<HostName, 33>(&raw mut socket.hostname, &raw const target.hostname);
     Ok(())
 }
 
-const BAD_VALUE: Refusal = Refusal::new(errno::EINVAL, Reason::BadValue);
-const LOST: Refusal = Refusal::new(errno::EBADFD, Reason::ContextUnknown);
+/// `EBADFD`: the socket's context is in the map no more.
+const CONTEXT_LOST: Refusal = Refusal::new(errno::EBADFD, Reason::ContextUnknown);

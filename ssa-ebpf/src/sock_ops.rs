@@ -1,5 +1,5 @@
-//! What the kernel does with a TLS socket: a held connect is over, a listener begins or ends, a socket
-//! comes out of one.
+//! `sock_ops`: events of a TLS socket's life. A held connect is over, a listener begins or ends, a socket comes out
+//! of one.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -13,49 +13,51 @@ use aya_ebpf::{
 };
 use ssa_common::{
     context::Context,
-    event::{EventKind, Left, ListenStatus, Listening},
+    event::{EventKind, HoldEnded, ListenStatus, Listening},
     limits::Counter,
     phase::{Outcome, TcpState},
     rule::{Action, Traffic},
     socket::{Endpoint, Socket},
-    steer::{LegKey, ResumedKey},
+    steer::{FourTuple, LegKey},
 };
 
 use crate::{
     address::{AF_INET, bytes, mapped, read, read_words},
     ctx::copy_words,
-    lifecycle::{leave, open},
+    lifecycle::{register, unregister},
     maps::{
-        BINDERS, CONTEXTS, EVENTS, LEGS, LISTENING, count, is_subflow, make_ruled, socket_of, storage, unmake_socket,
+        BIND_CALLERS, CONTEXTS, EVENTS, LEGS, LISTENING, count, delete_socket, is_subflow, make_socket_by_rule,
+        socket_of, storage,
     },
     rules,
 };
 
-/// Observes only. A lost event of a connect means that the agent repeats its verdict in vain for a while;
-/// of a listener, that the agent finds it a moment later.
+/// Observes only, never refuses. A lost event of a connect means that the agent repeats its verdict in vain for a
+/// while; of a listener, that the agent finds it a moment later.
 #[sock_ops]
 fn ssa_sock_ops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
-        BPF_SOCK_OPS_TCP_CONNECT_CB => ask_for_states(&ctx),
-        BPF_SOCK_OPS_TCP_LISTEN_CB => listens(&ctx),
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx),
-        BPF_SOCK_OPS_STATE_CB => state_changed(&ctx),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => on_connect(&ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => on_listen(&ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => on_accept(&ctx),
+        BPF_SOCK_OPS_STATE_CB => on_state(&ctx),
         _ => (),
     }
     0
 }
 
+/// A TLS socket connects: asks the kernel to call again at changes of its state.
 #[inline(always)]
-fn ask_for_states(ctx: &SockOpsContext) {
+fn on_connect(ctx: &SockOpsContext) {
     if sk_of(ctx).and_then(socket_of).is_some() {
         // It can only fail for a socket that is no full socket, which no connecting one is.
         let _full = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
     }
 }
 
-/// `listen(2)` was called.
+/// `listen(2)` was called: enters a TLS socket into `LISTENING` and tells the agent.
 #[inline(always)]
-fn listens(ctx: &SockOpsContext) {
+fn on_listen(ctx: &SockOpsContext) {
     let (family, at) = (read!(ctx.ops, family), local(ctx.ops));
     let Some(sk) = sk_of(ctx) else { return };
     let socket = match socket_of(sk) {
@@ -63,7 +65,7 @@ fn listens(ctx: &SockOpsContext) {
         found => match by_rule(ctx, sk, &at) {
             Some(socket) => socket,
             None if found.is_some() => {
-                leave_socket(sk);
+                make_plain(sk);
                 return;
             }
             None => return,
@@ -85,53 +87,54 @@ fn listens(ctx: &SockOpsContext) {
     if LISTENING.insert(socket.id, &record, 0).is_err() {
         count(Counter::NoRoom, 1);
     }
-    tell(record);
+    report(record);
 }
 
-/// Makes a socket that listens a TLS socket, if a rule says so, or may: its cgroup may be too new to be known. If there is
-/// no room, ingress keeps clients out by the rule alone.
+/// Makes a socket that listens a TLS socket, if a rule says so, or may: its cgroup may be too new to be known. If
+/// there is no room, ingress keeps clients out by the rule alone.
 #[inline(always)]
 fn by_rule(ctx: &SockOpsContext, sk: *mut bpf_sock, at: &Endpoint) -> Option<&'static mut Socket> {
-    let binder = storage(&raw const BINDERS, sk, 0)?;
+    let binder = storage(&raw const BIND_CALLERS, sk, 0)?;
     let action = rules::of_cgroup(binder.cgroup, Traffic::IN_TCP, at);
     if is_subflow(sk) || (action != Action::TLS && action != Action::UNKNOWN) {
         return None;
     }
     let socket = match socket_of(sk) {
         Some(socket) => socket,
-        None => make_ruled(sk)?,
+        None => make_socket_by_rule(sk)?,
     };
     if socket.id == 0 {
         let mut caller = *binder;
         caller.service = socket.service;
         // SAFETY: the helper takes the hook's context.
         caller.netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-        if open(socket, caller).is_err() {
+        if register(socket, caller).is_err() {
             return None;
         }
     }
     Some(socket)
 }
 
+/// Makes a TLS socket a plain one, and clears what there is of it.
 #[inline(always)]
-fn leave_socket(sk: *mut bpf_sock) {
+fn make_plain(sk: *mut bpf_sock) {
     if let Some(socket) = socket_of(sk) {
-        leave(socket);
-        unmake_socket(sk);
+        unregister(socket);
+        delete_socket(sk);
     }
 }
 
 /// A connection to a listener is established: it can only be the agent's. What will come out of `accept`
 /// gets the id and the answers that the agent has prepared, and settings of its own.
 #[inline(always)]
-fn accepted(ctx: &SockOpsContext) {
+fn on_accept(ctx: &SockOpsContext) {
     // VERIFIER: all of the context first, as in `steer.rs`.
     let (target, source) = (local(ctx.ops), remote(ctx.ops));
     let Some(sk) = sk_of(ctx) else { return };
     let Some(socket) = socket_of(sk) else { return };
     let key = LegKey {
         netns: socket.caller.netns,
-        tuple: ResumedKey {
+        tuple: FourTuple {
             source: source.addr,
             target: target.addr,
             source_port: source.port,
@@ -143,7 +146,7 @@ fn accepted(ctx: &SockOpsContext) {
     let id = unsafe { LEGS.get(key) }.copied().unwrap_or(0);
     if id == 0 && socket.by_rule != 0 {
         // The rule is no more, and the connection plain.
-        return unmake_socket(sk);
+        return delete_socket(sk);
     }
     let _absent = LEGS.remove(key);
     let _full = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
@@ -154,12 +157,12 @@ fn accepted(ctx: &SockOpsContext) {
     socket.outcome = Outcome::ESTABLISHED;
     socket.reason = 0;
     socket.accepted = 1;
-    inherit(settings, id);
+    copy_context(settings, id);
 }
 
-/// Copies a listener's settings, of which nobody else knows then.
+/// Copies a listener's settings into a context of the accepted socket's own. Full: counted, and the socket has none.
 #[inline(always)]
-fn inherit(from: u64, id: u64) {
+fn copy_context(from: u64, id: u64) {
     let Some(settings) = CONTEXTS.get_ptr_mut(from) else { return };
     // SAFETY: a live value of the map; the kernel copies it.
     if CONTEXTS.insert(id, unsafe { &*settings }, 0).is_err() {
@@ -174,8 +177,9 @@ fn inherit(from: u64, id: u64) {
     own.frozen = 1;
 }
 
+/// The state of a TLS socket has changed: a hold has ended, a connection was reset, or a listener ends.
 #[inline(always)]
-fn state_changed(ctx: &SockOpsContext) {
+fn on_state(ctx: &SockOpsContext) {
     let (old, new) = (TcpState::from_kernel(ctx.arg(0)), TcpState::from_kernel(ctx.arg(1)));
     // An orderly end goes through other states.
     let reset = new == TcpState::CLOSE && (old == TcpState::ESTABLISHED || old == TcpState::CLOSE_WAIT);
@@ -188,13 +192,13 @@ fn state_changed(ctx: &SockOpsContext) {
         return;
     }
     if old == TcpState::LISTEN {
-        return unlistens(socket);
+        return on_listen_end(socket);
     }
     socket.outcome = if new == TcpState::ESTABLISHED { Outcome::ESTABLISHED } else { Outcome::FAILED };
-    match EVENTS.reserve_untyped::<Left>(0) {
+    match EVENTS.reserve_untyped::<HoldEnded>(0) {
         Some(mut event) => {
-            event.write(Left {
-                kind: EventKind::LEFT,
+            event.write(HoldEnded {
+                kind: EventKind::HOLD_ENDED,
                 attempt: socket.attempt,
                 id: socket.id,
                 tcp_state: new,
@@ -206,11 +210,11 @@ fn state_changed(ctx: &SockOpsContext) {
     }
 }
 
-/// A listener was shut down or closed.
+/// A listener was shut down or closed: takes it out of `LISTENING` and tells the agent.
 #[inline(always)]
-fn unlistens(socket: &Socket) {
+fn on_listen_end(socket: &Socket) {
     let _absent = LISTENING.remove(socket.id);
-    tell(Listening {
+    report(Listening {
         kind: EventKind::LISTENING,
         status: ListenStatus::ENDED,
         id: socket.id,
@@ -223,8 +227,9 @@ fn unlistens(socket: &Socket) {
     });
 }
 
+/// Sends the agent a [`Listening`] event. Full: counted; the agent finds the listener in `LISTENING`.
 #[inline(always)]
-fn tell(record: Listening) {
+fn report(record: Listening) {
     match EVENTS.reserve_untyped::<Listening>(0) {
         Some(mut event) => {
             copy_words::<Listening, 13>(event.as_mut_ptr(), &raw const record);
@@ -234,6 +239,7 @@ fn tell(record: Listening) {
     }
 }
 
+/// Address and port of this side.
 #[inline(always)]
 fn local(ops: *mut bpf_sock_ops) -> Endpoint {
     let v4 = mapped(read!(ops, local_ip4));
@@ -242,6 +248,7 @@ fn local(ops: *mut bpf_sock_ops) -> Endpoint {
     Endpoint { addr, port: read!(ops, local_port) as u16, reserved: 0, scope: 0 }
 }
 
+/// Address and port of the other side.
 #[inline(always)]
 fn remote(ops: *mut bpf_sock_ops) -> Endpoint {
     let v4 = mapped(read!(ops, remote_ip4));
@@ -251,6 +258,7 @@ fn remote(ops: *mut bpf_sock_ops) -> Endpoint {
     Endpoint { addr, port: u32::from_be(read!(ops, remote_port)) as u16, reserved: 0, scope: 0 }
 }
 
+/// Socket of the event; none if it is no full socket.
 #[inline(always)]
 fn sk_of(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
     // SAFETY: the context outlives the hook; a union with one member.

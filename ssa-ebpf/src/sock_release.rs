@@ -2,13 +2,13 @@
 
 use aya_ebpf::{macros::cgroup_sock, programs::SockContext};
 
-use crate::{lifecycle::leave, maps::socket_of, refusal::ALLOW};
+use crate::{lifecycle::unregister, maps::socket_of, refusal::ALLOW};
 
 /// Never refuses: the kernel ignores what it returns.
 #[cgroup_sock(sock_release)]
 fn ssa_release(ctx: SockContext) -> i32 {
     if let Some(socket) = socket_of(ctx.sock) {
-        leave(socket);
+        unregister(socket);
     }
     ALLOW
 }

@@ -1,4 +1,4 @@
-//! sk_lookup: steers to the agent the connections that it has resumed, and those of clients to programs
+//! sk_lookup: steers to the agent the connections that it has resumed, and those of clients to applications
 //! that listen on TLS sockets. Loaded once for each network namespace, with maps of its own.
 #![no_std]
 #![no_main]
@@ -13,33 +13,38 @@ use aya_ebpf::{
 };
 use ssa_common::{
     limits::LEGS_CAPACITY,
-    steer::{LegKey, ListenKey, ResumedKey, STEER_CAPACITY, Target},
+    steer::{FourTuple, LegKey, ListenKey, STEER_CAPACITY, Target},
 };
 
 use crate::address::{AF_INET, bytes, mapped, read, read_words};
 
-/// 4-tuples of the connections that are being resumed. Written by the agent.
+/// Connections that are being resumed: four-tuple of the SYN -> 1. [`STEER_CAPACITY`] entries. Written and deleted by
+/// the agent, read by [`ssa_steer`]. Full: the agent refuses the connect.
 #[btf_map]
-static RESUMED: HashMap<ResumedKey, u32, STEER_CAPACITY, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+static RESUMED: HashMap<FourTuple, u32, STEER_CAPACITY, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
-/// Legs from the agent, or from the one before it, to programs' listeners, which go their own way: the hooks' own map.
+/// Legs from the agent, or from the one before it, to applications' listeners, which go their own way: the hooks' map
+/// of that name, by its pin.
 #[btf_map]
 static LEGS: HashMap<LegKey, u64, LEGS_CAPACITY, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
-/// Cookie of the namespace; set by the agent.
+/// Cookie of the network namespace that this instance is attached to; set by the agent before it loads the program.
 #[unsafe(no_mangle)]
 static NETNS: u64 = 0;
 
-/// Where TLS sockets listen, and others that must not be mistaken for them ([`Target::PASS`]). Written by the
-/// agent.
+/// Addresses at which TLS sockets listen -> listener for their clients, and of others that must not be mistaken for
+/// them ([`Target::PASS`]). [`STEER_CAPACITY`] entries. Written by the agent, read by [`ssa_steer`]. Full: the
+/// listener is not served, and ingress keeps clients out.
 #[btf_map]
 static LISTEN: HashMap<ListenKey, Target, STEER_CAPACITY, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
-/// The agent's listeners ([`Target`]).
+/// Listeners of the agent: index ([`Target`]) -> socket. [`Target::COUNT`] entries. Written by the agent; the kernel
+/// empties an entry when the socket is closed. An empty entry drops the connection.
 #[btf_map]
 static TARGETS: SockMap<{ Target::COUNT }> = SockMap::new();
 
-/// Passes what the agent did not announce; drops it if the agent's listener is gone.
+/// Chooses the socket of a new connection. Passes what the agent did not announce to the kernel's own look-up; drops
+/// what it did if its listener is gone.
 #[sk_lookup]
 fn ssa_steer(ctx: SkLookupContext) -> u32 {
     const SK_DROP: u32 = 0;
@@ -50,7 +55,7 @@ fn ssa_steer(ctx: SkLookupContext) -> u32 {
     // variable offset: "dereference of modified ctx ptr R6 off=40 disallowed" (6.18, rustc 1.95).
     let (remote4, local4) = (mapped(read!(lookup, remote_ip4)), mapped(read!(lookup, local_ip4)));
     let (remote6, local6) = (bytes(read_words!(lookup, remote_ip6)), bytes(read_words!(lookup, local_ip6)));
-    let key = ResumedKey {
+    let key = FourTuple {
         source: if ipv4 { remote4 } else { remote6 },
         target: if ipv4 { local4 } else { local6 },
         source_port: u16::from_be(read!(lookup, remote_port)),
@@ -82,7 +87,7 @@ fn ssa_steer(ctx: SkLookupContext) -> u32 {
     }
 }
 
-/// The target that answers here: at this very address, or else at every address.
+/// Finds the listener for clients of an address: of this very one, or else of every address.
 #[inline(always)]
 fn listener_at(addr: [u8; 16], port: u16, ipv4: bool) -> Option<Target> {
     let every = if ipv4 { mapped(0) } else { [0; 16] };
@@ -93,6 +98,7 @@ fn listener_at(addr: [u8; 16], port: u16, ipv4: bool) -> Option<Target> {
     at(addr).or_else(|| at(every)).filter(|target| *target != Target::PASS)
 }
 
+/// Panic handler that can't load: see inside.
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {
@@ -100,6 +106,7 @@ fn panic(_info: &core::panic::PanicInfo) -> ! {
     loop {}
 }
 
+/// Licence as the kernel reads it.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

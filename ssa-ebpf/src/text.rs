@@ -7,13 +7,15 @@ use crate::{
     repeat::{GO_ON, STOP, repeat},
 };
 
-/// A value on its way.
+/// State of a copy.
 struct Copy {
+    /// Context with the caller's buffer.
     opt: Sockopt,
-    /// What is not the caller's buffer.
+    /// Value in a map.
     at: *mut u8,
-    /// Where to begin there, and in the buffer, in bytes.
+    /// First index in the map's value.
     start: usize,
+    /// First index in the caller's buffer.
     put_start: usize,
     /// Not zero if there was a NUL, or no room.
     bad: u64,
@@ -64,6 +66,7 @@ pub(crate) fn copy_text<const ROOM: usize>(opt: Sockopt, bytes: &[u8; ROOM], sta
     copy.bad == 0
 }
 
+/// Body of a loop: copies 8 bytes from the buffer.
 extern "C" fn take_word(index: u32, copy: &mut Copy) -> i64 {
     let at = (index as usize * 8) & (OPTION_BYTES - 8);
     let Some(value) = copy.opt.word(at) else { return short(copy) };
@@ -73,6 +76,7 @@ extern "C" fn take_word(index: u32, copy: &mut Copy) -> i64 {
     GO_ON
 }
 
+/// Body of a loop: copies a byte from the buffer.
 extern "C" fn take_byte<const ROOM: usize>(index: u32, copy: &mut Copy) -> i64 {
     let at = (copy.start + index as usize) & (ROOM - 1);
     let Some(value) = copy.opt.byte(at) else { return short(copy) };
@@ -82,6 +86,7 @@ extern "C" fn take_byte<const ROOM: usize>(index: u32, copy: &mut Copy) -> i64 {
     GO_ON
 }
 
+/// Body of a loop: copies 8 bytes to the buffer.
 extern "C" fn put_word(index: u32, copy: &mut Copy) -> i64 {
     let at = (index as usize * 8) & (OPTION_BYTES - 8);
     // SAFETY: masked to the room.
@@ -89,6 +94,7 @@ extern "C" fn put_word(index: u32, copy: &mut Copy) -> i64 {
     if copy.opt.put(at, value) { GO_ON } else { short(copy) }
 }
 
+/// Body of a loop: copies a byte to the buffer.
 extern "C" fn put_byte<const ROOM: usize>(index: u32, copy: &mut Copy) -> i64 {
     let from = (copy.start + index as usize) & (ROOM - 1);
     let to = (copy.put_start + index as usize) & (OPTION_BYTES - 1);
@@ -97,12 +103,13 @@ extern "C" fn put_byte<const ROOM: usize>(index: u32, copy: &mut Copy) -> i64 {
     if copy.opt.put(to, value) { GO_ON } else { short(copy) }
 }
 
+/// Ends a loop as the buffer is too short.
 fn short(copy: &mut Copy) -> i64 {
     copy.bad = 1;
     STOP
 }
 
-/// Not zero if one of a word's bytes is.
+/// Not zero if one of a word's bytes is zero.
 #[inline(always)]
 const fn zero_bytes(word: u64) -> u64 {
     word.wrapping_sub(0x0101_0101_0101_0101) & !word & 0x8080_8080_8080_8080

@@ -1,4 +1,4 @@
-//! Whether `getsockopt(2)` was called with a null buffer.
+//! Check for a null buffer in `getsockopt(2)`.
 //!
 //! The kernel hands hooks a buffer of its own and never shows the caller's pointer. With a null
 //! pointer and a length it skips the copy (`__cgroup_bpf_run_filter_getsockopt`,
@@ -18,26 +18,32 @@ static READ_REGISTERS: Global<u32> = Global::new(0);
 /// Registers saved at a system call (`struct pt_regs`, arch/x86/include/asm/ptrace.h, v6.12).
 #[repr(C)]
 struct Registers {
+    /// Registers r15 to r11.
     _r15_to_r11: [u64; 7],
     /// Fourth argument: the buffer.
     r10: u64,
+    /// Registers r9, r8, ax, cx.
     _r9_to_cx: [u64; 4],
     /// Third argument: the option.
     dx: u64,
     /// Second argument: the level.
     si: u64,
+    /// First argument: the descriptor.
     _di: u64,
     /// Number of the system call.
     orig_ax: u64,
+    /// Registers ip, cs, flags, sp, ss.
     _ip_to_ss: [u64; 5],
 }
 
+/// Size of a task's kernel stack, to which it is aligned (`THREAD_SIZE`, arch/x86/include/asm/page_64_types.h, v6.12).
 const STACK_BYTES: u64 = 16 * 1024;
+/// Number of the system call getsockopt (arch/x86/entry/syscalls/syscall_64.tbl).
 const SYS_GETSOCKOPT: u64 = 55;
-/// Below the top of the stack: kernels built for FRED leave 16 bytes free there.
+/// Free bytes at the top of the stack, to be tried in turn: kernels built for FRED leave 16 bytes free there.
 const PADDINGS: [u64; 2] = [0, 16];
 
-/// Whether the buffer of the call that runs is a null pointer.
+/// True if the buffer of the call that runs is a null pointer.
 #[inline(always)]
 pub(crate) fn is_null(socket: &mut Socket, option: i32) -> bool {
     if READ_REGISTERS.load() == 0 {
@@ -66,7 +72,7 @@ pub(crate) fn is_null(socket: &mut Socket, option: i32) -> bool {
     false
 }
 
-/// An address on the kernel stack: that of a variable of this program.
+/// Address on the kernel stack: that of a variable of this function.
 ///
 /// VERIFIER: it refuses arithmetic on a pointer to the stack; what comes back from a map is a number.
 #[inline(always)]

@@ -211,7 +211,7 @@ out(came)
     agent.restart();
     app.go();
     assert_eq!(app.finish(), json!(["ok", "ok", 0x304]));
-    assert_eq!(agent.entries("MARKS"), 0);
+    assert_eq!(agent.entries("SOCKET_CALLS"), 0);
     // No socket is left that counts, or this would wait.
     let cgroup = agent.cgroup().to_owned();
     agent.stop();
@@ -241,5 +241,5 @@ fn io_uring_makes_the_sockets_that_the_kernel_knows() {
     assert_eq!(made("6"), "6");
     // The kernel asks no eBPF program there.
     assert_eq!(made("205"), format!("-{}", libc::EPROTONOSUPPORT));
-    eventually("no mark stays", Duration::from_secs(5), || agent.entries("MARKS") == 0);
+    eventually("no mark stays", Duration::from_secs(5), || agent.entries("SOCKET_CALLS") == 0);
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use ssa_common::rule::{CLOSED_BELOW, Traffic};
+use ssa_common::rule::{NO_RULES_BELOW, Traffic};
 use tracing::warn;
 
 use crate::{
@@ -129,7 +129,7 @@ impl Rules {
             let Some(rules) = file.rules_of(&below, &self.pods) else { continue };
             let rules: Arc<[usize]> = if own.as_ref() == Some(path) { Arc::default() } else { rules.into() };
             let set = self.set(&mut now, &file, &rules)?;
-            let closed = if file.may_rule_below(&below) { 0 } else { CLOSED_BELOW };
+            let closed = if file.may_rule_below(&below) { 0 } else { NO_RULES_BELOW };
             ruled.insert(*id, set | closed);
             cgroups.insert(*id, rules);
         }
@@ -163,7 +163,7 @@ impl Rules {
         if let Some(set) = now.sets.get(rules) {
             return Ok(set.number);
         }
-        now.last_set = (now.last_set + 1) & !CLOSED_BELOW;
+        now.last_set = (now.last_set + 1) & !NO_RULES_BELOW;
         let number = now.last_set;
         let tables = file.tables(rules, number, &mut now.last_group).map_err(|error| anyhow!(error))?;
         let keys =

@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
-use ssa_common::event::{BlobSet, Changed, Closed, EventKind, Held, Left, Listening, Opened};
+use ssa_common::event::{BlobSet, Changed, Closed, EventKind, Held, HoldEnded, Listening, Opened};
 use tokio::{io::unix::AsyncFd, time::timeout};
 use tracing::error;
 use zerocopy::FromBytes as _;
@@ -15,7 +15,7 @@ pub(crate) enum Event {
     Changed(Changed),
     Listening(Listening),
     Held(Box<Held>),
-    Left(Left),
+    Left(HoldEnded),
     Closed(Closed),
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn parse(record: &[u8]) -> Option<Event> {
         EventKind::LISTENING => Listening::read_from_bytes(record).ok().map(Event::Listening),
         EventKind::BLOB => BlobSet::read_from_bytes(record).ok().map(Event::Blob),
         EventKind::HELD => Held::read_from_bytes(record).ok().map(Box::new).map(Event::Held),
-        EventKind::LEFT => Left::read_from_bytes(record).ok().map(Event::Left),
+        EventKind::HOLD_ENDED => HoldEnded::read_from_bytes(record).ok().map(Event::Left),
         EventKind::CLOSED => Closed::read_from_bytes(record).ok().map(Event::Closed),
         _ => None,
     }

@@ -38,11 +38,13 @@ use tracing::{debug, info};
 
 /// Maps that outlive the agent. The arrays of live programs do not: that is how the guards know.
 const PINNED_MAPS: [&str; 28] = [
+    "AGENT_LISTENERS",
     "ATTACHED",
-    "BINDERS",
+    "BIND_CALLERS",
     "BLOBS",
     "CERTIFICATES",
     "CGROUP_CLASSES",
+    "CGROUP_RULES",
     "CHAINS",
     "CIPHERS",
     "CIPHER_NAMES",
@@ -53,17 +55,15 @@ const PINNED_MAPS: [&str; 28] = [
     "FAST_OPEN",
     "IDS",
     "LEGS",
-    "LISTENERS",
     "LISTENING",
-    "MARKS",
     "PATHS",
     "POLICIES",
-    "RULED",
     "RULE_ADDRESSES",
     "RULE_PORTS",
     "SCRATCH",
     "SERVICES",
     "SOCKETS",
+    "SOCKET_CALLS",
     "USERS",
     "USER_CLASSES",
 ];

@@ -8,7 +8,7 @@ use aya::{
     programs::SkLookup,
 };
 use socket2::Socket;
-use ssa_common::steer::{ListenKey, ResumedKey, Target};
+use ssa_common::steer::{FourTuple, ListenKey, Target};
 
 use super::{error::Error, maps::listeners::ListenerMaps, objects::STEER};
 
@@ -19,7 +19,7 @@ pub(crate) struct Steer {
     /// The agent's listeners, by their places ([`Target`]).
     pub(crate) targets: SockMap<MapData>,
     /// Application legs that were resumed, and may pass to the agent.
-    pub(crate) resumed: BpfHashMap<MapData, ResumedKey, u32>,
+    pub(crate) resumed: BpfHashMap<MapData, FourTuple, u32>,
     /// Addresses at which applications listen: the place of the listener to take instead, or an action.
     pub(crate) listen: BpfHashMap<MapData, ListenKey, Target>,
 }

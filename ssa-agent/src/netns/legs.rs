@@ -9,7 +9,7 @@ use std::{
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use ssa_common::{
     socket::mapped,
-    steer::{LegKey, ResumedKey},
+    steer::{FourTuple, LegKey},
 };
 use tokio::{net::TcpStream, sync::oneshot};
 use tracing::debug;
@@ -30,7 +30,7 @@ type Tuple = (SocketAddr, SocketAddr);
 /// Application legs of one namespace that were resumed and are to arrive.
 pub(super) struct Legs {
     /// RESUMED of the namespace's steering program.
-    resumed: Mutex<BpfHashMap<MapData, ResumedKey, u32>>,
+    resumed: Mutex<BpfHashMap<MapData, FourTuple, u32>>,
     expected: Mutex<HashMap<Tuple, Expected>>,
 }
 
@@ -43,7 +43,7 @@ struct Expected {
 
 impl Legs {
     /// Of a namespace whose steering program has this map.
-    pub(super) fn new(resumed: BpfHashMap<MapData, ResumedKey, u32>) -> Arc<Self> {
+    pub(super) fn new(resumed: BpfHashMap<MapData, FourTuple, u32>) -> Arc<Self> {
         Arc::new(Self { resumed: Mutex::new(resumed), expected: Mutex::default() })
     }
 
@@ -146,8 +146,8 @@ fn saved_isn(headers: &[u8]) -> Option<u32> {
 }
 
 /// The key of a SYN in the maps of the steering program and the ingress hook.
-fn resumed_key((source, target): &Tuple) -> ResumedKey {
-    ResumedKey {
+fn resumed_key((source, target): &Tuple) -> FourTuple {
+    FourTuple {
         source: mapped(source.ip()),
         target: mapped(target.ip()),
         source_port: source.port(),

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use ssa_common::event::{Changed, Held, Left};
+use ssa_common::event::{Changed, Held, HoldEnded};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -89,7 +89,7 @@ impl Attempts {
     }
 
     /// An attempt has left SYN_SENT.
-    pub(crate) fn left(&mut self, left: &Left) {
+    pub(crate) fn left(&mut self, left: &HoldEnded) {
         if let Some(live) = self.live.get_mut(&left.id)
             && live.number == left.attempt
         {

@@ -27,7 +27,7 @@ pub(crate) struct Maps {
     pub(crate) rules: Arc<RuleMaps>,
     /// Ids, counts and events.
     pub(crate) sockets: Arc<SocketMaps>,
-    /// NAMES: the ring buffer of what goes to name servers and comes from them.
+    /// DNS_MESSAGES: the ring buffer of what goes to name servers and comes from them.
     pub(crate) names: RingBuf<MapData>,
 }
 
@@ -41,7 +41,7 @@ impl Maps {
             policy: Arc::new(PolicyMaps::take(ebpf)?),
             rules: Arc::new(RuleMaps::take(ebpf)?),
             sockets: Arc::new(SocketMaps::take(ebpf, pins)?),
-            names: take(ebpf, "NAMES")?,
+            names: take(ebpf, "DNS_MESSAGES")?,
         })
     }
 }

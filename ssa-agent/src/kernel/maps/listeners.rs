@@ -1,4 +1,4 @@
-//! Sockets that listen, and the legs to them that may pass: LISTENING, LISTENERS, LEGS.
+//! Sockets that listen, and the legs to them that may pass: LISTENING, AGENT_LISTENERS, LEGS.
 
 use std::{
     os::fd::AsRawFd,
@@ -29,7 +29,7 @@ impl ListenerMaps {
     pub(in crate::kernel) fn take(ebpf: &mut Ebpf, pins: &Path) -> Result<Self, Error> {
         Ok(Self {
             listening: take(ebpf, "LISTENING")?,
-            listeners: Mutex::new(take(ebpf, "LISTENERS")?),
+            listeners: Mutex::new(take(ebpf, "AGENT_LISTENERS")?),
             legs: Mutex::new(take(ebpf, "LEGS")?),
             pins: pins.to_owned(),
         })
@@ -37,7 +37,7 @@ impl ListenerMaps {
 
     /// Marks a socket as one of the agent's listeners.
     pub(crate) fn mark_listener(&self, listener: &impl AsRawFd) -> Result<(), Error> {
-        lock(&self.listeners).insert(listener, 1, 0).map_err(|source| Error::Map { name: "LISTENERS", source })
+        lock(&self.listeners).insert(listener, 1, 0).map_err(|source| Error::Map { name: "AGENT_LISTENERS", source })
     }
 
     /// Lets a leg to a listener pass, once.

@@ -1,4 +1,4 @@
-//! The administrator's rules as the hooks look them up: RULED, RULE_ADDRESSES, RULE_PORTS, and NAMES_WANTED.
+//! The administrator's rules as the hooks look them up: CGROUP_RULES, RULE_ADDRESSES, RULE_PORTS, and DNS_WANTED.
 
 use std::{collections, sync::Mutex};
 
@@ -26,10 +26,10 @@ impl RuleMaps {
     /// Takes them out of the loaded object.
     pub(in crate::kernel) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
-            ruled: Mutex::new(take(ebpf, "RULED")?),
+            ruled: Mutex::new(take(ebpf, "CGROUP_RULES")?),
             rule_addresses: Mutex::new(take(ebpf, "RULE_ADDRESSES")?),
             rule_ports: Mutex::new(take(ebpf, "RULE_PORTS")?),
-            names_wanted: Mutex::new(take(ebpf, "NAMES_WANTED")?),
+            names_wanted: Mutex::new(take(ebpf, "DNS_WANTED")?),
         })
     }
 
@@ -99,7 +99,7 @@ impl RuleMaps {
     ) -> Result<(), Error> {
         let mut ruled = lock(&self.ruled);
         for (id, set) in now.iter().filter(|(id, set)| before.get(id) != Some(set)) {
-            ruled.insert(id, set, 0).map_err(|source| Error::Map { name: "RULED", source })?;
+            ruled.insert(id, set, 0).map_err(|source| Error::Map { name: "CGROUP_RULES", source })?;
         }
         before.keys().filter(|id| !now.contains_key(id)).for_each(|id| drop(ruled.remove(id)));
         Ok(())
@@ -108,7 +108,7 @@ impl RuleMaps {
     /// Says whether names that programs resolve are of interest.
     pub(crate) fn want_names(&self, wanted: bool) -> Result<(), Error> {
         let set = lock(&self.names_wanted).set(0, u32::from(wanted), 0);
-        set.map_err(|source| Error::Map { name: "NAMES_WANTED", source })
+        set.map_err(|source| Error::Map { name: "DNS_WANTED", source })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Counts and ids: IDS, COUNTERS, SERVICES, USERS, MARKS, and the ring buffer EVENTS.
+//! Counts and ids: IDS, COUNTERS, SERVICES, USERS, SOCKET_CALLS, and the ring buffer EVENTS.
 
 use std::{
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
@@ -26,7 +26,7 @@ pub(crate) struct SocketMaps {
     services: MapData,
     users: Mutex<HashMap<MapData, u32, u64>>,
     marks: Mutex<HashMap<MapData, u64, u32>>,
-    /// When to look at USERS and MARKS next.
+    /// When to look at USERS and SOCKET_CALLS next.
     users_at: Mutex<Instant>,
     /// The folder of the pins.
     pins: PathBuf,
@@ -43,7 +43,7 @@ impl SocketMaps {
                 Some(_) | None => return Err(Error::Missing { name: "SERVICES" }),
             },
             users: Mutex::new(take(ebpf, "USERS")?),
-            marks: Mutex::new(take(ebpf, "MARKS")?),
+            marks: Mutex::new(take(ebpf, "SOCKET_CALLS")?),
             users_at: Mutex::new(Instant::now()),
             pins: pins.to_owned(),
         })

@@ -1,5 +1,5 @@
-//! Questions to name servers and their answers, as far as sockets of the service send and receive them by UDP or TCP: a rule
-//! may go by the name that a program has resolved. The agent puts together, reads and matches them.
+//! Messages to and from name servers (RFC 1035), as far as sockets of the service send and receive them by UDP or
+//! TCP: a rule may go by the name that an application has resolved. The agent puts together, reads and matches them.
 
 use aya_ebpf::{
     bindings::bpf_sock,
@@ -15,19 +15,20 @@ use ssa_common::{
 use crate::{
     address::{mapped, read},
     ctx::{is_tcp, is_udp},
-    maps::{NAMES, NAMES_WANTED, count},
+    maps::{DNS_MESSAGES, DNS_WANTED, count},
 };
 
-/// Port of name servers.
+/// Port of name servers, host byte order.
 const DOMAIN: u16 = 53;
-/// Length of the headers of UDP and of IPv6, in bytes.
+/// Length of the header of UDP, in bytes.
 const UDP_HEADER: usize = 8;
+/// Length of the header of IPv6, in bytes.
 const IPV6_HEADER: usize = 40;
 
-/// Tells the agent of a datagram or segment to a name server, or from one.
+/// Reports a packet of a UDP or TCP socket if it is to or from a name server and a rule wants names.
 #[inline(always)]
-pub(crate) fn see(ctx: &SkBuffContext, sk: *mut bpf_sock, egress: bool) {
-    if NAMES_WANTED.get(0).is_none_or(|wanted| *wanted == 0) {
+pub(crate) fn observe(ctx: &SkBuffContext, sk: *mut bpf_sock, egress: bool) {
+    if DNS_WANTED.get(0).is_none_or(|wanted| *wanted == 0) {
         return;
     }
     // SAFETY: the helper checks `sk`.
@@ -37,19 +38,20 @@ pub(crate) fn see(ctx: &SkBuffContext, sk: *mut bpf_sock, egress: bool) {
     }
     // A packet that is cut short is none.
     let _none = if is_udp(full) {
-        tell(ctx, egress, None)
+        report(ctx, egress, None)
     } else if is_tcp(full) {
         // SAFETY: the helper checks `full`.
         let tcp = unsafe { bpf_tcp_sock(full) };
-        if tcp.is_null() { None } else { tell(ctx, egress, Some(read!(tcp, rcv_nxt))) }
+        if tcp.is_null() { None } else { report(ctx, egress, Some(read!(tcp, rcv_nxt))) }
     } else {
         None
     };
 }
 
-/// `next` is the byte that a TCP socket waits for; of UDP there is none.
+/// Sends the agent a [`Datagram`]. `next` is the sequence number that a TCP socket waits for; none for UDP. Full:
+/// counted, and the name is not learned.
 #[inline(always)]
-fn tell(ctx: &SkBuffContext, egress: bool, next: Option<u32>) -> Option<()> {
+fn report(ctx: &SkBuffContext, egress: bool, next: Option<u32>) -> Option<()> {
     const NEXT_TCP: u8 = 6;
     const NEXT_UDP: u8 = 17;
     let version = ctx.load::<u8>(0).ok()?;
@@ -81,12 +83,13 @@ fn tell(ctx: &SkBuffContext, egress: bool, next: Option<u32>) -> Option<()> {
     }
     // VERIFIER: 6.1 compares one copy of the length, and passes another, of which it knows nothing.
     let len = (core::hint::black_box(len - 1) & (DATAGRAM_BYTES as u32 - 1)) + 1;
-    let Some(mut event) = NAMES.reserve_untyped::<Datagram>(0) else {
+    let Some(mut event) = DNS_MESSAGES.reserve_untyped::<Datagram>(0) else {
         count(Counter::NamesLost, 1);
         return None;
     };
     let datagram = event.as_mut_ptr();
-    // SAFETY: the entry is this program's until it is submitted; each field is written, and of the bytes those that count.
+    // SAFETY: the entry is this program's until it is submitted; each field is written, and of the bytes those that
+    // count.
     let loaded = unsafe {
         (*datagram).cookie = bpf_get_socket_cookie(ctx.skb.skb.cast());
         (*datagram).cgroup = bpf_skb_cgroup_id(ctx.skb.skb);

@@ -9,8 +9,8 @@
 //! 3. [`ssa_create`] takes the mark and makes the socket a TLS socket;
 //! 4. [`ssa_created`] refuses a socket whose mark nobody took: it was made in a cgroup that is not attached (any more).
 //!
-//! The first, second and fourth are loaded by the agent's own module (`kernel/fmod_ret.rs`). Their sections say `fentry`,
-//! which has the same arguments and is known to aya; its macro would drop what they return.
+//! The first, second and fourth are loaded by the agent's own module (`kernel/fmod_ret.rs`). Their sections say
+//! `fentry`, which has the same arguments and is known to aya; its macro would drop what they return.
 //!
 //! If another program of the cgroup refuses a socket after the third, the count of TLS sockets stays one too high, as
 //! no hook sees the end of such a socket: an agent that ends then waits for it, which is the safe side.
@@ -26,14 +26,15 @@ use ssa_common::{limits::Counter, uapi::IPPROTO_TLS};
 use crate::{
     address::AF_INET,
     ctx::{AF_INET6, IPPROTO_TCP, SOCK_STREAM, is_tcp},
-    maps::{ATTACHED, MARKS, count, make_socket},
+    maps::{ATTACHED, SOCKET_CALLS, count, make_socket},
     refusal::{ALLOW, deny, errno},
 };
 
-/// The kernel's own way goes on.
+/// Result of a `fmod_ret` program: the kernel's own function runs.
 const GO_ON: i32 = 0;
-/// A mark that was just left, and one that [`ssa_creating`] has seen.
+/// Mark that [`ssa_protocol`] has just left.
 const LEFT: u32 = 1;
+/// Mark that [`ssa_creating`] has seen.
 const SEEN: u32 = 2;
 
 /// `int update_socket_protocol(int family, int type, int protocol)`: the protocol to go on with; zero for what
@@ -50,14 +51,14 @@ fn ssa_protocol(ctx: *mut c_void) -> i32 {
         && (family == AF_INET || family == AF_INET6)
         && kind & !FLAGS == SOCK_STREAM
         && attached();
-    if wanted && MARKS.insert(thread, LEFT, 0).is_ok() {
+    if wanted && SOCKET_CALLS.insert(thread, LEFT, 0).is_ok() {
         return IPPROTO_TCP as i32;
     }
     if wanted {
         // No room for a mark: the kernel says that there is no such protocol.
         count(Counter::NoRoom, 1);
     }
-    forget(thread);
+    remove_mark(thread);
     GO_ON
 }
 
@@ -66,7 +67,7 @@ fn ssa_protocol(ctx: *mut c_void) -> i32 {
 #[unsafe(link_section = "fentry/security_socket_create")]
 fn ssa_creating(_ctx: *mut c_void) -> i32 {
     let thread = bpf_get_current_pid_tgid();
-    if let Some(mark) = MARKS.get_ptr_mut(thread) {
+    if let Some(mark) = SOCKET_CALLS.get_ptr_mut(thread) {
         // SAFETY: a live value of the map, which only this thread uses.
         unsafe {
             if mark.read_volatile() == LEFT {
@@ -74,7 +75,7 @@ fn ssa_creating(_ctx: *mut c_void) -> i32 {
                 return GO_ON;
             }
         }
-        forget(thread);
+        remove_mark(thread);
     }
     GO_ON
 }
@@ -87,21 +88,22 @@ fn ssa_created(ctx: *mut c_void) -> i32 {
     let ctx = FEntryContext::new(ctx);
     let thread = bpf_get_current_pid_tgid();
     // A socket of the kernel's own passes no cgroup hook.
-    if ctx.arg::<i32>(4) != 0 || MARKS.get_ptr_mut(thread).is_none() {
+    if ctx.arg::<i32>(4) != 0 || SOCKET_CALLS.get_ptr_mut(thread).is_none() {
         return GO_ON;
     }
-    forget(thread);
+    remove_mark(thread);
     -errno::EPROTONOSUPPORT
 }
 
-/// A socket of an attached cgroup is being made. `ENOBUFS` if a TLS socket can't be.
+/// `socket(2)` in an attached cgroup: takes the thread's mark and makes the socket a TLS socket. `ENOBUFS` if it
+/// can't be.
 #[cgroup_sock(sock_create)]
 fn ssa_create(ctx: SockContext) -> i32 {
     let thread = bpf_get_current_pid_tgid();
-    if MARKS.get_ptr_mut(thread).is_none() {
+    if SOCKET_CALLS.get_ptr_mut(thread).is_none() {
         return ALLOW;
     }
-    forget(thread);
+    remove_mark(thread);
     let sk = ctx.sock;
     if !is_tcp(sk) {
         return deny(errno::EPROTONOSUPPORT);
@@ -111,7 +113,7 @@ fn ssa_create(ctx: SockContext) -> i32 {
     ALLOW
 }
 
-/// Whether this thread's cgroup, or one above it, is attached.
+/// True if this thread's cgroup, or one above it, is attached.
 #[inline(always)]
 fn attached() -> bool {
     /// Cgroups are seldom nested deeper; what is gets the kernel's own errno.
@@ -130,9 +132,10 @@ fn attached() -> bool {
     false
 }
 
+/// Removes the mark of a thread. Absent is as good.
 #[inline(always)]
-fn forget(thread: u64) {
-    if MARKS.get_ptr_mut(thread).is_some() {
-        let _there = MARKS.remove(thread);
+fn remove_mark(thread: u64) {
+    if SOCKET_CALLS.get_ptr_mut(thread).is_some() {
+        let _there = SOCKET_CALLS.remove(thread);
     }
 }
