@@ -1,0 +1,3 @@
+//! Policy of the administrator: what it refuses, for whom, how it is read and changed.
+
+mod file;

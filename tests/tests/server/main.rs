@@ -1,0 +1,3 @@
+//! Applications that listen: what `accept` gives, certificates, clients of every kind, and a dead agent.
+
+mod serving;
