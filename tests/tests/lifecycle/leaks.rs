@@ -1,6 +1,10 @@
 //! Many times over: nothing leaks, and no refusal is lost.
 
-use std::time::Duration;
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 use ssa_tests::{
@@ -182,4 +186,44 @@ out(connect(tls(host, ca), "127.0.0.1", port)["result"])
     // Its own is made anew.
     app.go();
     assert_eq!(app.finish(), "ok");
+}
+
+#[test]
+fn programs_killed_while_they_connect_leave_no_sockets_and_no_processes_behind() {
+    let pki = Pki::new();
+    let leaf = pki.leaf(Leaf::of(&[NAME]));
+    let agent = Agent::start();
+    let server = Server::echo("127.0.0.1", &leaf);
+    let before = agent.descriptors();
+    let script = r#"
+name_, ca, port = args
+out(0)
+while True: connect(tls(name_, ca), "127.0.0.1", int(port))
+"#;
+    for _time in 0..ssa_tests::few(60) {
+        let mut app = App::start(&agent, script, &[NAME, &pki.ca(), &server.port()]);
+        app.said();
+        std::thread::sleep(Duration::from_millis(20));
+        // Whoever is in the cgroup at this moment: the sockets' makers too.
+        fs::write(agent.cgroup().join("cgroup.kill"), "1").unwrap();
+        app.kill();
+    }
+    // One more for the cgroup file system. Namespaces are let go after ten seconds.
+    let deadline = Instant::now() + ssa_tests::long(Duration::from_secs(30));
+    while agent.descriptors() > before + 1 {
+        let links = fs::read_dir(format!("/proc/{}/fd", agent.pid())).unwrap().flatten();
+        let open: Vec<_> = links.filter_map(|link| fs::read_link(link.path()).ok()).collect();
+        assert!(Instant::now() < deadline, "{before} descriptors became {}: {open:?}", open.len());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", agent.pid())).unwrap_or_default();
+    assert_eq!(children.trim(), "");
+    let came = python(
+        &agent,
+        "name_, ca, port = args\nout(connect(tls(name_, ca), '127.0.0.1', int(port)))",
+        &[NAME, &pki.ca(), &server.port()],
+    );
+    assert_eq!(came["result"], "ok", "{came}");
+    let zombies = Command::new("ps").args(["-o", "stat=", "--ppid", &agent.pid().to_string()]).output().unwrap();
+    assert!(!String::from_utf8_lossy(&zombies.stdout).contains('Z'));
 }

@@ -308,3 +308,34 @@ out(came + [attempt(sock.connect, args[1])])
     assert_eq!((mode(&agent.pins()), mode(&control)), (0o700, 0o600));
     assert_eq!(mode(&agent.pins().join("CONTEXTS")) & 0o077, 0, "the maps themselves");
 }
+
+#[test]
+fn path_is_opened_with_the_rights_of_the_program() {
+    let (pki, server) = crate::canary::echo();
+    let secret = pki.folder().join("secret.pem");
+    std::fs::copy(pki.ca(), &secret).unwrap();
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let hidden = pki.folder().join("hidden");
+    std::fs::create_dir(&hidden).unwrap();
+    std::fs::set_permissions(&hidden, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    std::fs::copy(pki.ca(), hidden.join("there.pem")).unwrap();
+    let agent = Agent::start();
+    let script = r#"
+port, name, folder = args
+os.chdir(folder)
+as_root = connect(tls(name, "secret.pem"), "127.0.0.1", port)
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+came = [as_root["result"]]
+for path in ("ca.pem", folder + "/ca.pem", "secret.pem", "hidden/there.pem", "hidden/absent.pem"):
+    result = connect(tls(name, path), "127.0.0.1", port)
+    came.append([result["result"], result["error"].split(": ")[-1]])
+out(came)
+"#;
+    let came = python(&agent, script, &[&server.port(), NAME, &pki.folder().to_string_lossy()]);
+    let denied = json!(["EPROTO", "Permission denied (os error 13)"]);
+    assert_eq!(
+        came,
+        json!(["ok", ["ok", ""], ["ok", ""], denied, denied, denied]),
+        "and nothing tells there from absent"
+    );
+}

@@ -1,151 +1,45 @@
-//! Random sequences of calls on several sockets, against a model of the options' contract.
-//!
-//! The model knows what a program is told: phases, frozen and shared contexts, values, errnos. It is
-//! written from the contract, not from the hooks.
+//! What an application is told, by the contract: phases, frozen and shared contexts, values, errnos.
 
 use std::{
-    fs, io,
+    io,
     net::SocketAddr,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
-use proptest::{
-    prelude::*,
-    test_runner::{Config, TestCaseError, TestRunner},
-};
+use proptest::{prelude::*, test_runner::TestCaseError};
 use ssa_common::uapi::{IPPROTO_TLS, When, option};
-use ssa_tests::{
-    agent::{Agent, cgroup_mount},
-    few,
-    pki::{Leaf, Pki},
-    server::{Server, closed_port},
-};
 
-const NAME: &str = "peer.ssa.test";
-const SLOTS: usize = 3;
-const SEQUENCES: usize = 1000;
-
-/// Suites that sequences name; the server takes all of them.
-const SUITES: [&str; 3] = ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "ECDHE-ECDSA-AES128-GCM-SHA256"];
-
-#[derive(Clone, Debug)]
-enum Call {
-    Open(usize),
-    /// A host name and trust, as a program that means to connect.
-    Prepare(usize),
-    Close(usize),
-    Set(usize, i32, Value),
-    /// Length of the buffer, as an offset from what fits, or a null pointer.
-    Get(usize, i32, Room),
-    /// Adopts the context of the id that was got as the n-th from last.
-    Adopt(usize, usize),
-    Connect(usize, To),
-    /// `connect` to AF_UNSPEC.
-    Disconnect(usize),
-}
-
-#[derive(Clone, Debug)]
-enum Value {
-    Bytes(Vec<u8>),
-    Trust,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Room {
-    Fits,
-    TooSmall,
-    Null,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum To {
-    Server,
-    Nobody,
-}
-
-fn text(text: &str) -> Vec<u8> {
-    text.bytes().chain([0]).collect()
-}
+use super::calls::*;
 
 /// How often each outcome was met, over all sequences: they must not all end at the first refusal.
 #[derive(Default)]
-struct Met(std::collections::BTreeMap<String, usize>);
+pub(crate) struct Met(pub(crate) std::collections::BTreeMap<String, usize>);
 
 impl Met {
-    fn count(&mut self, what: impl Into<String>) {
+    pub(crate) fn count(&mut self, what: impl Into<String>) {
         *self.0.entry(what.into()).or_default() += 1;
     }
 }
 
-/// Calls, with values that are more often right than wrong.
-fn call() -> impl Strategy<Value = Call> {
-    let slot = 0..SLOTS;
-    let int =
-        prop_oneof![Just(0), Just(1), Just(2), Just(3), Just(-1), Just(0x301), Just(0x303), Just(0x304), Just(0x305)];
-    let long = prop_oneof![Just(0_i64), Just(60), Just(-1), Just(i64::MAX)];
-    let name = prop_oneof![
-        6 => Just(NAME), 1 => Just("other.ssa.test"), 1 => Just(""), 1 => Just(".bad"), 1 => Just("127.0.0.1"), 1 => Just("a b")
-    ];
-    let alpn = prop_oneof![Just("h2"), Just("h2,http/1.1"), Just(","), Just("h2,,x")];
-    let suite = prop_oneof![4 => Just(SUITES[0]), 4 => Just(SUITES[1]), 4 => Just(SUITES[2]), 1 => Just("NULL-SHA256"), 1 => Just("nope")];
-    let list = proptest::collection::vec(suite.clone(), 1..4).prop_map(|names| names.join(":"));
-    let bytes = |strategy: BoxedStrategy<Vec<u8>>| {
-        // Sometimes with a byte too many or too few.
-        (strategy, 0..12_u8).prop_map(|(mut bytes, wrong)| {
-            match wrong {
-                0 => bytes.push(0),
-                1 => drop(bytes.pop()),
-                _ => {}
-            }
-            Value::Bytes(bytes)
-        })
-    };
-    // Nobody says whether the server's certificate is revoked: option 102 would end most sequences.
-    let ints = prop_oneof![
-        3 => prop_oneof![Just(94), Just(108), Just(111), Just(112), Just(122)], 1 => 102..107_i32
-    ];
-    let set = prop_oneof![
-        4 => (prop_oneof![Just(85), Just(86)], bytes(name.prop_map(text).boxed())),
-        3 => (Just(87), Just(Value::Trust)),
-        6 => (ints, bytes(int.prop_map(|value: i32| value.to_ne_bytes().to_vec()).boxed())),
-        1 => (Just(91), bytes(long.prop_map(|value| value.to_ne_bytes().to_vec()).boxed())),
-        1 => (Just(90), bytes(alpn.prop_map(text).boxed())),
-        2 => (prop_oneof![Just(92), Just(110)], bytes(suite.prop_map(text).boxed())),
-        2 => (Just(97), bytes(list.prop_map(|list| text(&list)).boxed())),
-        1 => (prop_oneof![Just(84), Just(93), Just(101), Just(130), Just(160)], Just(Value::Bytes(vec![1, 0, 0, 0]))),
-    ];
-    let room = prop_oneof![8 => Just(Room::Fits), 1 => Just(Room::TooSmall), 1 => Just(Room::Null)];
-    prop_oneof![
-        2 => slot.clone().prop_map(Call::Open),
-        4 => slot.clone().prop_map(Call::Prepare),
-        1 => slot.clone().prop_map(Call::Close),
-        8 => (slot.clone(), set).prop_map(|(slot, (option, value))| Call::Set(slot, option, value)),
-        6 => (slot.clone(), 84..151_i32, room).prop_map(|(slot, option, room)| Call::Get(slot, option, room)),
-        2 => (slot.clone(), Just(107), Just(Room::Fits)).prop_map(|(slot, option, room)| Call::Get(slot, option, room)),
-        2 => (slot.clone(), 0..3_usize).prop_map(|(slot, back)| Call::Adopt(slot, back)),
-        4 => (slot.clone(), prop_oneof![3 => Just(To::Server), 1 => Just(To::Nobody)]).prop_map(|(slot, to)| Call::Connect(slot, to)),
-        1 => slot.prop_map(Call::Disconnect),
-    ]
-}
-
 /// A context's settings.
 #[derive(Clone, Debug)]
-struct Settings {
-    frozen: bool,
-    users: usize,
-    hostname: String,
-    trusts: bool,
-    alpn: String,
-    ttl: i64,
+pub(crate) struct Settings {
+    pub(crate) frozen: bool,
+    pub(crate) users: usize,
+    pub(crate) hostname: String,
+    pub(crate) trusts: bool,
+    pub(crate) alpn: String,
+    pub(crate) ttl: i64,
     /// By option, as in [`INTS`].
-    ints: [i32; INTS.len()],
+    pub(crate) ints: [i32; INTS.len()],
     /// None: the policy's own.
-    suites: Option<Vec<&'static str>>,
+    pub(crate) suites: Option<Vec<&'static str>>,
 }
 
-const INTS: [i32; 10] = [94, 108, 111, 112, 122, 102, 103, 104, 105, 106];
+pub(crate) const INTS: [i32; 10] = [94, 108, 111, 112, 122, 102, 103, 104, 105, 106];
+
 /// Place of `TLS_REVOCATION_CHECKS` among them.
-const CHECKS: usize = 5;
+pub(crate) const CHECKS: usize = 5;
 
 impl Default for Settings {
     fn default() -> Self {
@@ -163,51 +57,51 @@ impl Default for Settings {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Phase {
+pub(crate) enum Phase {
     Fresh,
     Failed,
     Connected,
 }
 
 /// A socket as a program sees it.
-struct Socket {
-    fd: OwnedFd,
-    phase: Phase,
+pub(crate) struct Socket {
+    pub(crate) fd: OwnedFd,
+    pub(crate) phase: Phase,
     /// None while it is no TLS socket.
-    tls: Option<Tls>,
+    pub(crate) tls: Option<Tls>,
 }
 
-struct Tls {
+pub(crate) struct Tls {
     /// Index of its context.
-    context: usize,
-    own: usize,
-    hostname: String,
-    connected_once: bool,
+    pub(crate) context: usize,
+    pub(crate) own: usize,
+    pub(crate) hostname: String,
+    pub(crate) connected_once: bool,
 }
 
 #[derive(Default)]
-struct World {
-    sockets: [Option<Socket>; SLOTS],
-    contexts: Vec<Settings>,
+pub(crate) struct World {
+    pub(crate) sockets: [Option<Socket>; SLOTS],
+    pub(crate) contexts: Vec<Settings>,
     /// Ids that were got, and the contexts that they name.
-    ids: Vec<([u8; 8], usize)>,
-    met: Met,
+    pub(crate) ids: Vec<([u8; 8], usize)>,
+    pub(crate) met: Met,
 }
 
-struct Peers {
-    server: SocketAddr,
-    nobody: SocketAddr,
-    ca: Vec<u8>,
+pub(crate) struct Peers {
+    pub(crate) server: SocketAddr,
+    pub(crate) nobody: SocketAddr,
+    pub(crate) ca: Vec<u8>,
 }
 
-type Checked = Result<(), TestCaseError>;
+pub(crate) type Checked = Result<(), TestCaseError>;
 
-fn errno(result: libc::c_int) -> i32 {
+pub(crate) fn errno(result: libc::c_int) -> i32 {
     if result == 0 { 0 } else { io::Error::last_os_error().raw_os_error().unwrap() }
 }
 
 impl World {
-    fn call(&mut self, peers: &Peers, call: &Call) -> Checked {
+    pub(crate) fn call(&mut self, peers: &Peers, call: &Call) -> Checked {
         match call {
             Call::Open(slot) => {
                 self.close(*slot);
@@ -247,17 +141,17 @@ impl World {
         }
     }
 
-    fn close(&mut self, slot: usize) {
+    pub(crate) fn close(&mut self, slot: usize) {
         if let Some(Socket { tls: Some(tls), .. }) = self.sockets[slot].take() {
             self.leave(tls.context);
         }
     }
 
-    fn leave(&mut self, context: usize) {
+    pub(crate) fn leave(&mut self, context: usize) {
         self.contexts[context].users -= 1;
     }
 
-    fn set(&mut self, slot: usize, number: i32, bytes: &[u8], adopts: Option<usize>) -> Checked {
+    pub(crate) fn set(&mut self, slot: usize, number: i32, bytes: &[u8], adopts: Option<usize>) -> Checked {
         let Some(socket) = &mut self.sockets[slot] else { return Ok(()) };
         let fd = socket.fd.as_raw_fd();
         let len = libc::socklen_t::try_from(bytes.len()).unwrap();
@@ -273,7 +167,7 @@ impl World {
     }
 
     /// The errno of a set; changes the model if it is 0.
-    fn expect_set(&mut self, slot: usize, number: i32, bytes: &[u8], adopts: Option<usize>) -> i32 {
+    pub(crate) fn expect_set(&mut self, slot: usize, number: i32, bytes: &[u8], adopts: Option<usize>) -> i32 {
         let socket = self.sockets[slot].as_mut().unwrap();
         if socket.tls.is_none() {
             if socket.phase == Phase::Connected {
@@ -356,7 +250,7 @@ impl World {
         0
     }
 
-    fn get(&mut self, slot: usize, number: i32, room: Room) -> Checked {
+    pub(crate) fn get(&mut self, slot: usize, number: i32, room: Room) -> Checked {
         let Some(socket) = &mut self.sockets[slot] else { return Ok(()) };
         let fd = socket.fd.as_raw_fd();
         let fixed = match number {
@@ -420,7 +314,7 @@ impl World {
         Ok(())
     }
 
-    fn connect(&mut self, slot: usize, peers: &Peers, to: To) -> Checked {
+    pub(crate) fn connect(&mut self, slot: usize, peers: &Peers, to: To) -> Checked {
         let Some(socket) = &mut self.sockets[slot] else { return Ok(()) };
         let addr = socket2::SockAddr::from(match to {
             To::Server => peers.server,
@@ -462,11 +356,11 @@ impl World {
 }
 
 /// A name that lost its last byte to a wrong length is still a name.
-fn is_prefix(name: &str) -> bool {
+pub(crate) fn is_prefix(name: &str) -> bool {
     [NAME, "other.ssa.test"].iter().any(|whole| whole.strip_prefix(name).is_some_and(|rest| rest.len() == 1))
 }
 
-fn ciphers(context: &mut Settings, number: i32, value: Option<String>) -> i32 {
+pub(crate) fn ciphers(context: &mut Settings, number: i32, value: Option<String>) -> i32 {
     let Some(value) = value else { return libc::EINVAL };
     let mut asked = Vec::new();
     for name in value.split(':') {
@@ -504,9 +398,9 @@ fn ciphers(context: &mut Settings, number: i32, value: Option<String>) -> i32 {
 }
 
 /// Sequences set a list before they edit it.
-const UNKNOWN: i32 = -1;
+pub(crate) const UNKNOWN: i32 = -1;
 
-fn read(fd: i32, number: i32, size: usize) -> Result<(i32, Vec<u8>), TestCaseError> {
+pub(crate) fn read(fd: i32, number: i32, size: usize) -> Result<(i32, Vec<u8>), TestCaseError> {
     let mut value = vec![0xee; size.max(1)];
     let mut len = libc::socklen_t::try_from(size).unwrap();
     // SAFETY: the kernel writes at most `len` bytes.
@@ -520,69 +414,8 @@ fn read(fd: i32, number: i32, size: usize) -> Result<(i32, Vec<u8>), TestCaseErr
     Ok((done, value))
 }
 
-fn read_null(fd: i32, number: i32, size: usize) -> i32 {
+pub(crate) fn read_null(fd: i32, number: i32, size: usize) -> i32 {
     let mut len = libc::socklen_t::try_from(size).unwrap();
     // SAFETY: the kernel is to refuse the null pointer.
     errno(unsafe { libc::getsockopt(fd, IPPROTO_TLS, number, std::ptr::null_mut(), &raw mut len) })
-}
-
-/// Puts this process into a cgroup, and takes it out again at the end: dropping an agent kills what is
-/// in its cgroup.
-struct Inside;
-
-impl Inside {
-    fn enter(agent: &Agent) -> Self {
-        fs::write(agent.cgroup().join("cgroup.procs"), "0").unwrap();
-        Self
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        fs::write(cgroup_mount().join("cgroup.procs"), "0").unwrap();
-    }
-}
-
-#[test]
-fn random_sequences_do_as_the_contract_says() {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME, "127.0.0.1"])));
-    let nobody = SocketAddr::from(([127, 0, 0, 1], closed_port("127.0.0.1")));
-    let peers = Peers { server: server.addr, nobody, ca: text(&pki.ca_pem()) };
-    let agent = Agent::start_quiet();
-    let inside = Inside::enter(&agent);
-    let config = Config {
-        cases: u32::try_from(few(SEQUENCES)).unwrap(),
-        failure_persistence: None,
-        max_shrink_iters: 2000,
-        ..Config::default()
-    };
-    let sequences = proptest::collection::vec(call(), 1..50);
-    let met = std::cell::RefCell::new(Met::default());
-    let result = TestRunner::new(config).run(&sequences, |calls| {
-        let mut world = World { met: met.take(), ..World::default() };
-        for slot in 0..SLOTS {
-            world.call(&peers, &Call::Open(slot))?;
-        }
-        for call in calls {
-            if let Call::Set(slot @ 0..SLOTS, 92 | 110, _) = call {
-                let list = Value::Bytes(text(&format!("{}:{}", SUITES[0], SUITES[2])));
-                world.call(&peers, &Call::Set(slot, 97, list))?;
-            }
-            world.call(&peers, &call)?;
-        }
-        met.replace(world.met);
-        Ok(())
-    });
-    drop(inside);
-    let met = met.into_inner().0;
-    println!("{met:?}");
-    assert_eq!(agent.entries("CONTEXTS"), 0, "all is forgotten");
-    if let Err(error) = result {
-        panic!("{error}");
-    }
-    for (what, times) in [("connect 0", 200), ("connect 71", 300), ("connect 111", 80), ("get 0", 500), ("set 0", 3000)]
-    {
-        assert!(met.get(what).is_some_and(|count| *count >= few(times)), "{what}: {met:?}");
-    }
 }

@@ -1,0 +1,80 @@
+//! The policy is replaced while the agent runs.
+
+use std::fs;
+
+use serde_json::json;
+use ssa_tests::{agent::Agent, app::App};
+
+use crate::fixture::*;
+
+#[test]
+fn reload_takes_a_good_file_keeps_the_old_one_and_leaves_connections_alone() {
+    let (pki, server) = echo();
+    let mut agent = Agent::start();
+    let script = r#"
+port, host, ca = args
+owner = tls(host, ca)
+context = owner.getsockopt(IPPROTO_TLS, CONTEXT, 8)
+def member():
+    sock = tls(None)
+    sock.setsockopt(IPPROTO_TLS, CONTEXT, context)
+    result = attempt(sock.connect, ("127.0.0.1", int(port)))
+    if result != "ok": return [result, error(sock)], sock
+    sock.send(b"x"); sock.recv(1)
+    return [result, number(sock, RESUMED), number(sock, VERSION)], sock
+def tried():
+    return attempt(tls(host, ca).setsockopt, IPPROTO_TLS, 111, 0x303)
+came, first = member()
+out([came, member()[0], tried()]); wait()
+def alive():
+    first.send(b"still"); return first.recv(5).decode()
+out([alive(), member()[0], member()[0], tried()]); wait()
+out([alive(), member()[0], tried()]); wait()
+out([alive(), member()[0], tried()])
+"#;
+    let mut app = App::start(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    assert_eq!(app.said(), json!([["ok", 0, 0x304], ["ok", 1, 0x304], "ok"]));
+    agent.configure("[tls]\nversion_min = \"1.3\"\n");
+    let (good, said) = agent.reload();
+    assert!(good, "{said}");
+    app.go();
+    let fresh_then_resumed = json!(["still", ["ok", 0, 0x304], ["ok", 1, 0x304], "EPROTO"]);
+    assert_eq!(app.said(), fresh_then_resumed, "sessions of another policy are not resumed");
+    agent.configure("[tls]\nversion_min = \"1.4\"\n");
+    let (good, said) = agent.reload();
+    assert!(!good && said.contains("agent.toml:5:15: unknown variant `1.4`"), "{said}");
+    app.go();
+    assert_eq!(app.said(), json!(["still", ["ok", 1, 0x304], "EPROTO"]), "the old policy stays");
+    agent.configure("[tls]\nversion_max = \"1.2\"\n");
+    agent.signal(nix::sys::signal::Signal::SIGHUP);
+    ssa_tests::eventually("the log says so", std::time::Duration::from_secs(5), || {
+        agent.log().matches("a new policy is in force").count() == 2
+    });
+    app.go();
+    assert_eq!(app.said(), json!(["still", ["ok", 0, 0x303], "ok"]));
+    app.finish();
+}
+
+#[test]
+fn control_socket_is_roots_and_speaks_json() {
+    use std::{
+        io::{BufRead as _, BufReader, Write as _},
+        os::unix::{
+            fs::{MetadataExt as _, PermissionsExt as _},
+            net::UnixStream,
+        },
+    };
+    let agent = Agent::start();
+    let inode = fs::metadata(agent.cgroup()).unwrap().ino();
+    let path = format!("/run/ssa-agent/{inode}.sock");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let mut stream = UnixStream::connect(&path).unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let mut ask = |line: &str| {
+        writeln!(stream, "{line}").unwrap();
+        serde_json::from_str::<serde_json::Value>(&lines.next().unwrap().unwrap()).unwrap()
+    };
+    assert_eq!(ask(r#"{"version":1,"command":"reload"}"#), json!({"reloaded": {"generation": 2}}));
+    assert!(ask(r#"{"version":2,"command":"reload"}"#)["error"].as_str().unwrap().contains("version 2"));
+    assert!(ask("nonsense")["error"].as_str().unwrap().contains("no request"));
+}

@@ -1,0 +1,146 @@
+//! What is weaker than the policy is refused; trust and credentials are the administrator's.
+
+use std::{fs, process::Command};
+
+use serde_json::json;
+use ssa_tests::{
+    agent::Agent,
+    app::{App, python},
+    nginx::Peer,
+    pki::{Leaf, Pki},
+    server::{Server, context_with},
+};
+
+use crate::fixture::*;
+
+#[test]
+fn weaker_than_the_policy_is_eproto_and_stronger_is_not() {
+    let (pki, server) = echo();
+    let config = r#"
+[tls]
+version_min = "1.3"
+ciphersuites = ["TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256"]
+ciphers = []
+alpn = ["h2"]
+[trust]
+programs_may_bring_cas = false
+system = false
+files = ["CA"]
+[sessions]
+reuse = false
+lifetime_seconds = 60
+"#;
+    let agent = Agent::start_with(&config.replace("CA", &pki.ca()));
+    let script = r#"
+port, host, ca = args
+def put(option, value):
+    sock = tls(host)
+    return [attempt(sock.setsockopt, IPPROTO_TLS, option, value), error(sock)]
+long = lambda seconds: struct.pack("=q", seconds)
+came = {"weaker": [put(option, value) for option, value in (
+            (111, 0x303), (112, 0x303), (87, text(ca)), (108, 1), (91, long(61)), (110, text("ECDHE-RSA-AES128-GCM-SHA256")),
+            (97, text("TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256")), (110, text("TLS_CHACHA20_POLY1305_SHA256")))],
+        "stronger": [put(option, value)[0] for option, value in (
+            (111, 0x304), (112, 0x304), (108, 0), (91, long(60)), (91, long(0)), (97, text("TLS_AES_128_GCM_SHA256")), (92, text("TLS_AES_128_GCM_SHA256")))]}
+sock = tls(host)
+came["defaults"] = [number(sock, 111), number(sock, 112), number(sock, 108), struct.unpack("=q", sock.getsockopt(IPPROTO_TLS, 91, 8))[0], string(sock, 97)]
+came["connect"] = connect(sock, "127.0.0.1", port)
+came["cipher"] = string(sock, CIPHER)
+doomed = tls(host)
+attempt(doomed.setsockopt, IPPROTO_TLS, 111, 0x303)
+came["refused set changes nothing"] = [number(doomed, 111), connect(doomed, "127.0.0.1", port)["result"]]
+out(came)
+"#;
+    let came = python(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    let weaker = json!(["EPROTO", "weaker than the administrator's policy allows"]);
+    assert_eq!(came["weaker"], json!(vec![weaker; 8]));
+    assert_eq!(came["stronger"], json!(vec!["ok"; 7]));
+    assert_eq!(came["defaults"], json!([0x304, 0x304, 0, 60, "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256"]));
+    assert_eq!(came["connect"]["result"], "ok", "{came}");
+    assert_eq!(came["cipher"], "TLS_AES_256_GCM_SHA384");
+    assert_eq!(came["refused set changes nothing"], json!([0x304, "ok"]));
+}
+
+#[test]
+fn trust_depth_groups_algorithms_alpn_and_credentials_are_the_administrators() {
+    let pki = Pki::new();
+    let deep = pki.leaf_below_intermediate(Leaf::of(&[NAME]));
+    let server = Server::tls(
+        "127.0.0.1",
+        context_with(&deep, |acceptor| {
+            acceptor.set_groups_list("P-384").unwrap();
+            acceptor.set_alpn_select_callback(|_ssl, offered| {
+                openssl::ssl::select_next_proto(b"\x02h2", offered).ok_or(openssl::ssl::AlpnError::NOACK)
+            });
+        }),
+        ssa_tests::server::echo,
+    );
+    let (chain, key) = pki.write("client", &pki.leaf(Leaf::of(&["client"])));
+    let (server_chain, server_key) = pki.write("nginx", &pki.leaf(Leaf::of(&[NAME])));
+    let demand = format!("ssl_client_certificate {}; ssl_verify_client on; ssl_verify_depth 3;", pki.ca());
+    let nginx = Peer::nginx_with(&pki, &server_chain, &server_key, &demand);
+    let connects = |config: &str, port: &str| {
+        let agent = Agent::start_with(&config.replace("CA", &pki.ca()));
+        python(
+            &agent,
+            "sock = tls(args[1])\nout([connect(sock, '127.0.0.1', args[0]), attempt(sock.getsockopt, IPPROTO_TLS, 90, 100) == 'ok' and string(sock, 90)])",
+            &[port, NAME],
+        )
+    };
+    let trust = "[trust]\nsystem = false\nfiles = [\"CA\"]\n";
+    let came = connects(&format!("{trust}[tls]\nalpn = [\"h2\"]\n"), &server.port());
+    assert_eq!((&came[0]["result"], &came[1]), (&json!("ok"), &json!("h2")), "{came}");
+    let came = connects(&format!("{trust}verify_depth = 0\n"), &server.port());
+    assert_eq!(came[0]["result"], "EPROTO", "{came}");
+    assert!(came[0]["error"].as_str().unwrap().contains("too long"), "{came}");
+    for tls in ["groups = [\"X25519\"]", "signature_algorithms = [\"rsa_pss_rsae_sha256\"]"] {
+        let came = connects(&format!("{trust}[tls]\n{tls}\n"), &server.port());
+        assert_eq!(came[0]["result"], "EPROTO", "{tls}: {came}");
+    }
+    let rehashed = tempfile::tempdir().unwrap();
+    fs::copy(pki.ca(), rehashed.path().join("ca.pem")).unwrap();
+    assert!(Command::new("openssl").arg("rehash").arg(rehashed.path()).output().unwrap().status.success());
+    let config = format!(
+        "[trust]\nsystem = false\ndirectories = [\"{}\"]\n[credentials]\nchain = \"{chain}\"\nkey = \"{key}\"\n",
+        rehashed.path().display()
+    );
+    let agent = Agent::start_with(&config);
+    let script = r#"
+sock = tls(args[1])
+sock.connect(("127.0.0.1", int(args[0])))
+sock.send(b"GET / HTTP/1.0\r\n\r\n")
+out(read_all(sock).decode().split("\r\n\r\n")[1])
+"#;
+    let came = python(&agent, script, &[&nginx.port(), NAME]);
+    assert!(came.as_str().unwrap().contains("CN=client,O=SSA tests"), "{came}");
+}
+
+#[test]
+fn sockets_are_limited_in_all_and_for_each_user() {
+    let agent = Agent::start_with("[limits]\nsockets = 7\nsockets_per_user = 5\n");
+    let script = r#"
+def opened(count):
+    came = []
+    for _ in range(count):
+        sock = socket.socket(); keep.append(sock)
+        came.append(attempt(sock.setsockopt, IPPROTO_TLS, HOSTNAME, b"name.test\0"))
+    return came
+keep = []
+first = opened(6)
+connected = attempt(keep[-1].connect, ("127.0.0.1", 9))
+pid = os.fork()
+if pid == 0:
+    os.setuid(12345)
+    out([first, connected, opened(3)])
+    os._exit(0)
+os.waitpid(pid, 0)
+for sock in keep: sock.close()
+out(opened(5))
+"#;
+    let mut app = App::start(&agent, script, &[]);
+    let (ok, full) = ("ok", "ENOBUFS");
+    // What was refused does not count.
+    assert_eq!(app.said(), json!([[ok, ok, ok, ok, ok, full], "EPROTO", [ok, ok, full]]));
+    assert_eq!(app.said(), json!([ok, ok, ok, ok, ok]));
+    app.finish();
+}

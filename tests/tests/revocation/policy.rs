@@ -1,0 +1,155 @@
+//! What the administrator decides: who checks, who is asked, and from where.
+
+use std::{
+    fs,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::json;
+use ssa_tests::{
+    agent::{Agent, program},
+    app::{App, command, python},
+    eventually,
+    pki::{Leaf, Pki},
+    server::{Server, closed_port},
+    status::{Known, Page, crl, response, web},
+};
+
+use crate::scene::*;
+
+#[test]
+fn local_servers_are_not_asked_unless_the_policy_allows_it() {
+    let mut scene = Scene::with("[cache]\ndirectory = \"\"\n");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let server = web(move |_path, _body| {
+        count.fetch_add(1, Ordering::SeqCst);
+        Page::Status(500)
+    });
+    let port = server.addr.port();
+    for url in [
+        format!("http://127.0.0.1:{port}/"),
+        format!("http://localhost:{port}/"),
+        format!("http://[::ffff:127.0.0.1]:{port}/"),
+        format!("http://0.0.0.0:{port}/"),
+        "http://169.254.169.254/latest/meta-data".to_owned(),
+    ] {
+        let leaf = scene.leaf(Some(&url), None);
+        let (result, text) = scene.connect(&peer(&leaf, None), OCSP);
+        assert!(result == "EPROTO" && text.contains("is not asked: it is local"), "{url}: {text}");
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn program_and_policy_agree_on_what_is_checked() {
+    let pki = Pki::new();
+    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let script = r#"
+host, ca, port = args
+def of(*options):
+    sock = tls(host, ca)
+    came = [attempt(sock.setsockopt, IPPROTO_TLS, option, value) for option, value in options]
+    return came + [connect(sock, "127.0.0.1", port)["result"]]
+sock = socket.socket(); sock.setsockopt(IPPROTO_TLS, 108, 1)
+out([[number(sock, option) for option in range(102, 107)], of(), of((102, 0)), of((102, 1)), of((103, 1), (104, 1), (105, 1), (106, 1)),
+     of((103, 0), (104, 0), (105, 0), (106, 0)), of((102, 2))])
+"#;
+    let run = |config: &str| python(&Agent::start_with(config), script, &[NAME, &pki.ca(), &server.port()]);
+    let ok = "ok";
+    assert_eq!(
+        run(LOCAL),
+        json!([
+            [0, 1, 1, 1, 1],
+            [ok],
+            [ok, ok],
+            [ok, "EPROTO"],
+            [ok, ok, ok, ok, ok],
+            [ok, ok, ok, ok, ok],
+            ["EINVAL", ok]
+        ])
+    );
+    let strict = "[revocation]\nchecks = true\nstapled = false\ncached = false\nfetch_local = true\n";
+    assert_eq!(
+        run(strict),
+        json!([
+            [1, 0, 1, 1, 0],
+            ["EPROTO"],
+            ["EPROTO", "EPROTO"],
+            [ok, "EPROTO"],
+            ["EPROTO", ok, ok, "EPROTO", "EPROTO"],
+            [ok, ok, ok, ok, "EPROTO"],
+            ["EINVAL", "EPROTO"]
+        ])
+    );
+}
+
+#[test]
+fn soft_profile_lets_be_what_nobody_knows_and_says_so() {
+    let pki = Pki::new();
+    let leaf = pki.leaf(Leaf::of(&[NAME]));
+    let server = Server::echo("127.0.0.1", &leaf);
+    let root = pki.root();
+    let staple = response(pki.folder(), &root.certificate, root, &leaf.certificate, Known::Revoked, FOR_AN_HOUR);
+    let revoked = peer(&leaf, Some(staple));
+    let config = format!(
+        "{LOCAL}[[profile]]\nname = \"lenient\"\nuser = 0\n[profile.revocation]\nchecks = true\nsoft_fail = true\n"
+    );
+    let agent = Agent::start_with(&config);
+    let script = r#"
+said = [connect(tls(args[0], args[1]), '127.0.0.1', port)['result'] for port in args[2:]]
+sock = tls(args[0], args[1])
+said += [attempt(sock.setsockopt, IPPROTO_TLS, option, 0) for option in range(102, 107)]
+out(said + [connect(sock, "127.0.0.1", args[3])["result"]])
+"#;
+    let said = python(&agent, script, &[NAME, &pki.ca(), &server.port(), &revoked.port()]);
+    let weaker = "EPROTO";
+    assert_eq!(said, json!(["ok", "EPROTO", weaker, weaker, weaker, weaker, weaker, "EPROTO"]));
+    eventually("the log says so", Duration::from_secs(5), || agent.log().contains("NOT CHECKED: soft_fail"));
+    // For the whole machine it can't be had.
+    let path = pki.folder().join("soft.toml");
+    fs::write(&path, "[revocation]\nsoft_fail = true\n").unwrap();
+    let check = Command::new(program()).args(["check", "--config"]).arg(&path).output().unwrap();
+    let said = String::from_utf8_lossy(&check.stderr).into_owned();
+    assert!(!check.status.success() && said.contains("soft.toml:2:13: `soft_fail` is for profiles only"), "{said}");
+}
+
+/// A server with a CRL in a network namespace of its own: who asks from another one finds nobody.
+#[test]
+fn who_asks_is_in_the_programs_namespace_unless_the_policy_says_host() {
+    let pki = Pki::new();
+    let port = closed_port("127.0.0.1");
+    let url = format!("URI:http://localhost:{port}/a.crl");
+    let leaf = pki.leaf(Leaf::of(&[NAME]).with(&[("crlDistributionPoints", &url)]));
+    let (chain, key) = pki.write("inner", &leaf);
+    fs::write(pki.folder().join("a.crl"), crl(pki.root(), &[], HOUR, &[])).unwrap();
+    let script = r#"
+import subprocess
+host, ca, chain, key, port, folder = args
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+servers = [subprocess.Popen(["openssl", "s_server", "-quiet", "-rev", "-accept", "4433", "-cert", chain, "-key", key], **quiet),
+           subprocess.Popen(["python3", "-m", "http.server", port, "--bind", "127.0.0.1", "-d", folder], **quiet)]
+for waited in (4433, int(port)):
+    while attempt(lambda: socket.create_connection(("127.0.0.1", waited)).close()) != "ok": time.sleep(0.05)
+sock = tls(host, ca); sock.setsockopt(IPPROTO_TLS, 102, 1)
+came = connect(sock, "127.0.0.1", 4433)
+for server in servers: server.kill()
+out([came["result"], came["error"]])
+"#;
+    for (from, errno) in [("program", "ok"), ("host", "EPROTO")] {
+        let agent =
+            Agent::start_with(&LOCAL.replace("[revocation]", &format!("[revocation]\nfetch_from = \"{from}\"")));
+        let mut command = command(&agent, "unshare");
+        command.args(["--net", "python3"]);
+        let folder = pki.folder().to_string_lossy().into_owned();
+        let app = App::start_by(command, script, &[NAME, &pki.ca(), &chain, &key, &port.to_string(), &folder]);
+        let said = app.finish();
+        assert_eq!(said[0], errno, "{from}: {said}");
+    }
+}
