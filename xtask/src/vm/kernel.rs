@@ -71,7 +71,7 @@ fn begins_with(release: &str, wanted: &str) -> bool {
 }
 
 /// The numbers of a release, in order: what is newer has greater ones.
-fn numbers(release: &str) -> Vec<u32> {
+pub(super) fn numbers(release: &str) -> Vec<u32> {
     release.split(|next: char| !next.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
 }
 
