@@ -3,48 +3,56 @@
 //! The model knows what a program is told: phases, frozen and shared contexts, values, errnos. It is
 //! written from the contract, not from the hooks.
 
-use std::{fs, net::SocketAddr};
+mod calls;
+mod world;
+
+use std::{env, net::SocketAddr};
 
 use proptest::test_runner::{Config, TestRunner};
 use ssa_tests::{
-    agent::{Agent, cgroup_mount},
+    agent::Agent,
+    app::command,
     few,
     pki::{Leaf, Pki},
     server::{Server, closed_port},
 };
 
-use self::{calls::*, world::*};
-
-mod calls;
-mod world;
+use self::{
+    calls::{Call, NAME, SLOTS, SUITES, Value, call, text},
+    world::{Met, Peers, World},
+};
 
 const SEQUENCES: usize = 1000;
+/// Set for the process that makes the calls: port of the server, port where nobody listens, file of the CA.
+const PEERS: &str = "SSA_MODEL_PEERS";
 
-/// Puts this process into a cgroup, and takes it out again at the end: dropping an agent kills what is
-/// in its cgroup.
-struct Inside;
-
-impl Inside {
-    fn enter(agent: &Agent) -> Self {
-        fs::write(agent.cgroup().join("cgroup.procs"), "0").unwrap();
-        Self
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        fs::write(cgroup_mount().join("cgroup.procs"), "0").unwrap();
-    }
-}
-
+/// Hooks go by the cgroup of a whole process, and other tests run in this one: the calls are made by another process of
+/// this same program, which is in the agent's cgroup from its start.
 #[test]
-fn random_sequences_do_as_the_contract_says() {
+fn random_calls_do_as_the_contract_says() {
+    if let Ok(peers) = env::var(PEERS) {
+        return make_calls(&peers);
+    }
     let pki = Pki::new();
     let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME, "127.0.0.1"])));
-    let nobody = SocketAddr::from(([127, 0, 0, 1], closed_port("127.0.0.1")));
-    let peers = Peers { server: server.addr, nobody, ca: text(&pki.ca_pem()) };
     let agent = Agent::start_quiet();
-    let inside = Inside::enter(&agent);
+    let output = command(&agent, env::current_exe().unwrap())
+        .args(["--exact", "model::random_calls_do_as_the_contract_says", "--nocapture"])
+        .env(PEERS, format!("{} {} {}", server.port(), closed_port("127.0.0.1"), pki.ca()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    println!("{said}");
+    assert_eq!(agent.entries("CONTEXTS"), 0, "all is forgotten");
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+fn make_calls(peers: &str) {
+    let mut words = peers.splitn(3, ' ');
+    let mut addr = || SocketAddr::from(([127, 0, 0, 1], words.next().unwrap().parse().unwrap()));
+    let (server, nobody) = (addr(), addr());
+    let ca = text(&std::fs::read_to_string(words.next().unwrap()).unwrap());
+    let peers = Peers { server, nobody, ca };
     let config = Config {
         cases: u32::try_from(few(SEQUENCES)).unwrap(),
         failure_persistence: None,
@@ -68,10 +76,8 @@ fn random_sequences_do_as_the_contract_says() {
         met.replace(world.met);
         Ok(())
     });
-    drop(inside);
     let met = met.into_inner().0;
     println!("{met:?}");
-    assert_eq!(agent.entries("CONTEXTS"), 0, "all is forgotten");
     if let Err(error) = result {
         panic!("{error}");
     }
