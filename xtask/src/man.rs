@@ -12,7 +12,7 @@ use ssa_common::{
     uapi::{ALIASES, OPTIONS, Opt},
 };
 
-use crate::codegen::usage;
+use crate::usage::usage;
 
 /// `ssa-tls.7`: how a program uses TLS.
 pub(crate) fn options() -> String {
