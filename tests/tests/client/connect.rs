@@ -17,9 +17,13 @@ sock = tls(name, ca, socket.AF_INET6 if ":" in host else socket.AF_INET)
 came = connect(sock, host, port)
 sock.sendall(b"hello")
 came["echo"] = sock.recv(100).decode()
-came["cipher"], came["version"], came["resumed"] = string(sock, CIPHER), number(sock, VERSION), number(sock, RESUMED)
+came["cipher"], came["version"], came["resumed"] = (
+    string(sock, TLS_CHOSEN_CIPHER),
+    number(sock, TLS_VERSION_CONN),
+    number(sock, TLS_RESUMED_SESSION),
+)
 came["peer"], came["local"] = sock.getpeername()[:2], sock.getsockname()[:2]
-came["id"], came["name"] = id_of(sock), string(sock, HOSTNAME)
+came["id"], came["name"] = id_of(sock), string(sock, TLS_HOSTNAME)
 out(came)
 "#;
 
@@ -146,28 +150,7 @@ out(came)
 #[test]
 fn nonblocking_connect_is_in_progress_then_writable() {
     let (agent, pki, server) = echo();
-    let script = r#"
-port, name, ca = args
-came = []
-for wait_by in ("poll", "epoll", "select"):
-    sock = tls(name, ca)
-    sock.setblocking(False)
-    first = attempt(sock.connect, ("127.0.0.1", int(port)))
-    early = state(sock)
-    again = attempt(sock.connect, ("127.0.0.1", int(port)))
-    if wait_by == "poll":
-        poller = select.poll(); poller.register(sock, select.POLLOUT); ready = len(poller.poll(5000))
-    elif wait_by == "epoll":
-        poller = select.epoll(); poller.register(sock, select.EPOLLOUT); ready = len(poller.poll(5))
-    else:
-        ready = len(select.select([], [sock], [], 5)[1])
-    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    sock.setblocking(True)
-    sock.sendall(b"hello")
-    came.append([first, early, again, ready, code, state(sock), sock.recv(10).decode()])
-out(came)
-"#;
-    let came = python(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    let came = python(&agent, "connect_nonblocking.py", &[&server.port(), NAME, &pki.ca()]);
     for row in came.as_array().expect("a list") {
         assert_eq!(*row, serde_json::json!(["EINPROGRESS", 1, "EALREADY", 1, 0, 2, "hello"]));
     }
@@ -197,7 +180,7 @@ fn socket_is_retried_after_a_failure() {
 port, closed, name, ca = args
 sock = tls("other.ssa.test", ca)
 came = [connect(sock, "127.0.0.1", closed), connect(sock, "127.0.0.1", port)]
-sock.setsockopt(IPPROTO_TLS, HOSTNAME, text(name))
+sock.setsockopt(IPPROTO_TLS, TLS_HOSTNAME, text(name))
 came.append(connect(sock, "127.0.0.1", port))
 sock.sendall(b"hello")
 came[2]["echo"] = sock.recv(10).decode()
@@ -256,63 +239,14 @@ out([len(came), all(came)])
 #[test]
 fn forked_duplicated_and_passed_sockets_are_the_same_socket() {
     let (agent, pki, server) = echo();
-    let script = r#"
-port, name, ca = args
-sock = tls(name, ca)
-ours, theirs = socket.socketpair()
-if os.fork() == 0:
-    # The child connects the inherited socket, and passes a duplicate back.
-    sock.connect(("127.0.0.1", int(port)))
-    socket.send_fds(theirs, [b"x"], [os.dup(sock.fileno())])
-    os._exit(0)
-_, fds, _, _ = socket.recv_fds(ours, 1, 1)
-os.wait()
-passed = socket.socket(fileno=fds[0])
-same = id_of(passed) == id_of(sock)
-sock.sendall(b"hello")
-first = passed.recv(10).decode()
-sock.close()
-passed.sendall(b"still")
-out([same, first, passed.recv(10).decode(), state(passed)])
-"#;
-    let came = python(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    let came = python(&agent, "connect_shared.py", &[&server.port(), NAME, &pki.ca()]);
     assert_eq!(came, serde_json::json!([true, "hello", "still", 2]));
 }
 
 #[test]
 fn five_hundred_connect_at_once() {
     let (agent, pki, server) = echo();
-    let script = r#"
-port, name, ca = args
-import resource
-resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
-poller, socks = select.epoll(), {}
-first = tls(name, ca)
-context = first.getsockopt(IPPROTO_TLS, CONTEXT, 8)
-MANY = 500 // FEWER
-for number in range(MANY):
-    sock = tls(None)
-    sock.setsockopt(IPPROTO_TLS, CONTEXT, context)
-    sock.setblocking(False)
-    assert attempt(sock.connect, ("127.0.0.1", int(port))) == "EINPROGRESS"
-    socks[sock.fileno()] = sock
-    poller.register(sock, select.EPOLLOUT)
-good, bad, deadline = 0, [], time.monotonic() + 60
-while good + len(bad) < MANY and time.monotonic() < deadline:
-    for fd, _ in poller.poll(1):
-        poller.unregister(fd)
-        code = socks[fd].getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code: bad.append([code, error(socks[fd])])
-        else: good += 1
-echoed = 0
-for fd, sock in socks.items():
-    sock.setblocking(True)
-    sock.sendall(b"%d" % fd)
-for fd, sock in socks.items():
-    echoed += sock.recv(20) == b"%d" % fd
-out([good, bad[:3], echoed])
-"#;
-    let came = python(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    let came = python(&agent, "connect_many.py", &[&server.port(), NAME, &pki.ca()]);
     let many = ssa_tests::few(500);
     assert_eq!(came, serde_json::json!([many, [], many]));
 }

@@ -12,24 +12,7 @@ use crate::raw::*;
 #[test]
 fn adopted_context_brings_name_trust_and_sessions() {
     let (agent, pki, server) = echo();
-    let script = r#"
-port, host, ca = args
-owner = tls(host, ca)
-context = owner.getsockopt(IPPROTO_TLS, CONTEXT, 8)
-came = []
-for turn in range(4):
-    sock = owner if turn == 0 else socket.socket()
-    if turn: sock.setsockopt(IPPROTO_TLS, CONTEXT, context)
-    sock.connect(("127.0.0.1", int(port)))
-    sock.sendall(b"x"); sock.recv(1)
-    came.append([number(sock, RESUMED), string(sock, HOSTNAME), id_of(sock) != struct.unpack("=Q", context)[0]])
-    if turn: sock.close()
-other = tls(None); other.setsockopt(IPPROTO_TLS, CONTEXT, context)
-other.setsockopt(IPPROTO_TLS, HOSTNAME, b"other.ssa.test\0")
-came.append([connect(other, "127.0.0.1", port)["result"], string(owner, HOSTNAME)])
-out(came)
-"#;
-    let came = raw(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    let came = raw(&agent, "context_adopted.py", &[&server.port(), NAME, &pki.ca()]);
     assert_eq!(came[0], json!([0, NAME, false]));
     for turn in 1..4 {
         assert_eq!(came[turn], json!([1, NAME, true]), "{came}");
@@ -49,13 +32,13 @@ fn fifty_connections_of_one_context_resume() {
         let script = r#"
 port, host, ca = args
 owner = tls(host, ca)
-context = owner.getsockopt(IPPROTO_TLS, CONTEXT, 8)
+context = owner.getsockopt(IPPROTO_TLS, TLS_CONTEXT, 8)
 resumed = 0
 for turn in range(50):
-    sock = tls(None); sock.setsockopt(IPPROTO_TLS, CONTEXT, context)
+    sock = tls(None); sock.setsockopt(IPPROTO_TLS, TLS_CONTEXT, context)
     sock.connect(("127.0.0.1", int(port)))
     sock.sendall(b"x"); sock.recv(1)
-    resumed += number(sock, RESUMED)
+    resumed += number(sock, TLS_RESUMED_SESSION)
     sock.close()
 out(resumed)
 "#;
@@ -70,17 +53,17 @@ fn session_reuse_is_off_when_it_is_told_so() {
     let script = r#"
 port, host, ca = args
 owner = tls(host, ca)
-owner.setsockopt(IPPROTO_TLS, REUSE, 0)
-context = owner.getsockopt(IPPROTO_TLS, CONTEXT, 8)
+owner.setsockopt(IPPROTO_TLS, TLS_SESSION_REUSE, 0)
+context = owner.getsockopt(IPPROTO_TLS, TLS_CONTEXT, 8)
 came = []
 for turn in range(3):
-    sock = socket.socket(); sock.setsockopt(IPPROTO_TLS, CONTEXT, context)
+    sock = socket.socket(); sock.setsockopt(IPPROTO_TLS, TLS_CONTEXT, context)
     sock.connect(("127.0.0.1", int(port))); sock.sendall(b"x"); sock.recv(1)
-    came.append([number(sock, RESUMED), number(sock, REUSE)])
+    came.append([number(sock, TLS_RESUMED_SESSION), number(sock, TLS_SESSION_REUSE)])
 separate = []
 for turn in range(2):
     sock = tls(host, ca); sock.connect(("127.0.0.1", int(port))); sock.sendall(b"x"); sock.recv(1)
-    separate.append(number(sock, RESUMED))
+    separate.append(number(sock, TLS_RESUMED_SESSION))
 out([came, separate])
 "#;
     let came = raw(&agent, script, &[&server.port(), NAME, &pki.ca()]);
@@ -90,26 +73,7 @@ out([came, separate])
 #[test]
 fn contexts_are_of_their_user_and_of_their_life() {
     let agent = Agent::start();
-    let script = r#"
-owner = tls("peer.ssa.test")
-context = owner.getsockopt(IPPROTO_TLS, CONTEXT, 8)
-frozen = [raw_set(owner, 108, b"\0\0\0\0", 4), raw_set(owner, 87, b"/x\0", 3), raw_set(owner, 85, b"b.test\0", 7)]
-adopter = socket.socket()
-came = [raw_set(adopter, 107, context, 8), raw_set(adopter, 108, b"\0\0\0\0", 4), raw_set(adopter, 107, context, 8)]
-sizes = [raw_set(socket.socket(), 107, context, length) for length in (7, 4, 0)]
-owner.close()
-still = raw_set(socket.socket(), 107, context, 8)
-adopter.close()
-gone = raw_set(socket.socket(), 107, context, 8)
-second = tls("peer.ssa.test")
-context = second.getsockopt(IPPROTO_TLS, CONTEXT, 8)
-if os.fork() == 0:
-    os.setgid(65534); os.setuid(65534)
-    out([frozen, came, sizes, still, gone, raw_set(socket.socket(), 107, context, 8)])
-    os._exit(0)
-os.wait()
-"#;
-    let came = raw(&agent, script, &[]);
+    let came = raw(&agent, "context_life.py", &[]);
     assert_eq!(came[0], json!(["EOPNOTSUPP", "EOPNOTSUPP", "ok"]), "frozen, but for the host name");
     assert_eq!(came[1], json!(["ok", "EOPNOTSUPP", "EOPNOTSUPP"]), "an adopter is frozen as well");
     assert_eq!(came[2], json!(["EINVAL", "EINVAL", "EINVAL"]));

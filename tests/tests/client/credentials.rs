@@ -29,19 +29,7 @@ fn peer_is_named_counted_and_fingerprinted_also_when_resumed() {
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let server = Server::echo("127.0.0.1", &identity);
     let agent = Agent::start();
-    let script = r#"
-port, host, ca = args
-owner = tls(host, ca)
-context = owner.getsockopt(IPPROTO_TLS, CONTEXT, 8)
-came = []
-for turn in range(2):
-    sock = tls(None); sock.setsockopt(IPPROTO_TLS, CONTEXT, context)
-    sock.connect(("127.0.0.1", int(port))); sock.sendall(b"x"); sock.recv(1)
-    came.append([number(sock, RESUMED), string(sock, 93), number(sock, 131), sock.getsockopt(IPPROTO_TLS, 150, 32).hex()])
-    sock.close()
-out(came)
-"#;
-    let came = python(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    let came = python(&agent, "peer_facts.py", &[&server.port(), NAME, &pki.ca()]);
     let subject = format!("CN={NAME},O=SSA tests");
     assert_eq!(came, json!([[0, subject, 3, hex], [1, subject, 3, hex]]));
 }
@@ -69,7 +57,7 @@ for option in (MIN, MAX):
 sock = tls(host); sock.setsockopt(IPPROTO_TLS, MAX, 0x0303)
 came.append([attempt(sock.setsockopt, IPPROTO_TLS, MIN, 0x0304), number(sock, MIN), number(sock, MAX)])
 sock = tls(host, ca); sock.setsockopt(IPPROTO_TLS, MAX, 0x0303); sock.connect(("127.0.0.1", int(both)))
-came.append(number(sock, VERSION))
+came.append(number(sock, TLS_VERSION_CONN))
 sock = tls(host, ca); sock.setsockopt(IPPROTO_TLS, MIN, 0x0304)
 came.append(connect(sock, "127.0.0.1", old)["result"])
 out(came)
@@ -89,15 +77,14 @@ fn alpn_is_offered_and_the_choice_is_told() {
     let agent = Agent::start();
     let script = r#"
 port, host, ca = args
-ALPN = 90
 came = []
 for offer in ("h2,http/1.1", "http/1.1", None):
     sock = tls(host, ca)
-    if offer: sock.setsockopt(IPPROTO_TLS, ALPN, text(offer))
-    before = string(sock, ALPN)
+    if offer: sock.setsockopt(IPPROTO_TLS, TLS_ALPN, text(offer))
+    before = string(sock, TLS_ALPN)
     sock.connect(("127.0.0.1", int(port)))
-    came.append([before, string(sock, ALPN)])
-came.append([attempt(tls(host).setsockopt, IPPROTO_TLS, ALPN, value) for value in
+    came.append([before, string(sock, TLS_ALPN)])
+came.append([attempt(tls(host).setsockopt, IPPROTO_TLS, TLS_ALPN, value) for value in
              (b",\0", b"a,\0", b",a\0", b"a,,b\0", b"a\0", b"a b,c\0", b"x" * 255 + b"\0", b"x" * 256 + b"\0")])
 out(came)
 "#;
@@ -113,25 +100,7 @@ fn sessions_live_for_as_long_as_they_are_told() {
     let pki = Pki::new();
     let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
     let agent = Agent::start();
-    let script = r#"
-port, host, ca = args
-TTL = 91
-came = []
-for ttl in (0, 1, 3600):
-    owner = tls(host, ca)
-    default = struct.unpack("=q", owner.getsockopt(IPPROTO_TLS, TTL, 8))[0]
-    owner.setsockopt(IPPROTO_TLS, TTL, struct.pack("=q", ttl))
-    context = owner.getsockopt(IPPROTO_TLS, CONTEXT, 8)
-    row = []
-    for pause in (0, 0, 1.3):
-        time.sleep(pause)
-        sock = tls(None); sock.setsockopt(IPPROTO_TLS, CONTEXT, context)
-        sock.connect(("127.0.0.1", int(port))); sock.sendall(b"x"); sock.recv(1)
-        row.append(number(sock, RESUMED)); sock.close()
-    came.append(row)
-out([came, default, attempt(tls(host).setsockopt, IPPROTO_TLS, TTL, struct.pack("=q", -1))])
-"#;
-    let came = python(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    let came = python(&agent, "session_life.py", &[&server.port(), NAME, &pki.ca()]);
     assert_eq!(came, json!([[[0, 0, 0], [0, 1, 0], [0, 1, 1]], 7200, "EINVAL"]));
 }
 
@@ -283,42 +252,7 @@ fn chain_is_given_out_whole_and_one_by_one() {
     let pki = Pki::new();
     let server = Server::echo("127.0.0.1", &pki.leaf_below_intermediate(Leaf::of(&[NAME])));
     let mut agent = Agent::start();
-    let script = r#"
-import ssl
-port, host, ca = args
-def ders(sock):
-    return [big(sock, 132 + i, 4096) for i in range(number(sock, 131))]
-def pem(sock, size):
-    return big(sock, 95, size)
-sock = tls(host, ca)
-sock.connect(("127.0.0.1", int(port)))
-chain = ders(sock)
-texts = [ssl.DER_cert_to_PEM_cert(der) for der in chain]
-whole = pem(sock, 4096)
-came = {"count": len(chain), "hashes": hashlib.sha256(chain[0]).digest() == sock.getsockopt(IPPROTO_TLS, 150, 32),
-        "root": texts[-1] == open(ca).read(), "whole": whole == "".join(texts).encode() + b"\0"}
-came["parts"] = []
-for count in (1, 2, 3):
-    fits = sum(map(len, texts[:count])) + 1
-    came["parts"].append([len(pem(sock, fits)) == fits, len(pem(sock, fits - 1)) < fits if count > 1 else attempt(pem, sock, fits - 1)])
-came["one"] = [attempt(big, sock, 132, size) for size in (len(chain[0]), len(chain[0]) - 1, 1)]
-came["past"] = [attempt(big, sock, option, 4096) for option in (134, 135, 147, 148, 149)]
-out(came); wait()
-other = tls(host, ca)
-other.connect(("127.0.0.1", int(port)))
-sock.close()
-out(ders(other) == chain); wait()
-# With the agent killed, and with a new one.
-out([ders(other) == chain, pem(other, 4096) == whole]); wait()
-out([ders(other) == chain, pem(other, 4096) == whole]); wait()
-again = tls(host, ca)
-again.connect(("127.0.0.1", int(port)))
-other.close()
-out(ders(again) == chain); wait()
-again.close()
-out("closed"); wait()
-"#;
-    let mut app = ssa_tests::app::App::start(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    let mut app = ssa_tests::app::App::start(&agent, "peer_chain.py", &[&server.port(), NAME, &pki.ca()]);
     let came = app.said();
     assert_eq!(came["count"], 3);
     for key in ["hashes", "root", "whole"] {

@@ -15,48 +15,9 @@ use crate::raw::*;
 #[test]
 fn every_option_in_every_phase_does_as_the_table_says() {
     let (agent, pki, server) = echo();
-    let script = r#"
-port, silent, host, ca, chain, key = args
-closed = socket.socket(); closed.bind(("127.0.0.1", 0)); dead = closed.getsockname(); closed.close()
-def connected():
-    sock = tls(host, ca); sock.connect(("127.0.0.1", int(port))); return sock
-def failed():
-    sock = tls(host, ca); attempt(sock.connect, dead); return sock
-def listening():
-    sock = tls(host); sock.setsockopt(IPPROTO_TLS, 88, text(chain)); sock.setsockopt(IPPROTO_TLS, 89, text(key))
-    sock.bind(("127.0.0.1", 0)); sock.listen(); return sock
-def connecting():
-    sock = tls(host, ca); sock.setblocking(False); sock.connect_ex(("127.0.0.1", int(silent))); return sock
-def peer_closed():
-    sock = connected(); sock.shutdown(socket.SHUT_WR); assert sock.recv(1) == b""; return sock
-def adopted():
-    owner = tls(host, ca); keep.append(owner)
-    sock = tls(None); sock.setsockopt(IPPROTO_TLS, CONTEXT, owner.getsockopt(IPPROTO_TLS, CONTEXT, 8)); return sock
-keep = []
-values = {85: b"peer.ssa.test\0", 86: b"peer.ssa.test\0", 87: text(ca), 88: text(ca), 89: text(ca), 90: b"h2,http/1.1\0",
-          91: b"\1" + b"\0" * 7, 92: b"TLS_AES_128_GCM_SHA256\0", 97: b"TLS_AES_256_GCM_SHA384:ECDHE-RSA-AES128-GCM-SHA256\0",
-          107: None, 110: b"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256\0", 111: b"\x04\x03\0\0", 112: b"\x04\x03\0\0"}
-sizes = {91: 8, 94: 4, 95: 4096, 96: 8, 97: 4096, 102: 4, 103: 4, 104: 4, 105: 4, 106: 4, 107: 8, 108: 4, 109: 4, 111: 4, 112: 4, 113: 4, 122: 4, 130: 4, 131: 4, 150: 32} | {132 + i: 4096 for i in range(16)}
-came = {}
-for phase, make in {"fresh": lambda: tls(host, ca), "failed": failed, "connected": connected,
-                    "listening": listening, "adopted": adopted, "connecting": connecting,
-                    "peer closed": peer_closed}.items():
-    rows = {}
-    reader = make()
-    for option in range(80, 161):
-        writer = make() if phase in ("fresh", "failed", "adopted") or not rows else writer
-        value = values.get(option, b"\1\0\0\0")
-        if option == 107:
-            other = tls(host, ca); keep.append(other)
-            value = other.getsockopt(IPPROTO_TLS, CONTEXT, 8)
-        rows[option] = [raw_set(writer, option, value, len(value)), raw_get(reader, option, sizes.get(option, 300))[0]]
-        if phase in ("fresh", "failed"): writer.close()
-    came[phase] = rows
-out(came)
-"#;
     let (chain, key) = pki.write("own", &pki.leaf(Leaf::of(&[NAME])));
     let silent = Server::tcp("127.0.0.1", |_stream| std::thread::sleep(std::time::Duration::from_secs(10)));
-    let came = raw(&agent, script, &[&server.port(), &silent.port(), NAME, &pki.ca(), &chain, &key]);
+    let came = raw(&agent, "every_option.py", &[&server.port(), &silent.port(), NAME, &pki.ca(), &chain, &key]);
     let mut wrong = Vec::new();
     for phase in ["fresh", "failed", "connected", "listening", "adopted", "connecting", "peer closed"] {
         for number in 80..=160 {

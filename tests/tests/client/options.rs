@@ -8,21 +8,7 @@ use crate::raw::*;
 #[test]
 fn strings_want_one_nul_at_their_end() {
     let agent = Agent::start();
-    let script = r#"
-came = {}
-for option in (85, 86, 87, 88, 89, 90):
-    good = b"name.test\0"
-    came[option] = [raw_set(socket.socket(), option, *case) for case in (
-        (good, 10), (good, 9), (b"name\0test\0", 10), (b"name.test\0\0", 11), (b"\0", 1), (good, 0), (None, 0), (None, 10),
-        (1, 10), (good, -1))]
-    long = b"x" * 4095 + b"\0"
-    came[option] += [raw_set(socket.socket(), option, long, 4096), raw_set(socket.socket(), option, long + b"\0", 4097)]
-    sock = socket.socket()
-    came[option].append([raw_set(sock, option, b"name.test\0", 10), raw_set(sock, option, b"bad", 3)])
-    if option not in (87, 88, 89): came[option].append(string(sock, option))
-out(came)
-"#;
-    let came = raw(&agent, script, &[]);
+    let came = raw(&agent, "option_strings.py", &[]);
     let short = "EINVAL";
     let common = |long: &str| {
         json!(["ok", short, short, short, short, short, short, "EFAULT", "EFAULT", "EINVAL", long, "EINVAL"])
@@ -51,7 +37,7 @@ fn host_names_are_names_or_addresses() {
 came = {}
 for text_ in args:
     value = text_.encode().decode("unicode_escape").encode("latin-1")
-    came[text_] = raw_set(socket.socket(), 85, value + b"\0", len(value) + 1)
+    came[text_] = raw_set(socket.socket(), TLS_HOSTNAME, value + b"\0", len(value) + 1)
 out(came)
 "#;
     let label63 = "a".repeat(63);
@@ -135,17 +121,7 @@ out(came)
 #[test]
 fn numbers_want_their_size_and_booleans_zero_or_one() {
     let agent = Agent::start();
-    let script = r#"
-came = []
-for value, length in ((b"\1\0\0\0", 4), (b"\0\0\0\0", 4), (b"\2\0\0\0", 4), (b"\xff\xff\xff\xff", 4),
-                      (b"\1\0\0", 3), (b"\1\0\0\0\0", 5), (b"\1" + b"\0" * 7, 8), (b"", 0), (None, 4), (None, 0)):
-    sock = tls("name.test")
-    came.append([raw_set(sock, 108, value, length), number(sock, 108)])
-sock = tls("name.test")
-gets = [raw_get(sock, 108, length) for length in (4, 3, 5, 0)] + [raw_get(sock, 96, length)[:2] for length in (8, 4, 16, 0)]
-out([came, gets])
-"#;
-    let came = raw(&agent, script, &[]);
+    let came = raw(&agent, "option_numbers.py", &[]);
     let expected = json!([
         ["ok", 1],
         ["ok", 0],
@@ -173,17 +149,7 @@ out([came, gets])
 #[test]
 fn answers_want_room_and_pointers_that_point() {
     let (agent, pki, server) = echo();
-    let script = r#"
-port, host, ca = args
-sock = tls(host, ca)
-sock.connect(("127.0.0.1", int(port)))
-came = [raw_get(sock, HOSTNAME, length) for length in (255, len(host) + 1, len(host), 1, 0)]
-came += [raw_get(sock, CIPHER, length)[0] for length in (4096, 8192, 64, 10)]
-came += [raw_get(sock, HOSTNAME, 255, 1)[0], raw_get(sock, ID, 8, 1)[0], raw_get(sock, ID, 8, None)[0], raw_get(sock, CIPHER, 64, None)[0]]
-came += [raw_get(sock, 999, 8, None)[0], raw_get(tls(host), ID, 8, None)[0]]
-out(came)
-"#;
-    let came = raw(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    let came = raw(&agent, "option_answers.py", &[&server.port(), NAME, &pki.ca()]);
     let hex: String = NAME.bytes().chain([0]).map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(came[0], json!(["ok", 14, hex]));
     assert_eq!(came[1], json!(["ok", 14, hex]));
@@ -207,11 +173,11 @@ plain = socket.create_server(("127.0.0.1", 0))
 client = socket.create_connection(plain.getsockname())
 for sock in (socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM),
              socket.socket(socket.AF_UNIX), socket.socketpair()[0], socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)):
-    for option in (85, 96, 108, 999):
+    for option in (TLS_HOSTNAME, TLS_ID, TLS_SESSION_REUSE, 999):
         came.append(raw_set(sock, option, b"name.test\0", 10))
         came.append(raw_get(sock, option, 8)[0])
-busy = [[raw_set(sock, 85, b"name.test\0", 10), raw_get(sock, 130, 4)[0]] for sock in (plain, client)]
-fresh = raw_get(socket.socket(), 130, 4)[0]
+busy = [[raw_set(sock, TLS_HOSTNAME, b"name.test\0", 10), raw_get(sock, TLS_STATE, 4)[0]] for sock in (plain, client)]
+fresh = raw_get(socket.socket(), TLS_STATE, 4)[0]
 out([sorted(set(came)), busy, fresh])
 "#;
     let came = raw(&agent, script, &[]);

@@ -93,19 +93,7 @@ fn calling_sequence_in_three_languages() {
 #[test]
 fn only_stream_sockets_of_attached_cgroups_and_all_else_is_the_kernels() {
     let agent = Agent::start();
-    let script = r#"
-kinds = [(f, t, p) for f in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX, socket.AF_NETLINK) for t in range(8) for p in (0, 6, 17, 205, 262, 256)]
-kinds += [(socket.AF_INET, socket.SOCK_STREAM | flag, 205) for flag in (socket.SOCK_NONBLOCK, socket.SOCK_CLOEXEC, 0x100)]
-came = []
-for family, kind, protocol in kinds:
-    fd = libc.socket(family, kind, protocol)
-    found = name(ctypes.get_errno()) if fd < 0 else "made"
-    if fd >= 0:
-        if family in (socket.AF_INET, socket.AF_INET6): found = str(socket.socket(fileno=os.dup(fd)).getsockopt(1, 38))
-        os.close(fd)
-    came.append([family, kind, protocol, found])
-out(came)
-"#;
+    let script = "protocol_kinds.py";
     let inside = python(&agent, script, &[]);
     // The same program, where nothing is attached.
     let mut outside = Command::new("python3");
@@ -142,58 +130,7 @@ fn such_a_socket_is_a_tls_socket_from_the_start() {
         let _gone = stream.write_all(b"plain");
     });
     let mut agent = Agent::start();
-    let script = r#"
-port, plain_port, host, ca = args
-def new(family=socket.AF_INET): return socket.socket(family, socket.SOCK_STREAM, IPPROTO_TLS)
-came = {}
-# No set at all: gets answer, and nothing connects.
-sock = new()
-came["fresh"] = [state(sock), id_of(sock) != 0, error(sock), big(sock, 97, 4096) != b"", number(sock, 111) > 0]
-came["nameless"] = connect(sock, "127.0.0.1", plain_port)["result"]
-came["context"] = id_of(new(), CONTEXT) != 0
-# SO_PROTOCOL with buffers of other lengths, as the kernel has it.
-def protocol(sock, size): return list(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL, size))
-came["protocol"] = [protocol(new(), size) for size in (1, 2, 4, 8)]
-# Threads that make both kinds.
-mixed = []
-def both():
-    for turn in range(200 // FEWER):
-        kinds = [turn % 2, turn % 3 % 2]
-        socks = [new() if kind else socket.socket() for kind in kinds]
-        mixed.append([s.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) for s in socks] == [205 if kind else 6 for kind in kinds])
-        for s in socks: s.close()
-threads = [threading.Thread(target=both) for _ in range(8)]
-[t.start() for t in threads]; [t.join() for t in threads]
-came["mixed"] = [len(mixed) == 8 * (200 // FEWER), all(mixed)]
-# Sockets that are made and have no descriptor, and calls that fail in between.
-import resource
-soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-came["no descriptor"] = [name(ctypes.get_errno()) for _ in range(50) if libc.socket(2, 1, 205) < 0][:1]
-resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-came["bad flag"] = [libc.socket(2, 1 | 0x100, 205), socket.socket().getsockopt(1, 38)]
-# A cgroup below, and one beside.
-mine = open("/proc/self/cgroup").read().split("0::")[1].split("\n")[0]
-root = next(line.split()[1] for line in open("/proc/mounts") if line.split()[2] == "cgroup2")
-def within(path):
-    pid = os.fork()
-    if pid == 0:
-        open(path + "/cgroup.procs", "w").write("0")
-        os._exit(attempt(new) == "ok")
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-os.mkdir(root + mine + "/below"); os.mkdir(root + mine + "-beside")
-came["cgroups"] = [within(root + mine + "/below"), within(root + mine + "-beside")]
-os.rmdir(root + mine + "/below"); os.rmdir(root + mine + "-beside")
-# Over IPv6, and kept while the agent is away.
-kept = new(); kept.setsockopt(IPPROTO_TLS, HOSTNAME, text(host)); kept.setsockopt(IPPROTO_TLS, TRUSTED, text(ca))
-out(came); wait()
-away = new()
-came = [attempt(away.setsockopt, IPPROTO_TLS, HOSTNAME, text(host)), attempt(away.connect, ("127.0.0.1", int(plain_port)))]
-out(came + [attempt(kept.connect, ("127.0.0.1", int(plain_port)))]); wait()
-came = [connect(kept, "127.0.0.1", port)["result"], attempt(new), number(kept, VERSION)]
-out(came)
-"#;
-    let mut app = App::start(&agent, script, &[&server.port(), &plain.port(), NAME, &pki.ca()]);
+    let mut app = App::start(&agent, "protocol_sockets.py", &[&server.port(), &plain.port(), NAME, &pki.ca()]);
     let came = app.said();
     assert_eq!(came["fresh"], json!([0, true, "", true, true]), "{came}");
     assert_eq!(came["nameless"], "EPROTO");

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use ssa_tests::{
     agent::Agent,
-    app::python,
+    app::{is_file, python},
     pki::{Leaf, Pki},
     server::Server,
 };
@@ -16,20 +16,10 @@ pub(crate) fn echo() -> (Agent, Pki, Server) {
     (Agent::start(), pki, server)
 }
 
-/// Calls libc itself: Python's own wrappers hide pointers and lengths.
-pub(crate) const RAW: &str = r#"
-def raw_set(sock, option, value, length, level=IPPROTO_TLS):
-    pointer = value if value is None or isinstance(value, int) else ctypes.c_char_p(value)
-    if isinstance(pointer, int): pointer = ctypes.c_void_p(pointer)
-    return name(0 if libc.setsockopt(sock.fileno(), level, option, pointer, length) == 0 else ctypes.get_errno())
-def raw_get(sock, option, length, pointer=True, level=IPPROTO_TLS):
-    buffer = ctypes.create_string_buffer(b"\xee" * max(length, 1), max(length, 1) + 16)
-    size = ctypes.c_uint32(length)
-    target = buffer if pointer is True else pointer
-    done = libc.getsockopt(sock.fileno(), level, option, target, ctypes.byref(size))
-    return [name(0 if done == 0 else ctypes.get_errno()), size.value, buffer.raw[:max(size.value, 1)].hex()]
-"#;
-
+/// Runs a script; a short one has all of `programs/raw.py` at hand.
 pub(crate) fn raw(agent: &Agent, script: &str, arguments: &[&str]) -> Value {
-    python(agent, &format!("{RAW}{script}"), arguments)
+    if is_file(script) {
+        return python(agent, script, arguments);
+    }
+    python(agent, &format!("from raw import *\n{script}"), arguments)
 }

@@ -72,7 +72,7 @@ fn run(agent: &Agent, folder: &Path, resolv_conf: &str, hosts: &str, script: &st
     let prologue = format!(
         r#"
 import subprocess
-assert libc.unshare(0x00020000) == 0
+assert libc.unshare(CLONE_NEWNS) == 0
 for command in (["mount", "--make-rprivate", "/"], ["mount", "--bind", "{folder}/resolv.conf", "/etc/resolv.conf"],
                 ["mount", "--bind", "{folder}/hosts", "/etc/hosts"]):
     subprocess.run(command, check=True)
@@ -104,7 +104,8 @@ fn name_is_resolved_with_the_programs_own_files_and_every_address_is_tried() {
     let agent = Agent::start();
     let folder = tempfile::tempdir().unwrap();
     let script = r#"
-out({"dns": dial("peer.ssa.test"), "six": dial("peer.ssa.test", "::", socket.AF_INET6), "mapped": dial("peer.ssa.test", "::ffff:0.0.0.0", socket.AF_INET6),
+out({"dns": dial("peer.ssa.test"), "six": dial("peer.ssa.test", "::", socket.AF_INET6),
+     "mapped": dial("peer.ssa.test", "::ffff:0.0.0.0", socket.AF_INET6),
      "hosts": dial("by-hosts.test"), "search": dial("short"), "address": dial("127.0.0.1"),
      "all": dial("dual.ssa.test"), "all six": dial("dual.ssa.test", "::", socket.AF_INET6),
      "deaf": dial("deaf.ssa.test"), "other family": dial("six.ssa.test"), "unknown": dial("nobody.ssa.test"),

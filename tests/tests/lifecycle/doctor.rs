@@ -129,37 +129,7 @@ fn agent_runs_as_nobody_with_the_capabilities_that_it_names() {
     let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
     assert!(status.contains("Uid:\t65534\t65534\t65534\t65534"), "{status}");
     // Files that only their owner may read, a file of another user, a listener, and another namespace.
-    let script = r#"
-port, host, ca, chain, key = args
-import shutil, tempfile
-folder = tempfile.mkdtemp(); os.chmod(folder, 0o700)
-own = shutil.copy(ca, folder); os.chmod(own, 0o600)
-sock = tls(host, own)
-came = [connect(sock, "127.0.0.1", port)]
-pid = os.fork()
-if pid == 0:
-    os.setgroups([]); os.setgid(12345); os.setuid(12345)
-    sock = tls(host, own)
-    came = connect(sock, "127.0.0.1", port)
-    os._exit(0 if came["result"] == "EPROTO" and "Permission denied" in came["error"] else 1)
-came.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-listener = socket.socket()
-listener.setsockopt(IPPROTO_TLS, 88, text(chain)); listener.setsockopt(IPPROTO_TLS, 89, text(key))
-listener.bind(("127.0.0.1", 0)); listener.listen()
-def serve():
-    conn, _ = listener.accept()
-    conn.sendall(conn.recv(10)); conn.close()
-threading.Thread(target=serve, daemon=True).start()
-client = tls(host, own)
-came.append(connect(client, "127.0.0.1", listener.getsockname()[1])["result"])
-client.sendall(b"x"); came.append(client.recv(1).decode())
-assert libc.unshare(0x40000000) == 0
-os.system("ip link set lo up")
-away = tls(host, own)
-came.append(connect(away, "127.0.0.1", 1)["result"])
-out(came); os._exit(0)
-"#;
-    let mut app = App::start(&agent, script, &[&server.port(), NAME, &pki.ca(), &chain, &key]);
+    let mut app = App::start(&agent, "agent_as_nobody.py", &[&server.port(), NAME, &pki.ca(), &chain, &key]);
     let came = app.said();
     assert_eq!(came[0]["result"], "ok", "{came}");
     assert_eq!(came[1], 0, "a file that only root may read");

@@ -63,34 +63,7 @@ fn ten_thousand_refusals_arrive_though_threads_hammer_the_socket() {
     let stranger = Pki::new();
     let server = Server::echo("127.0.0.1", &stranger.leaf(Leaf::of(&[NAME])));
     let agent = Agent::start_quiet();
-    let script = r#"
-port, host, ca = args
-sock = tls(host, ca)
-stop = False
-def hammer():
-    # Each call locks the socket, and the kernel drops an ICMP error that meets a locked one.
-    while not stop:
-        try: sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError: pass
-pids = []
-for _ in range(2):
-    pid = os.fork()
-    if pid == 0:
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-        hammer()
-    pids.append(pid)
-results, slow, worst = {}, 0, 0
-for turn in range(10000 // FEWER):
-    began = time.monotonic()
-    result = attempt(sock.connect, ("127.0.0.1", int(port)))
-    took = (time.monotonic() - began) * 1e3
-    results[result] = results.get(result, 0) + 1
-    slow += took > 100
-    worst = max(worst, took)
-for pid in pids: os.kill(pid, signal.SIGTERM)
-out([results, slow, worst])
-"#;
-    let came = python(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    let came = python(&agent, "refusals.py", &[&server.port(), NAME, &pki.ca()]);
     println!("refusals: {came}");
     assert_eq!(came[0], json!({"EPROTO": few(10_000)}), "{came}");
     // Two cores are shared by five busy processes, so that single ones wait longer for their turn. But
@@ -153,25 +126,7 @@ out(1); wait()
 #[test]
 fn namespaces_that_come_and_go_leave_nothing_behind() {
     let (agent, pki, server) = echo();
-    let script = r#"
-port, host, ca = args
-def there(turn):
-    assert libc.unshare(0x40000000) == 0
-    os.system("ip link set lo up")
-    # Refused, by the agent's own dial from there: a listener and a connect, so that everything is made.
-    assert connect(tls(host, ca), "127.0.0.1", 1)["result"] == "ECONNREFUSED"
-    listener = socket.socket(); attempt(listener.setsockopt, IPPROTO_TLS, HOSTNAME, text(host)); listener.listen()
-assert connect(tls(host, ca), "127.0.0.1", port)["result"] == "ok"
-out("first"); wait()
-for turn in range(100 // FEWER):
-    pid = os.fork()
-    if pid == 0:
-        there(turn); os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-out("over"); wait()
-out(connect(tls(host, ca), "127.0.0.1", port)["result"])
-"#;
-    let mut app = App::start(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    let mut app = App::start(&agent, "namespaces.py", &[&server.port(), NAME, &pki.ca()]);
     assert_eq!(app.said(), "first");
     let threads = || {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap().flatten();

@@ -174,21 +174,7 @@ out([said, error(idle)])
 #[test]
 fn full_ring_buffer_gives_enobufs_and_recovers() {
     let (agent, pki, server) = echo("");
-    let script = r#"
-name_, ca, port = args
-sock = tls(name_, ca)
-sock.connect(("127.0.0.1", int(port)))
-out("connected"); wait()
-for turn in range(60000): sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, turn & 1)
-fresh = socket.socket()
-out([attempt(fresh.setsockopt, IPPROTO_TLS, HOSTNAME, text(name_)), string(fresh, HOSTNAME)])
-wait()
-fresh.setsockopt(IPPROTO_TLS, HOSTNAME, text(name_)); fresh.setsockopt(IPPROTO_TLS, TRUSTED, text(ca))
-said = [connect(fresh, "127.0.0.1", port)["result"]]
-for one in (sock, fresh): one.sendall(b"x"); said.append(one.recv(1).decode())
-out(said)
-"#;
-    let mut app = App::start(&agent, script, &[NAME, &pki.ca(), &server.port()]);
+    let mut app = App::start(&agent, "events_full.py", &[NAME, &pki.ca(), &server.port()]);
     assert_eq!(app.said(), json!("connected"));
     agent.signal(Signal::SIGSTOP);
     app.go();

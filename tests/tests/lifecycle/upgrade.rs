@@ -28,25 +28,7 @@ use ssa_tests::{
 const NAME: &str = "peer.ssa.test";
 
 /// Connects, and talks, and counts, until it is told to stop.
-const LOAD: &str = r#"
-name_, ca, port = args
-count, wrong = 0, []
-pem = open(ca).read()
-threading.Thread(target=lambda: (wait(), os.write(stop, b"x"))).start()
-stopped, stop = os.pipe()
-while not select.select([stopped], [], [], 0)[0]:
-    try:
-        # As a path, and as a text.
-        sock = tls(name_, ca if count % 2 else pem)
-        sock.settimeout(20)
-        sock.connect(("127.0.0.1", int(port)))
-        sock.sendall(b"hello")
-        if sock.recv(10) != b"hello": wrong.append("bytes")
-        sock.close()
-    except OSError as failed: wrong.append([str(failed), error(sock)])
-    count += 1
-out([count, wrong])
-"#;
+const LOAD: &str = "upgrade_load.py";
 
 fn client(pki: &Pki, port: u16) -> Result<SslStream<TcpStream>, String> {
     let mut builder = SslConnector::builder(SslMethod::tls_client()).unwrap();
@@ -127,10 +109,14 @@ fn options_of_connections_that_are_finished_still_hold() {
 name_, ca, port = args
 sock = tls(name_, ca)
 sock.connect(("127.0.0.1", int(port)))
-out(1); wait()
-sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1); sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1234)
-sock.sendall(b"x"); sock.recv(1)
-out(sock.getsockopt(IPPROTO_TLS, CIPHER, 100).decode() != ""); wait()
+out(1)
+wait()
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1234)
+sock.sendall(b"x")
+sock.recv(1)
+out(sock.getsockopt(IPPROTO_TLS, TLS_CHOSEN_CIPHER, 100).decode() != "")
+wait()
 sock.close()
 "#;
     let mut app = App::start(&agent, script, &[NAME, &pki.ca(), &echo.port()]);

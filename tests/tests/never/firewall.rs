@@ -72,9 +72,7 @@ fn firewall_of_the_cgroup_holds_for_who_reaches_tls_listeners() {
     allow_only(agent.cgroup(), &[AGENT, ALLOWED]);
     let script = r#"
 chain, key = args
-sock = socket.socket()
-sock.setsockopt(IPPROTO_TLS, 88, text(chain)); sock.setsockopt(IPPROTO_TLS, 89, text(key))
-sock.bind(("127.0.0.1", 0)); sock.listen()
+sock = listener(chain, key)
 out(sock.getsockname()[1])
 conn, peer = sock.accept()
 conn.send(b"abc"); conn.close()
@@ -109,40 +107,8 @@ fn firewall_by_user_and_cgroup_sees_the_program() {
     let inner = agent.cgroup().join("inner");
     fs::create_dir(&inner).unwrap();
     // In a network namespace of its own; nft looks for cgroups below /sys/fs/cgroup.
-    let script = r#"
-import subprocess
-name_, ca, chain, key, outer, inner = args
-assert libc.unshare(0x40000000) == 0
-subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-rules = f"""
-table inet t {{ chain o {{ type filter hook output priority 0;
-  meta skuid 65534 tcp dport 4433 reject with tcp reset
-  socket cgroupv2 level {outer.count("/") + 2} "{outer}/inner" tcp dport 4433 reject with icmpx host-unreachable
-  meta skuid 0 meta skgid 4242 tcp dport 4433 reject with icmpx no-route
-}}
-}}"""
-find = "grep -q ' /sys/fs/cgroup cgroup2 ' /proc/mounts || mount -t cgroup2 none /sys/fs/cgroup"
-subprocess.run(["unshare", "-m", "sh", "-c", f"({find}) && nft -f -"], input=rules, text=True, check=True)
-server = subprocess.Popen(["openssl", "s_server", "-quiet", "-rev", "-accept", "127.0.0.1:4433", "-cert", chain, "-key", key],
-                          stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-while ":1151 " not in open("/proc/self/net/tcp").read(): time.sleep(0.05)
-def child(change):
-    read, write = os.pipe()
-    if os.fork() == 0:
-        change()
-        os.write(write, connect(tls(name_, ca), "127.0.0.1", 4433)["result"].encode())
-        os._exit(0)
-    os.close(write); os.wait()
-    return os.read(read, 100).decode()
-def nobody(): os.setgroups([]); os.setgid(65534); os.setuid(65534)
-def group(): os.setgid(4242)
-def moved(): open(mount + "/cgroup.procs", "w").write("0")
-mount = next(line.split()[1] for line in open("/proc/mounts") if line.split()[2] == "cgroup2") + f"/{outer}/inner"
-try: out([child(lambda: None), child(nobody), child(moved), child(group)])
-finally: server.kill()
-"#;
     let outer = agent.cgroup().file_name().unwrap().to_str().unwrap();
-    let came = python(&agent, script, &[NAME, &pki.ca(), &chain, &key, outer, "inner"]);
+    let came = python(&agent, "firewall_by_owner.py", &[NAME, &pki.ca(), &chain, &key, outer, "inner"]);
     assert_eq!(came, json!(["ok", "ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH"]));
     fs::remove_dir(&inner).unwrap();
 }

@@ -21,7 +21,7 @@ fn process_that_takes_the_virtual_address_gets_nothing() {
     // simultaneous open would make the two a connection.
     let script = format!(
         "{SEND_CANARY}
-sock = tls(name, ca)
+sock = tls(host, ca)
 sock.bind(('127.0.0.1', 0))
 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 2)
 out(sock.getsockname()[1])

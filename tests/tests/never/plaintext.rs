@@ -39,7 +39,7 @@ fn live_connection_shows_no_plaintext_to_the_peer() {
     let sniffer = Sniffer::start();
     let script = format!(
         "{SEND_CANARY}
-sock = tls(name, ca)
+sock = tls(host, ca)
 sock.connect(('127.0.0.1', int(port)))
 sock.sendall(canary)
 out(sock.recv(100) == canary)"
@@ -58,7 +58,7 @@ fn refused_option_makes_a_socket_that_never_speaks_plaintext() {
     let script = format!(
         "{SEND_CANARY}
 came = []
-for option, value in ((101, 1), (102, 2), (HOSTNAME, b'no nul'), (HOSTNAME, b'.test\\0'), (999, 1), (CONTEXT, b'12345678')):
+for option, value in ((101, 1), (TLS_REVOCATION_CHECKS, 2), (TLS_HOSTNAME, b'no nul'), (TLS_HOSTNAME, b'.test\\0'), (999, 1), (TLS_CONTEXT, b'12345678')):
     sock = socket.socket()
     came.append([attempt(sock.setsockopt, IPPROTO_TLS, option, value), attempt(sock.connect, ('127.0.0.1', int(port)))])
     send_regardless(sock)
@@ -84,23 +84,7 @@ fn mptcp_and_smc_sockets_refuse_the_options() {
         let _read = stream.read(&mut [0; 100]);
     });
     let agent = Agent::start();
-    let script = r#"
-port, = args
-came = {}
-for kind, (family, protocol) in {"mptcp": (socket.AF_INET, 262), "mptcp6": (socket.AF_INET6, 262), "smc": (43, 0)}.items():
-    try: sock = socket.socket(family, socket.SOCK_STREAM, protocol)
-    except OSError: continue
-    came[kind] = [attempt(sock.setsockopt, IPPROTO_TLS, HOSTNAME, b"peer.ssa.test\0")]
-    if kind == "smc": continue
-    host = "::ffff:127.0.0.1" if kind == "mptcp6" else "127.0.0.1"
-    came[kind].append(attempt(sock.connect, (host, int(port))))
-    came[kind].append(attempt(sock.sendto, b"x", 0x20000000, (host, int(port))))
-    # One on which nothing was tried is left alone.
-    other = socket.socket(family, socket.SOCK_STREAM, protocol)
-    came[kind].append(attempt(other.connect, (host, int(port))))
-out(came)
-"#;
-    let came = python(&agent, script, &[&plain.port()]);
+    let came = python(&agent, "other_stream_sockets.py", &[&plain.port()]);
     for kind in ["mptcp", "mptcp6"] {
         assert_eq!(
             json!([came[kind][0], came[kind][1], came[kind][3]]),
@@ -127,20 +111,19 @@ FASTOPEN_CONNECT, MSG_FASTOPEN = 30, 0x20000000
 came = []
 before = socket.socket()
 before.setsockopt(socket.IPPROTO_TCP, FASTOPEN_CONNECT, 1)
-before.setsockopt(IPPROTO_TLS, HOSTNAME, text(name))
+before.setsockopt(IPPROTO_TLS, TLS_HOSTNAME, text(host))
 came.append(attempt(before.connect, ('127.0.0.1', int(port))))
-after = tls(name, ca)
+after = tls(host, ca)
 came.append(attempt(after.setsockopt, socket.IPPROTO_TCP, FASTOPEN_CONNECT, 1))
 came.append(attempt(after.connect, ('127.0.0.1', int(port))))
-good, bad = tls(name, ca), tls(name, ca)
+good, bad = tls(host, ca), tls(host, ca)
 came.append(attempt(good.sendto, canary, MSG_FASTOPEN, ('127.0.0.1', int(port))))
 came.append(good.recv(100) == canary)
-came.append(attempt(bad.sendto, canary, MSG_FASTOPEN, ('127.0.0.1', int(args_bad))))
+came.append(attempt(bad.sendto, canary, MSG_FASTOPEN, ('127.0.0.1', int(more[0]))))
 plain = socket.socket()
 came.append(attempt(plain.setsockopt, socket.IPPROTO_TCP, FASTOPEN_CONNECT, 1))
 out(came)"
-    )
-    .replace("port, name, ca = args", "port, name, ca, args_bad = args");
+    );
     let came = python(&agent, &script, &[&server.port(), NAME, &pki.ca(), &bad.port()]);
     assert_eq!(came, json!(["EOPNOTSUPP", "EOPNOTSUPP", "ok", "ok", true, "EPROTO", "ok"]));
     let packets = sniffer.stop();

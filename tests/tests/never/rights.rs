@@ -54,14 +54,14 @@ fn two_containers_roots_do_not_share_contexts() {
     let script = r#"
 port, ca = args
 owner = tls("peer.ssa.test", ca)
-context = owner.getsockopt(IPPROTO_TLS, CONTEXT, 8)
+context = owner.getsockopt(IPPROTO_TLS, TLS_CONTEXT, 8)
 def adopt():
-    return attempt(socket.socket().setsockopt, IPPROTO_TLS, CONTEXT, context)
+    return attempt(socket.socket().setsockopt, IPPROTO_TLS, TLS_CONTEXT, context)
 here = adopt()
 # Made in this namespace, and taken to another: a socket stays where it was made.
 taken = socket.socket()
-assert libc.unshare(0x40000000) == 0
-out([here, adopt(), attempt(taken.setsockopt, IPPROTO_TLS, CONTEXT, context), context.hex()]); wait()
+assert libc.unshare(CLONE_NEWNET) == 0
+out([here, adopt(), attempt(taken.setsockopt, IPPROTO_TLS, TLS_CONTEXT, context), context.hex()]); wait()
 "#;
     let arguments = [server.port(), pki.ca()];
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -74,7 +74,7 @@ out([here, adopt(), attempt(taken.setsockopt, IPPROTO_TLS, CONTEXT, context), co
     );
     // Another service, by the same root in the same namespace.
     let other = Agent::start();
-    let script = "out(attempt(socket.socket().setsockopt, IPPROTO_TLS, CONTEXT, bytes.fromhex(args[0])))";
+    let script = "out(attempt(socket.socket().setsockopt, IPPROTO_TLS, TLS_CONTEXT, bytes.fromhex(args[0])))";
     assert_eq!(python(&other, script, &[came[3].as_str().unwrap()]), "EINVAL");
     assert_eq!(python(&agent, script, &[came[3].as_str().unwrap()]), "ok");
     app.go();
@@ -112,13 +112,16 @@ fn root_directory_and_mounts_are_the_programs() {
     let script = r#"
 import subprocess
 port, folder = args
-assert libc.unshare(0x00020000) == 0
+assert libc.unshare(CLONE_NEWNS) == 0
 subprocess.run(["mount", "--make-rprivate", "/"], check=True)
 subprocess.run(["mount", "-t", "tmpfs", "none", "/mnt"], check=True)
 open("/mnt/mine.pem", "w").write(open(folder + "/ca.pem").read())
 came = {"mount": dial("/mnt/mine.pem", port)}
-os.chroot(folder); os.chdir("/")
-came["root"] = [dial(path, port)[0] for path in ("/ca.pem", "ca.pem", "../../ca.pem", folder + "/ca.pem", "/mnt/mine.pem")]
+os.chroot(folder)
+os.chdir("/")
+came["root"] = [
+    dial(path, port)[0] for path in ("/ca.pem", "ca.pem", "../../ca.pem", folder + "/ca.pem", "/mnt/mine.pem")
+]
 out(came)
 "#;
     let came = run(&agent, script, &[&server.port(), &pki.folder().to_string_lossy()]);
@@ -157,12 +160,12 @@ fn program_that_execs_a_setuid_binary_gains_nothing() {
     fs::set_permissions(&binary, fs::Permissions::from_mode(0o4755)).unwrap();
     let script = r#"
 port, secret, binary = args
-mine = socket.socket(); mine.setsockopt(IPPROTO_TLS, HOSTNAME, text("peer.ssa.test"))
+mine = socket.socket(); mine.setsockopt(IPPROTO_TLS, TLS_HOSTNAME, text("peer.ssa.test"))
 pid = os.fork()
 if pid == 0:
     drop()
     os.set_inheritable(mine.fileno(), True)
-    mine.setsockopt(IPPROTO_TLS, TRUSTED, text(secret))
+    mine.setsockopt(IPPROTO_TLS, TLS_TRUSTED_PEER_CERTIFICATES, text(secret))
     os.execv(binary, [binary])
 out(pid); wait()
 came = connect(mine, "127.0.0.1", port)
@@ -192,14 +195,14 @@ fn program_that_has_ended_or_changed_its_user_opens_nothing() {
     let script = r#"
 port, ca = args
 sockets = [socket.socket() for _ in range(2)]
-for sock in sockets: sock.setsockopt(IPPROTO_TLS, HOSTNAME, text("peer.ssa.test"))
+for sock in sockets: sock.setsockopt(IPPROTO_TLS, TLS_HOSTNAME, text("peer.ssa.test"))
 out("ready"); wait()
 pid = os.fork()
 if pid == 0:
-    sockets[0].setsockopt(IPPROTO_TLS, TRUSTED, text(ca))
+    sockets[0].setsockopt(IPPROTO_TLS, TLS_TRUSTED_PEER_CERTIFICATES, text(ca))
     os._exit(0)
 os.waitpid(pid, 0)
-sockets[1].setsockopt(IPPROTO_TLS, TRUSTED, text(ca))
+sockets[1].setsockopt(IPPROTO_TLS, TLS_TRUSTED_PEER_CERTIFICATES, text(ca))
 drop()
 out("set"); wait()
 out([[came["result"], came["error"]] for came in (connect(sock, "127.0.0.1", port) for sock in sockets)])

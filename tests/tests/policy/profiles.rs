@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 use serde_json::json;
 use ssa_tests::{
     agent::{Agent, program},
-    app::python,
+    app::{App, command, python},
 };
 
 use crate::fixture::*;
@@ -42,27 +42,7 @@ tls.version_min = "1.3"
     fs::create_dir(agent.cgroup().join("inner")).unwrap();
     agent.configure(&config);
     agent.restart();
-    let script = r#"
-port, host, ca = args
-def tries():
-    sock = tls(host, ca)
-    came = [attempt(sock.setsockopt, IPPROTO_TLS, 111, 0x303), attempt(sock.setsockopt, IPPROTO_TLS, 108, 1)]
-    return came + [connect(sock, "127.0.0.1", port)]
-came = {"plain": tries()}
-plain = tls(host, ca)
-came["cipher"] = [connect(plain, "127.0.0.1", port)["result"], string(plain, CIPHER)]
-asked = tls(host, ca)
-asked.setsockopt(IPPROTO_TLS, 110, text("TLS_AES_256_GCM_SHA384"))
-came["asked"] = connect(asked, "127.0.0.1", port)
-pid = os.fork()
-if pid == 0:
-    os.setuid(12345)
-    came["user"] = tries()
-    out(came)
-    os._exit(0)
-os.waitpid(pid, 0)
-"#;
-    let came = python(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    let came = python(&agent, "profiles.py", &[&server.port(), NAME, &pki.ca()]);
     // The hook leaves it to connect, where the executable is known.
     assert_eq!(json!([came["plain"][0], came["plain"][1]]), json!(["ok", "ok"]));
     assert_eq!(came["plain"][2]["result"], "EPROTO", "{came}");
@@ -72,34 +52,13 @@ os.waitpid(pid, 0)
     assert!(came["asked"]["error"].as_str().unwrap().contains("TLS_AES_256_GCM_SHA384 is no allowed"), "{came}");
     assert_eq!(came["user"][1], "EPROTO", "decided at the call: {came}");
 
-    // A cgroup below, with a program that no profile names.
+    // A cgroup below, with an executable that no profile names.
     let inner = agent.cgroup().join("inner");
     let copy = tempfile::tempdir().unwrap();
     let other = copy.path().join("python");
     fs::copy(&python_path, &other).unwrap();
-    let script = r#"
-import socket, sys
-open(sys.argv[1] + "/cgroup.procs", "w").write("0")
-sock = socket.socket()
-came = []
-for value in (0x303, 0x304):
-    try:
-        sock.setsockopt(205, 111, value); came.append("ok")
-    except OSError as error:
-        came.append(error.errno)
-print(came, flush=True)
-sys.stdin.readline()
-"#;
-    let mut child = ssa_tests::app::command(&agent, &other)
-        .args(["-c", script])
-        .arg(&inner)
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
-    assert_eq!(line.trim(), format!("[{}, 'ok']", libc::EPROTO), "by cgroup, at the call");
+    let mut app = App::start_by(command(&agent, &other), "profile_by_cgroup.py", &[inner.to_str().unwrap()]);
+    assert_eq!(app.said(), json!(["EPROTO", "ok"]), "by cgroup, at the call");
     let config = agent.config();
     let explain = |pid: u32| {
         let output = Command::new(program())
@@ -111,12 +70,12 @@ sys.stdin.readline()
             .unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    let explained = explain(child.id());
+    let explained = explain(app.pid());
     assert!(explained.contains("# profile inner, because cgroup = "), "{explained}");
     assert!(explained.contains("version_min = \"1.3\"") && !explained.contains("profile python"), "{explained}");
     let explained = explain(std::process::id());
     assert!(explained.contains("no profile is for it"), "{explained}");
-    drop(child.stdin.take());
-    child.wait().unwrap();
+    app.go();
+    app.finish();
     fs::remove_dir(inner).unwrap();
 }

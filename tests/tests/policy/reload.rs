@@ -11,28 +11,7 @@ use crate::fixture::*;
 fn reload_takes_a_good_file_keeps_the_old_one_and_leaves_connections_alone() {
     let (pki, server) = echo();
     let mut agent = Agent::start();
-    let script = r#"
-port, host, ca = args
-owner = tls(host, ca)
-context = owner.getsockopt(IPPROTO_TLS, CONTEXT, 8)
-def member():
-    sock = tls(None)
-    sock.setsockopt(IPPROTO_TLS, CONTEXT, context)
-    result = attempt(sock.connect, ("127.0.0.1", int(port)))
-    if result != "ok": return [result, error(sock)], sock
-    sock.send(b"x"); sock.recv(1)
-    return [result, number(sock, RESUMED), number(sock, VERSION)], sock
-def tried():
-    return attempt(tls(host, ca).setsockopt, IPPROTO_TLS, 111, 0x303)
-came, first = member()
-out([came, member()[0], tried()]); wait()
-def alive():
-    first.send(b"still"); return first.recv(5).decode()
-out([alive(), member()[0], member()[0], tried()]); wait()
-out([alive(), member()[0], tried()]); wait()
-out([alive(), member()[0], tried()])
-"#;
-    let mut app = App::start(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    let mut app = App::start(&agent, "reload.py", &[&server.port(), NAME, &pki.ca()]);
     assert_eq!(app.said(), json!([["ok", 0, 0x304], ["ok", 1, 0x304], "ok"]));
     agent.configure("[tls]\nversion_min = \"1.3\"\n");
     let (good, said) = agent.reload();

@@ -31,27 +31,7 @@ reuse = false
 lifetime_seconds = 60
 "#;
     let agent = Agent::start_with(&config.replace("CA", &pki.ca()));
-    let script = r#"
-port, host, ca = args
-def put(option, value):
-    sock = tls(host)
-    return [attempt(sock.setsockopt, IPPROTO_TLS, option, value), error(sock)]
-long = lambda seconds: struct.pack("=q", seconds)
-came = {"weaker": [put(option, value) for option, value in (
-            (111, 0x303), (112, 0x303), (87, text(ca)), (108, 1), (91, long(61)), (110, text("ECDHE-RSA-AES128-GCM-SHA256")),
-            (97, text("TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256")), (110, text("TLS_CHACHA20_POLY1305_SHA256")))],
-        "stronger": [put(option, value)[0] for option, value in (
-            (111, 0x304), (112, 0x304), (108, 0), (91, long(60)), (91, long(0)), (97, text("TLS_AES_128_GCM_SHA256")), (92, text("TLS_AES_128_GCM_SHA256")))]}
-sock = tls(host)
-came["defaults"] = [number(sock, 111), number(sock, 112), number(sock, 108), struct.unpack("=q", sock.getsockopt(IPPROTO_TLS, 91, 8))[0], string(sock, 97)]
-came["connect"] = connect(sock, "127.0.0.1", port)
-came["cipher"] = string(sock, CIPHER)
-doomed = tls(host)
-attempt(doomed.setsockopt, IPPROTO_TLS, 111, 0x303)
-came["refused set changes nothing"] = [number(doomed, 111), connect(doomed, "127.0.0.1", port)["result"]]
-out(came)
-"#;
-    let came = python(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    let came = python(&agent, "weaker_and_stronger.py", &[&server.port(), NAME, &pki.ca()]);
     let weaker = json!(["EPROTO", "weaker than the administrator's policy allows"]);
     assert_eq!(came["weaker"], json!(vec![weaker; 8]));
     assert_eq!(came["stronger"], json!(vec!["ok"; 7]));
@@ -83,7 +63,7 @@ fn trust_depth_groups_algorithms_alpn_and_credentials_are_the_administrators() {
         let agent = Agent::start_with(&config.replace("CA", &pki.ca()));
         python(
             &agent,
-            "sock = tls(args[1])\nout([connect(sock, '127.0.0.1', args[0]), attempt(sock.getsockopt, IPPROTO_TLS, 90, 100) == 'ok' and string(sock, 90)])",
+            "sock = tls(args[1])\nout([connect(sock, '127.0.0.1', args[0]), attempt(sock.getsockopt, IPPROTO_TLS, TLS_ALPN, 100) == 'ok' and string(sock, TLS_ALPN)])",
             &[port, NAME],
         )
     };
@@ -118,26 +98,7 @@ out(read_all(sock).decode().split("\r\n\r\n")[1])
 #[test]
 fn sockets_are_limited_in_all_and_for_each_user() {
     let agent = Agent::start_with("[limits]\nsockets = 7\nsockets_per_user = 5\n");
-    let script = r#"
-def opened(count):
-    came = []
-    for _ in range(count):
-        sock = socket.socket(); keep.append(sock)
-        came.append(attempt(sock.setsockopt, IPPROTO_TLS, HOSTNAME, b"name.test\0"))
-    return came
-keep = []
-first = opened(6)
-connected = attempt(keep[-1].connect, ("127.0.0.1", 9))
-pid = os.fork()
-if pid == 0:
-    os.setuid(12345)
-    out([first, connected, opened(3)])
-    os._exit(0)
-os.waitpid(pid, 0)
-for sock in keep: sock.close()
-out(opened(5))
-"#;
-    let mut app = App::start(&agent, script, &[]);
+    let mut app = App::start(&agent, "socket_limits.py", &[]);
     let (ok, full) = ("ok", "ENOBUFS");
     // What was refused does not count.
     assert_eq!(app.said(), json!([[ok, ok, ok, ok, ok, full], "EPROTO", [ok, ok, full]]));

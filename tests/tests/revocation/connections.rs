@@ -27,24 +27,7 @@ fn resumed_session_is_refused_when_its_peer_is_revoked() {
     };
     let good = run(Known::Good);
     let server = Server::echo("127.0.0.1", &leaf);
-    let script = r#"
-host, ca, port = args
-first = tls(host, ca)
-for option, on in ((102, 1), (103, 0), (106, 0)): first.setsockopt(IPPROTO_TLS, option, on)
-context = id_of(first, CONTEXT)
-def again(sock):
-    came = connect(sock, "127.0.0.1", port)
-    if came["result"] == "ok":
-        sock.sendall(b"x"); sock.recv(1)
-        return ["ok", number(sock, RESUMED)]
-    return [came["result"], "certificate revoked" in came["error"] or came["error"]]
-def adopted():
-    sock = socket.socket(); sock.setsockopt(IPPROTO_TLS, CONTEXT, struct.pack("=Q", context))
-    return sock
-out([again(first), again(adopted())]); wait()
-out(again(adopted()))
-"#;
-    let mut app = App::start(&agent, script, &[NAME, &pki.ca(), &server.port()]);
+    let mut app = App::start(&agent, "revoked_resumed.py", &[NAME, &pki.ca(), &server.port()]);
     assert_eq!(app.said(), json!([["ok", 0], ["ok", 1]]));
     drop(good);
     let _bad = run(Known::Revoked);
@@ -75,7 +58,7 @@ fn live_connection_whose_peer_becomes_revoked_is_listed_and_may_be_reset() {
         let target = peer(&leaf, None);
         let script = r#"
 host, ca, port = args
-sock = tls(host, ca); sock.setsockopt(IPPROTO_TLS, 102, 1)
+sock = tls(host, ca); sock.setsockopt(IPPROTO_TLS, TLS_REVOCATION_CHECKS, 1)
 out(connect(sock, "127.0.0.1", port)["result"]); wait()
 def talk():
     sock.sendall(b"x"); sock.recv(1)

@@ -34,9 +34,11 @@ fn clients_with_revoked_certificates_are_not_let_in() {
     let (chain, key) = pki.write("server", &pki.leaf(Leaf::of(&[NAME])));
     let script = r#"
 chain, key, ca = args
-sock = socket.socket()
-for option, value in ((88, text(chain)), (89, text(key)), (87, text(ca)), (94, 2), (102, 1)): sock.setsockopt(IPPROTO_TLS, option, value)
-sock.bind(("127.0.0.1", 0)); sock.listen()
+def demand(sock):
+    sock.setsockopt(IPPROTO_TLS, TLS_TRUSTED_PEER_CERTIFICATES, text(ca))
+    for option, value in ((TLS_REQUEST_PEER_AUTH, 2), (TLS_REVOCATION_CHECKS, 1)):
+        sock.setsockopt(IPPROTO_TLS, option, value)
+sock = listener(chain, key, before=demand)
 out(sock.getsockname()[1])
 while True:
     conn, _ = sock.accept()
@@ -77,9 +79,7 @@ fn listeners_staple_what_their_responder_says() {
     let (chain, key) = pki.write("stapled", &leaf);
     let script = r#"
 chain, key = args
-sock = socket.socket()
-for option, value in ((88, text(chain)), (89, text(key)), (122, 1)): sock.setsockopt(IPPROTO_TLS, option, value)
-sock.bind(("127.0.0.1", 0)); sock.listen()
+sock = listener(chain, key, before=lambda sock: sock.setsockopt(IPPROTO_TLS, TLS_SERVER_OCSP_STAPLING, 1))
 out(sock.getsockname()[1])
 while True:
     conn, _ = sock.accept()

@@ -50,17 +50,8 @@ fn local_servers_are_not_asked_unless_the_policy_allows_it() {
 fn program_and_policy_agree_on_what_is_checked() {
     let pki = Pki::new();
     let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
-    let script = r#"
-host, ca, port = args
-def of(*options):
-    sock = tls(host, ca)
-    came = [attempt(sock.setsockopt, IPPROTO_TLS, option, value) for option, value in options]
-    return came + [connect(sock, "127.0.0.1", port)["result"]]
-sock = socket.socket(); sock.setsockopt(IPPROTO_TLS, 108, 1)
-out([[number(sock, option) for option in range(102, 107)], of(), of((102, 0)), of((102, 1)), of((103, 1), (104, 1), (105, 1), (106, 1)),
-     of((103, 0), (104, 0), (105, 0), (106, 0)), of((102, 2))])
-"#;
-    let run = |config: &str| python(&Agent::start_with(config), script, &[NAME, &pki.ca(), &server.port()]);
+    let run =
+        |config: &str| python(&Agent::start_with(config), "revocation_options.py", &[NAME, &pki.ca(), &server.port()]);
     let ok = "ok";
     assert_eq!(
         run(LOCAL),
@@ -102,9 +93,12 @@ fn soft_profile_lets_be_what_nobody_knows_and_says_so() {
     );
     let agent = Agent::start_with(&config);
     let script = r#"
-said = [connect(tls(args[0], args[1]), '127.0.0.1', port)['result'] for port in args[2:]]
+said = [connect(tls(args[0], args[1]), "127.0.0.1", port)["result"] for port in args[2:]]
 sock = tls(args[0], args[1])
-said += [attempt(sock.setsockopt, IPPROTO_TLS, option, 0) for option in range(102, 107)]
+said += [
+    attempt(sock.setsockopt, IPPROTO_TLS, option, 0)
+    for option in range(TLS_REVOCATION_CHECKS, TLS_CACHED_REV_CHECKS + 1)
+]
 out(said + [connect(sock, "127.0.0.1", args[3])["result"]])
 "#;
     let said = python(&agent, script, &[NAME, &pki.ca(), &server.port(), &revoked.port()]);
@@ -128,27 +122,17 @@ fn who_asks_is_in_the_programs_namespace_unless_the_policy_says_host() {
     let leaf = pki.leaf(Leaf::of(&[NAME]).with(&[("crlDistributionPoints", &url)]));
     let (chain, key) = pki.write("inner", &leaf);
     fs::write(pki.folder().join("a.crl"), crl(pki.root(), &[], HOUR, &[])).unwrap();
-    let script = r#"
-import subprocess
-host, ca, chain, key, port, folder = args
-subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
-servers = [subprocess.Popen(["openssl", "s_server", "-quiet", "-rev", "-accept", "4433", "-cert", chain, "-key", key], **quiet),
-           subprocess.Popen(["python3", "-m", "http.server", port, "--bind", "127.0.0.1", "-d", folder], **quiet)]
-for waited in (4433, int(port)):
-    while attempt(lambda: socket.create_connection(("127.0.0.1", waited)).close()) != "ok": time.sleep(0.05)
-sock = tls(host, ca); sock.setsockopt(IPPROTO_TLS, 102, 1)
-came = connect(sock, "127.0.0.1", 4433)
-for server in servers: server.kill()
-out([came["result"], came["error"]])
-"#;
     for (from, errno) in [("program", "ok"), ("host", "EPROTO")] {
         let agent =
             Agent::start_with(&LOCAL.replace("[revocation]", &format!("[revocation]\nfetch_from = \"{from}\"")));
         let mut command = command(&agent, "unshare");
         command.args(["--net", "python3"]);
         let folder = pki.folder().to_string_lossy().into_owned();
-        let app = App::start_by(command, script, &[NAME, &pki.ca(), &chain, &key, &port.to_string(), &folder]);
+        let app = App::start_by(
+            command,
+            "revocation_namespace.py",
+            &[NAME, &pki.ca(), &chain, &key, &port.to_string(), &folder],
+        );
         let said = app.finish();
         assert_eq!(said[0], errno, "{from}: {said}");
     }

@@ -56,8 +56,9 @@ host, ca = args
 for line in sys.stdin:
     port, *ways = line.split()
     sock = tls(host, ca)
-    sock.setsockopt(IPPROTO_TLS, 102, 1)
-    for option, way in zip(range(103, 107), ways): sock.setsockopt(IPPROTO_TLS, option, int(way))
+    sock.setsockopt(IPPROTO_TLS, TLS_REVOCATION_CHECKS, 1)
+    for option, way in zip(range(TLS_OCSP_STAPLED_CHECKS, TLS_CACHED_REV_CHECKS + 1), ways):
+        sock.setsockopt(IPPROTO_TLS, option, int(way))
     came = connect(sock, "127.0.0.1", port)
     out([came["result"], came["error"], came["ms"]])
     sock.close()

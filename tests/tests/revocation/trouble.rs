@@ -158,7 +158,7 @@ fn responders_are_asked_once_for_many_and_failed_ones_not_again_for_a_while() {
 host, ca, port = args
 came = []
 def one():
-    sock = tls(host, ca); sock.setsockopt(IPPROTO_TLS, 102, 1)
+    sock = tls(host, ca); sock.setsockopt(IPPROTO_TLS, TLS_REVOCATION_CHECKS, 1)
     came.append(connect(sock, "127.0.0.1", port)["result"])
 threads = [threading.Thread(target=one) for _ in range(20)]
 for thread in threads: thread.start()

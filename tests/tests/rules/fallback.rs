@@ -67,8 +67,7 @@ fn preferred_tls_falls_back_to_plaintext_and_says_so() {
     let servers = [&tls, &wrong, &plain, &greets];
     let agent = Agent::start_with(&servers.iter().map(|server| rule(server.addr.port())).collect::<String>());
     assert!(agent.log().contains("plaintext is sent to whoever speaks no TLS"), "loudly");
-    let script = format!("{TALK}\nsaid = []\nfor port in PORTS: said.append(talk())\nout(said)")
-        .replace("port, = args", "PORTS = args");
+    let script = format!("{TALK}\nout([talk(port) for port in args])");
     let said = python(&agent, &script, &servers.map(Server::port).each_ref().map(String::as_str));
     let heard = json!(["canary-in-plain-sight", true]);
     assert_eq!(said, json!([heard, "EPROTO", heard, ["220 hello\r\n", true]]));

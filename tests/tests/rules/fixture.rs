@@ -27,18 +27,8 @@ pub(crate) fn out(port: u16, pki: &Pki, more: &str) -> String {
     )
 }
 
-pub(crate) const TALK: &str = r#"
-port, = args
-def talk():
-    sock = socket.socket()
-    sock.settimeout(20)
-    try:
-        sock.connect(("127.0.0.1", int(port)))
-        sock.sendall(b"canary-in-plain-sight")
-        return [sock.recv(100).decode(), sock.getpeername()[1] == int(port)]
-    except OSError as error:
-        return errno.errorcode[error.errno]
-"#;
+/// Begins scripts of applications that know nothing of TLS, and talk to a port.
+pub(crate) const TALK: &str = "from talk import *";
 
 /// A program in the service, that is to succeed.
 pub(crate) fn run(agent: &Agent, program: &str, arguments: &[&str]) -> String {
@@ -65,18 +55,8 @@ pub(crate) fn served(port: u16, pki: &Pki) -> String {
     )
 }
 
-pub(crate) const SERVE: &str = r#"
-import http.server
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = json.dumps(self.client_address[:2]).encode()
-        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers(); self.wfile.write(body)
-    def log_message(self, *args): pass
-host, port = args[0], int(args[1])
-server = http.server.ThreadingHTTPServer((host, port), Handler)
-out("ready")
-server.serve_forever()
-"#;
+/// An HTTP server that tells each client its address, and knows nothing of TLS. Arguments: address, port.
+pub(crate) const SERVE: &str = "http_server.py";
 
 pub(crate) fn curl(arguments: &[&str]) -> Output {
     Command::new("curl").args(["-sS", "--max-time", "10"]).args(arguments).stdin(Stdio::null()).output().unwrap()

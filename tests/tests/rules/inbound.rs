@@ -23,15 +23,14 @@ fn listener_of_a_cgroup_that_was_just_made_is_served() {
     let pki = Pki::new();
     let port = closed_port("127.0.0.1");
     let agent = Agent::start_with(&served(port, &pki));
-    let script = format!(
-        r#"
+    let script = r#"
 here = args[2] + "/below"
 os.makedirs(here)
 with open(here + "/cgroup.procs", "w") as procs: procs.write("0")
-{SERVE}"#
-    );
+import http_server
+"#;
     let cgroup = agent.cgroup().to_string_lossy().into_owned();
-    let mut app = App::start(&agent, &script, &["127.0.0.1", &port.to_string(), &cgroup]);
+    let mut app = App::start(&agent, script, &["127.0.0.1", &port.to_string(), &cgroup]);
     assert_eq!(app.said(), json!("ready"));
     let (resolve, url) = (format!("{NAME}:{port}:127.0.0.1"), format!("https://{NAME}:{port}/"));
     let good = || curl(&["--cacert", &pki.ca(), "--resolve", &resolve, &url]).status.success();

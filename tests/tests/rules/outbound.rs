@@ -76,19 +76,7 @@ fn denied_destinations_are_refused_whatever_the_protocol() {
                   [[rule]]\nname = \"no datagrams\"\ndirection = \"out\"\nprotocol = \"udp\"\nport = 443\nmode = \"deny\"\n\
                   [[rule]]\nname = \"but one\"\ndirection = \"out\"\naddress = \"127.0.0.1\"\nport = 1500\nmode = \"plain\"";
     let agent = Agent::start_with(config);
-    let script = r#"
-def code(call):
-    try: call()
-    except OSError as error: return errno.errorcode[error.errno]
-def tcp(port, family=socket.AF_INET, to="127.0.0.1", protocol=0):
-    return code(lambda: socket.socket(family, socket.SOCK_STREAM, protocol).connect((to, port)))
-def udp(port, how):
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    return code(lambda: sock.connect(("127.0.0.1", port)) if how == "connect" else sock.sendto(b"x", ("127.0.0.1", port)))
-out([tcp(1000), tcp(1999, to="0.0.0.0"), tcp(1000, socket.AF_INET6, "::ffff:127.0.0.1"), tcp(1500), tcp(2000), tcp(1000, protocol=262),
-     udp(443, "connect"), udp(443, "sendto"), udp(442, "connect"), udp(442, "sendto")])
-"#;
-    let said = python(&agent, script, &[]);
+    let said = python(&agent, "denied.py", &[]);
     let refused = "ECONNREFUSED";
     assert_eq!(said, json!(["EACCES", "EACCES", "EACCES", refused, refused, "EACCES", "EACCES", "EACCES", null, null]));
 }
@@ -110,11 +98,11 @@ sock = socket.socket()
 sock.connect(("127.0.0.1", tls)); sock.sendall(b"one"); said = [sock.recv(10).decode()]
 libc.connect(sock.fileno(), AF_UNSPEC, 16)
 sock.connect(("127.0.0.1", plain)); said.append(sock.recv(10).decode())
-try: sock.getsockopt(IPPROTO_TLS, STATE, 4)
+try: sock.getsockopt(IPPROTO_TLS, TLS_STATE, 4)
 except OSError as error: said.append(errno.errorcode[error.errno])
 libc.connect(sock.fileno(), AF_UNSPEC, 16)
 sock.connect(("127.0.0.1", tls)); sock.sendall(b"two"); said.append(sock.recv(10).decode())
-said.append(int.from_bytes(sock.getsockopt(IPPROTO_TLS, STATE, 4), "little"))
+said.append(int.from_bytes(sock.getsockopt(IPPROTO_TLS, TLS_STATE, 4), "little"))
 out(said)
 "#;
     let said = python(&agent, script, &[&server.port(), &plain.port(), "0"]);
@@ -125,28 +113,8 @@ out(said)
 fn cgroup_that_was_just_made_is_refused_until_it_is_known() {
     let (pki, server) = echo();
     let mut agent = Agent::start_with(&out(server.addr.port(), &pki, ""));
-    let script = format!(
-        r#"{TALK}
-def move(name):
-    here = os.path.join(sys.argv[2], name)
-    os.makedirs(here, exist_ok=True)
-    with open(here + "/cgroup.procs", "w") as procs: procs.write("0")
-def leave(name):
-    with open(sys.argv[2] + "/cgroup.procs", "w") as procs: procs.write("0")
-    os.rmdir(os.path.join(sys.argv[2], name))
-move("one")
-deadline = time.monotonic() + 20
-while (said := talk()) == "ENOTCONN" and time.monotonic() < deadline: time.sleep(0.001)
-out(said)
-leave("one"); wait()
-move("two")
-out([talk(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect_ex(("127.0.0.1", 9))])
-leave("two")
-"#
-    )
-    .replace("port, = args", "port, _cgroup = args");
     let cgroup = agent.cgroup().to_string_lossy().into_owned();
-    let mut app = App::start(&agent, &script, &[&server.port(), &cgroup]);
+    let mut app = App::start(&agent, "new_cgroup.py", &[&server.port(), &cgroup]);
     assert_eq!(app.said(), json!(["canary-in-plain-sight", true]));
     agent.kill();
     app.go();
@@ -164,7 +132,7 @@ def code(call):
     try: call()
     except OSError as error: return errno.errorcode[error.errno]
 bare = socket.socket()
-bare.setsockopt(IPPROTO_TLS, 90, b"h2\0")
+bare.setsockopt(IPPROTO_TLS, TLS_ALPN, b"h2\0")
 wrong = tls("wrong.ssa.test", ca)
 right = tls(name, ca)
 out([code(lambda sock=sock: sock.connect(("127.0.0.1", int(port)))) for sock in (bare, wrong, right)])

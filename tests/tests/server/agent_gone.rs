@@ -14,24 +14,6 @@ use crate::site::*;
 fn nobody_gets_in_without_a_handshake_through_ten_restarts() {
     let Site { mut agent, pki, chain, key } = site();
     let port = closed_port("127.0.0.1");
-    let script = r#"
-chain, key, port = args
-sock = listener(chain, key, port=int(port))
-out("listens")
-def serve():
-    while True:
-        conn, peer = sock.accept()
-        data = b""
-        try: data = conn.recv(100)
-        except OSError: pass
-        seen.append([state(conn), said(conn, 98), data.decode(errors="replace")])
-        try: conn.sendall(b"ok")
-        except OSError: pass
-        conn.close()
-seen = []
-threading.Thread(target=serve, daemon=True).start()
-wait(); out(seen); os._exit(0)
-"#;
     let addr = SocketAddr::from(([127, 0, 0, 1], port));
     let stop = std::sync::atomic::AtomicBool::new(false);
     let tried = std::sync::atomic::AtomicUsize::new(0);
@@ -57,7 +39,7 @@ wait(); out(seen); os._exit(0)
             });
         }
         let arguments = [chain.as_str(), key.as_str(), &port.to_string()];
-        let mut app = App::start(&agent, &format!("{SERVE}{script}"), &arguments);
+        let mut app = App::start(&agent, "serve_restarts.py", &arguments);
         assert_eq!(app.said(), "listens");
         let connector = connector(&pki, |_builder| {});
         let mut served = 0;
@@ -100,7 +82,7 @@ sock = listener(chain, key); sock.settimeout(2)
 out(sock.getsockname()[1]); wait()
 out(attempt(sock.accept))
 "#;
-    let mut app = App::start(&agent, &format!("{SERVE}{script}"), &[&chain, &key]);
+    let mut app = App::start(&agent, script, &[&chain, &key]);
     let addr = addr(&app.said());
     agent.kill();
     app.go();

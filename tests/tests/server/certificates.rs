@@ -22,7 +22,7 @@ fn chain_is_chosen_by_name_and_by_type_of_key() {
 chain, key, *sets = args
 def more(sock):
     for index in range(0, len(sets), 2):
-        sock.setsockopt(IPPROTO_TLS, CHAIN, text(sets[index])); sock.setsockopt(IPPROTO_TLS, KEY, text(sets[index + 1]))
+        set_credentials(sock, sets[index], sets[index + 1])
 sock = listener(chain, key, before=more)
 out(sock.getsockname()[1])
 def serve():
@@ -113,7 +113,8 @@ fn response_beside_the_chain_is_stapled() {
     assert!(good, "{said}");
     let script = r#"
 chain, key = args
-socks = [listener(chain, key, before=lambda sock: sock.setsockopt(IPPROTO_TLS, 122, on)) for on in (0, 1)]
+def stapling(on): return lambda sock: sock.setsockopt(IPPROTO_TLS, TLS_SERVER_OCSP_STAPLING, on)
+socks = [listener(chain, key, before=stapling(on)) for on in (0, 1)]
 out([sock.getsockname()[1] for sock in socks])
 for sock in socks: echo(sock.accept()[0])
 "#;

@@ -10,38 +10,11 @@ use openssl::ssl::{SslConnector, SslMethod, SslStream};
 use serde_json::Value;
 use ssa_tests::{
     agent::Agent,
-    app::App,
+    app::{App, is_file},
     pki::{Leaf, Pki},
 };
 
 pub(crate) const NAME: &str = "server.ssa.test";
-
-/// Short-cuts of the scripts.
-pub(crate) const SERVE: &str = r#"
-CHAIN, KEY, AUTH, ALPN = 88, 89, 94, 90
-def listener(chain, key, host="127.0.0.1", port=0, family=None, before=None, backlog=128):
-    sock = socket.socket(family or (socket.AF_INET6 if ":" in host else socket.AF_INET))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.setsockopt(IPPROTO_TLS, CHAIN, text(chain)); sock.setsockopt(IPPROTO_TLS, KEY, text(key))
-    if before: before(sock)
-    sock.bind((host, port)); sock.listen(backlog)
-    return sock
-def got(sock, option, size=256):
-    try: return sock.getsockopt(IPPROTO_TLS, option, size)
-    except OSError as error: return name(error.errno)
-def said(sock, option):
-    value = got(sock, option)
-    return value if isinstance(value, str) else value.rstrip(b"\0").decode()
-def about(conn):
-    return {"sni": said(conn, 85), "alpn": said(conn, 90), "cipher": said(conn, 98), "version": number(conn, VERSION),
-            "resumed": number(conn, RESUMED), "identity": said(conn, 93), "count": number(conn, 131), "state": state(conn),
-            "fingerprint": len(got(conn, 150, 32)), "chain": (lambda chain: chain if isinstance(chain, str) else chain.decode())(got(conn, 95, 1024))[:10], "error": error(conn)}
-def echo(conn):
-    try:
-        while data := conn.recv(65536): conn.sendall(data)
-    except OSError: pass
-    conn.close()
-"#;
 
 pub(crate) struct Site {
     pub(crate) agent: Agent,
@@ -57,10 +30,13 @@ pub(crate) fn site() -> Site {
 }
 
 impl Site {
+    /// Starts an application that listens with the chain and the key, which come before other arguments. A short script has all
+    /// of `programs/serving.py` at hand.
     pub(crate) fn start(&self, script: &str, more: &[&str]) -> App {
+        let script = if is_file(script) { script.to_owned() } else { format!("from serving import *\n{script}") };
         let arguments: Vec<&str> =
             [self.chain.as_str(), self.key.as_str()].into_iter().chain(more.iter().copied()).collect();
-        App::start(&self.agent, &format!("{SERVE}{script}"), &arguments)
+        App::start(&self.agent, &script, &arguments)
     }
 }
 

@@ -79,7 +79,7 @@ def new():
     return [connect(sock, "127.0.0.1", port)["result"], sock]
 out(attempt(tls, name)); wait()
 came, sock = new()
-out([came, id_of(tls(name), CONTEXT)]); wait()
+out([came, id_of(tls(name), TLS_CONTEXT)]); wait()
 # Detached: reset, refused, and let go when the last is closed.
 came = [attempt(sock.recv, 1), attempt(tls, name)]
 kept = [s for s in [sock]]
@@ -111,7 +111,7 @@ port, name, ca, other = args
 sock = tls(name, ca)
 came = connect(sock, "127.0.0.1", port)["result"]
 stranger = socket.socket()
-out([came, attempt(stranger.setsockopt, IPPROTO_TLS, CONTEXT, struct.pack("=Q", int(other)))]); wait()
+out([came, attempt(stranger.setsockopt, IPPROTO_TLS, TLS_CONTEXT, struct.pack("=Q", int(other)))]); wait()
 sock.sendall(b"x"); out(sock.recv(1).decode()); wait()
 "#;
     let other = came[1].to_string();
@@ -361,26 +361,6 @@ fn services_speak_from_their_own_namespaces_and_others_stay_untouched() {
         good(ask(&agent, &["attach", service.0.to_str().unwrap()]));
     }
     // Two are in network namespaces of their own, where the same address is another server.
-    let script = r#"
-import subprocess
-name_, ca, chain, key, alone = args
-port = 4433
-if alone == "alone":
-    assert libc.unshare(0x40000000) == 0
-    for words in ("link set lo up", "addr add 10.9.0.1/32 dev lo"): subprocess.run(["ip", *words.split()], check=True)
-    host = "10.9.0.1"
-else:
-    host, port = "127.0.0.1", 0
-    probe = socket.socket(); probe.bind((host, 0)); port = probe.getsockname()[1]; probe.close()
-server = subprocess.Popen(["openssl", "s_server", "-quiet", "-rev", "-accept", f"{host}:{port}", "-cert", chain, "-key", key],
-                          stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-while f":{port:04X} 00000000:0000 0A" not in open("/proc/self/net/tcp").read(): time.sleep(0.05)
-try:
-    out("up"); wait()
-    sock = tls(name_, ca); came = connect(sock, host, port)
-    sock.sendall(b"abc\n"); out([came["result"], sock.recv(10).decode(), sock.getpeername()[0]]); wait()
-finally: server.kill()
-"#;
     let mut running: Vec<App> = services
         .iter()
         .zip(["alone", "alone", "shared"])
@@ -388,7 +368,7 @@ finally: server.kill()
         .map(|(number, (service, alone))| {
             let name = format!("peer{number}.ssa.test");
             let (chain, key) = pki.write(&format!("server{number}"), &pki.leaf(Leaf::of(&[&name])));
-            App::start_by(within(&service.0), script, &[&name, &pki.ca(), &chain, &key, alone])
+            App::start_by(within(&service.0), "service_namespaces.py", &[&name, &pki.ca(), &chain, &key, alone])
         })
         .collect();
     // All servers are there before anybody connects: whoever leaves its namespace meets another's.
@@ -399,7 +379,11 @@ finally: server.kill()
     }
     assert_eq!(programs(&fourth.0), before);
     assert_ne!(programs(&services[0].0), before);
-    let mut plain = App::start_by(within(&fourth.0), "out(attempt(socket.socket().setsockopt, 205, 85, b'x\\0'))", &[]);
+    let mut plain = App::start_by(
+        within(&fourth.0),
+        "out(attempt(socket.socket().setsockopt, IPPROTO_TLS, TLS_HOSTNAME, b'x\\0'))",
+        &[],
+    );
     assert_eq!(plain.said(), "ENOPROTOOPT");
     for app in &mut running {
         app.go();

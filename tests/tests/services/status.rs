@@ -39,15 +39,13 @@ fn connections_are_listed_while_they_are_open() {
     assert!(connections(&agent).is_empty());
     let script = r#"
 port, name, ca, chain, key = args
-listener = socket.socket()
-listener.setsockopt(IPPROTO_TLS, 88, text(chain)); listener.setsockopt(IPPROTO_TLS, 89, text(key))
-listener.bind(("127.0.0.1", 0)); listener.listen()
+server = listener(chain, key)
 out_of = tls(name, ca); assert connect(out_of, "127.0.0.1", port)["result"] == "ok"
 out_of.sendall(b"x" * 1000)
 left = 1000
 while left: left -= len(out_of.recv(left))
-client = tls(name, ca); assert connect(client, "127.0.0.1", listener.getsockname()[1])["result"] == "ok"
-accepted, _ = listener.accept()
+client = tls(name, ca); assert connect(client, "127.0.0.1", server.getsockname()[1])["result"] == "ok"
+accepted, _ = server.accept()
 accepted.sendall(b"y" * 77)
 assert len(client.recv(77, socket.MSG_WAITALL)) == 77
 out([os.getpid(), id_of(out_of), id_of(accepted), accepted.getpeername()[1]]); wait()
