@@ -1,6 +1,7 @@
 //! An agent that serves a cgroup of the test's own.
 
 use std::{
+    fmt::Display,
     fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
@@ -57,7 +58,7 @@ impl Agent {
     }
 
     /// As [`Agent::start`], with this in the configuration, too.
-    pub fn start_with(config: &str) -> Self {
+    pub fn start_with(config: impl Display) -> Self {
         let mut agent = Self::absent();
         agent.configure(config);
         agent.restart();
@@ -65,7 +66,8 @@ impl Agent {
     }
 
     /// Writes the configuration, for the next start or reload.
-    pub fn configure(&mut self, config: &str) {
+    pub fn configure(&mut self, config: impl Display) {
+        let config = config.to_string();
         let times = if config.contains("[time]") { "" } else { "[time]\nconnect_seconds = 2\nhandshake_seconds = 2\n" };
         fs::write(self.config(), format!("{times}{config}")).expect("the folder is ours");
     }

@@ -2,7 +2,7 @@
 //! programs; a test that can't run fails.
 //!
 //! - [`agent`]: an agent of the test's own, on a cgroup of its own;
-//! - [`app`]: programs in that cgroup, in Python and C;
+//! - [`config`]: its configuration, [`app`]: applications in its cgroup, in Python and C;
 //! - [`firewall`]: one on a cgroup, as systemd makes them;
 //! - [`keyed`]: transfers in which every byte is known, and [`toxic`]: what networks do to them;
 //! - [`pki`]: certificates of every kind, good and bad;
@@ -13,6 +13,7 @@
 
 pub mod agent;
 pub mod app;
+pub mod config;
 pub mod firewall;
 pub mod keyed;
 pub mod nginx;

@@ -26,6 +26,7 @@ use ssa_common::uapi::{
 use ssa_tests::{
     agent::Agent,
     app::{self, root},
+    config::Config,
     eventually,
     pki::{Identity, Leaf, Pki},
     server::{Server, closed_port, context_with},
@@ -138,7 +139,9 @@ fn revocation(text: &mut String, pki: &Pki) {
         acceptor.set_status_callback(staples).expect("it can be set");
     });
     let server = Server::tls("127.0.0.1", context, serve);
-    let agent = Agent::start_with("[revocation]\nfetch_local = true\n[cache]\ndirectory = \"\"\n");
+    let revocation = Config::section("revocation").set("fetch_local", true);
+    let revocation = revocation.and(Config::section("cache").set("directory", ""));
+    let agent = Agent::start_with(revocation);
     let way = |name, mode| Way { name, mode, full: server.addr, resumed: server.addr, inside: Some(&agent) };
     let ways = [
         way("not checked", "ssa"),
@@ -162,13 +165,11 @@ fn revocation(text: &mut String, pki: &Pki) {
 
 /// What a lookup among many rules costs a connect, which none of them is for in the end.
 fn rules(text: &mut String, agent: &Agent, pki: &Pki) {
-    let rule = |number: u32, address: &str, port: u32| {
-        format!(
-            "[[rule]]\nname = \"{number}\"\ndirection = \"out\"\naddress = \"{address}\"\nport = {port}\nmode = \"deny\"\n"
-        )
+    let rule = |number: u16, address: &str, port: u16| {
+        Config::rule(&number.to_string()).to(address, port).set("mode", "deny").to_string()
     };
     let closed = SocketAddr::from(([127, 0, 0, 1], closed_port("127.0.0.1")));
-    let free = |port: u32| if port == u32::from(closed.port()) { 1 } else { port };
+    let free = |port: u16| if port == closed.port() { 1 } else { port };
     // One after the other: an agent sees the cgroup of every other.
     let hosts: String =
         (0..10_000).map(|one| rule(one, &format!("10.{}.{}.{}", one >> 8, one & 255, one & 7), 443)).collect();

@@ -17,6 +17,7 @@ use serde_json::json;
 use ssa_tests::{
     agent::Agent,
     app::{App, ECHO_LISTENER, python},
+    config::Config,
     eventually,
     keyed::{CANARY, Keyed, Transfers},
     pki::{Leaf, Pki},
@@ -140,7 +141,7 @@ fn agent_whose_successor_can_not_start_goes_on() {
     let pki = Pki::new();
     let echo = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
     let mut agent = Agent::start();
-    agent.configure("[tls]\nversion_min = \"1.9\"\n");
+    agent.configure(Config::section("tls").set("version_min", "1.9"));
     let why = agent.upgrade().unwrap_err();
     assert!(why.contains("the new agent has ended"), "{why}");
     let talk = format!("{}\nout(connect(tls(args[0], args[1]), '127.0.0.1', args[2])['result'])", "");

@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::json;
-use ssa_tests::{agent::Agent, app::App};
+use ssa_tests::{agent::Agent, app::App, config::Config};
 
 use crate::fixture::*;
 
@@ -13,18 +13,18 @@ fn reload_takes_a_good_file_keeps_the_old_one_and_leaves_connections_alone() {
     let mut agent = Agent::start();
     let mut app = App::start(&agent, "reload.py", &[&server.port(), NAME, &pki.ca()]);
     assert_eq!(app.said(), json!([["ok", 0, 0x304], ["ok", 1, 0x304], "ok"]));
-    agent.configure("[tls]\nversion_min = \"1.3\"\n");
+    agent.configure(Config::section("tls").set("version_min", "1.3"));
     let (good, said) = agent.reload();
     assert!(good, "{said}");
     app.go();
     let fresh_then_resumed = json!(["still", ["ok", 0, 0x304], ["ok", 1, 0x304], "EPROTO"]);
     assert_eq!(app.said(), fresh_then_resumed, "sessions of another policy are not resumed");
-    agent.configure("[tls]\nversion_min = \"1.4\"\n");
+    agent.configure(Config::section("tls").set("version_min", "1.4"));
     let (good, said) = agent.reload();
     assert!(!good && said.contains("agent.toml:5:15: unknown variant `1.4`"), "{said}");
     app.go();
     assert_eq!(app.said(), json!(["still", ["ok", 1, 0x304], "EPROTO"]), "the old policy stays");
-    agent.configure("[tls]\nversion_max = \"1.2\"\n");
+    agent.configure(Config::section("tls").set("version_max", "1.2"));
     agent.signal(nix::sys::signal::Signal::SIGHUP);
     ssa_tests::eventually("the log says so", std::time::Duration::from_secs(5), || {
         agent.log().matches("a new policy is in force").count() == 2

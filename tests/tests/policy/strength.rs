@@ -6,6 +6,7 @@ use serde_json::json;
 use ssa_tests::{
     agent::Agent,
     app::{App, python},
+    config::Config,
     nginx::Peer,
     pki::{Leaf, Pki},
     server::{Server, context_with},
@@ -30,7 +31,7 @@ files = ["CA"]
 reuse = false
 lifetime_seconds = 60
 "#;
-    let agent = Agent::start_with(&config.replace("CA", &pki.ca()));
+    let agent = Agent::start_with(config.replace("CA", &pki.ca()));
     let came = python(&agent, "weaker_and_stronger.py", &[&server.port(), NAME, &pki.ca()]);
     let weaker = json!(["EPROTO", "weaker than the administrator's policy allows"]);
     assert_eq!(came["weaker"], json!(vec![weaker; 8]));
@@ -59,32 +60,30 @@ fn trust_depth_groups_algorithms_alpn_and_credentials_are_the_administrators() {
     let (server_chain, server_key) = pki.write("nginx", &pki.leaf(Leaf::of(&[NAME])));
     let demand = format!("ssl_client_certificate {}; ssl_verify_client on; ssl_verify_depth 3;", pki.ca());
     let nginx = Peer::nginx_with(&pki, &server_chain, &server_key, &demand);
-    let connects = |config: &str, port: &str| {
-        let agent = Agent::start_with(&config.replace("CA", &pki.ca()));
-        python(
-            &agent,
-            "sock = tls(args[1])\nout([connect(sock, '127.0.0.1', args[0]), attempt(sock.getsockopt, IPPROTO_TLS, TLS_ALPN, 100) == 'ok' and string(sock, TLS_ALPN)])",
-            &[port, NAME],
-        )
+    let connects = |config: Config, port: &str| {
+        let script = r#"
+sock = tls(args[1])
+came = connect(sock, "127.0.0.1", args[0])
+out([came, attempt(string, sock, TLS_ALPN) == "ok" and string(sock, TLS_ALPN)])
+"#;
+        python(&Agent::start_with(config), script, &[port, NAME])
     };
-    let trust = "[trust]\nsystem = false\nfiles = [\"CA\"]\n";
-    let came = connects(&format!("{trust}[tls]\nalpn = [\"h2\"]\n"), &server.port());
+    let trust = || Config::section("trust").set("system", false).set("files", [pki.ca().as_str()]);
+    let came = connects(trust().and(Config::section("tls")).set("alpn", ["h2"]), &server.port());
     assert_eq!((&came[0]["result"], &came[1]), (&json!("ok"), &json!("h2")), "{came}");
-    let came = connects(&format!("{trust}verify_depth = 0\n"), &server.port());
+    let came = connects(trust().set("verify_depth", 0), &server.port());
     assert_eq!(came[0]["result"], "EPROTO", "{came}");
     assert!(came[0]["error"].as_str().unwrap().contains("too long"), "{came}");
-    for tls in ["groups = [\"X25519\"]", "signature_algorithms = [\"rsa_pss_rsae_sha256\"]"] {
-        let came = connects(&format!("{trust}[tls]\n{tls}\n"), &server.port());
-        assert_eq!(came[0]["result"], "EPROTO", "{tls}: {came}");
+    for (key, value) in [("groups", "X25519"), ("signature_algorithms", "rsa_pss_rsae_sha256")] {
+        let came = connects(trust().and(Config::section("tls")).set(key, [value]), &server.port());
+        assert_eq!(came[0]["result"], "EPROTO", "{key}: {came}");
     }
     let rehashed = tempfile::tempdir().unwrap();
     fs::copy(pki.ca(), rehashed.path().join("ca.pem")).unwrap();
     assert!(Command::new("openssl").arg("rehash").arg(rehashed.path()).output().unwrap().status.success());
-    let config = format!(
-        "[trust]\nsystem = false\ndirectories = [\"{}\"]\n[credentials]\nchain = \"{chain}\"\nkey = \"{key}\"\n",
-        rehashed.path().display()
-    );
-    let agent = Agent::start_with(&config);
+    let trust = Config::section("trust").set("system", false).set("directories", [rehashed.path().to_str().unwrap()]);
+    let config = trust.and(Config::section("credentials").set("chain", &chain[..]).set("key", &key[..]));
+    let agent = Agent::start_with(config);
     let script = r#"
 sock = tls(args[1])
 sock.connect(("127.0.0.1", int(args[0])))
@@ -97,7 +96,7 @@ out(read_all(sock).decode().split("\r\n\r\n")[1])
 
 #[test]
 fn sockets_are_limited_in_all_and_for_each_user() {
-    let agent = Agent::start_with("[limits]\nsockets = 7\nsockets_per_user = 5\n");
+    let agent = Agent::start_with(Config::section("limits").set("sockets", 7).set("sockets_per_user", 5));
     let mut app = App::start(&agent, "socket_limits.py", &[]);
     let (ok, full) = ("ok", "ENOBUFS");
     // What was refused does not count.

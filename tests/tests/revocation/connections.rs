@@ -17,7 +17,7 @@ use crate::scene::*;
 #[test]
 fn resumed_session_is_refused_when_its_peer_is_revoked() {
     let pki = Pki::new();
-    let agent = Agent::start_with(LOCAL);
+    let agent = Agent::start_with(local());
     let port = closed_port("127.0.0.1");
     let url = format!("OCSP;URI:http://127.0.0.1:{port}/");
     let leaf = pki.leaf(Leaf::of(&[NAME]).with(&[("authorityInfoAccess", &url)]));
@@ -45,8 +45,8 @@ fn connections(agent: &Agent) -> Value {
 #[test]
 fn live_connection_whose_peer_becomes_revoked_is_listed_and_may_be_reset() {
     for close in [false, true] {
-        let config = LOCAL.replace("[revocation]", &format!("[revocation]\nclose_revoked = {close}"));
-        let mut scene = Scene::with(&config);
+        let config = local().set("close_revoked", close);
+        let mut scene = Scene::with(config);
         let root = scene.root().clone();
         let port = closed_port("127.0.0.1");
         let leaf = scene.leaf(Some(&format!("http://127.0.0.1:{port}/")), None);

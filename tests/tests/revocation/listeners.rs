@@ -24,7 +24,7 @@ use crate::scene::*;
 #[test]
 fn clients_with_revoked_certificates_are_not_let_in() {
     let pki = Pki::new();
-    let agent = Agent::start_with(LOCAL);
+    let agent = Agent::start_with(local());
     let folder = tempfile::tempdir().unwrap();
     let nginx = Peer::nginx_files(folder.path());
     let url = format!("URI:http://127.0.0.1:{}/clients.crl", nginx.port);
@@ -69,7 +69,7 @@ while True:
 #[test]
 fn listeners_staple_what_their_responder_says() {
     let pki = Pki::new();
-    let agent = Agent::start_with(LOCAL);
+    let agent = Agent::start_with(local());
     let port = closed_port("127.0.0.1");
     let url = format!("OCSP;URI:http://127.0.0.1:{port}/");
     let middle = pki.intermediate(&[]);

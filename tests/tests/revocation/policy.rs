@@ -14,6 +14,7 @@ use serde_json::json;
 use ssa_tests::{
     agent::{Agent, program},
     app::{App, command, python},
+    config::Config,
     eventually,
     pki::{Leaf, Pki},
     server::{Server, closed_port},
@@ -24,7 +25,7 @@ use crate::scene::*;
 
 #[test]
 fn local_servers_are_not_asked_unless_the_policy_allows_it() {
-    let mut scene = Scene::with("[cache]\ndirectory = \"\"\n");
+    let mut scene = Scene::with(Config::section("cache").set("directory", ""));
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     let server = web(move |_path, _body| {
@@ -50,11 +51,12 @@ fn local_servers_are_not_asked_unless_the_policy_allows_it() {
 fn program_and_policy_agree_on_what_is_checked() {
     let pki = Pki::new();
     let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
-    let run =
-        |config: &str| python(&Agent::start_with(config), "revocation_options.py", &[NAME, &pki.ca(), &server.port()]);
+    let run = |config: Config| {
+        python(&Agent::start_with(config), "revocation_options.py", &[NAME, &pki.ca(), &server.port()])
+    };
     let ok = "ok";
     assert_eq!(
-        run(LOCAL),
+        run(local()),
         json!([
             [0, 1, 1, 1, 1],
             [ok],
@@ -65,7 +67,8 @@ fn program_and_policy_agree_on_what_is_checked() {
             ["EINVAL", ok]
         ])
     );
-    let strict = "[revocation]\nchecks = true\nstapled = false\ncached = false\nfetch_local = true\n";
+    let strict = Config::section("revocation").set("checks", true).set("stapled", false).set("cached", false);
+    let strict = strict.set("fetch_local", true);
     assert_eq!(
         run(strict),
         json!([
@@ -88,10 +91,10 @@ fn soft_profile_lets_be_what_nobody_knows_and_says_so() {
     let root = pki.root();
     let staple = response(pki.folder(), &root.certificate, root, &leaf.certificate, Known::Revoked, FOR_AN_HOUR);
     let revoked = peer(&leaf, Some(staple));
-    let config = format!(
-        "{LOCAL}[[profile]]\nname = \"lenient\"\nuser = 0\n[profile.revocation]\nchecks = true\nsoft_fail = true\n"
-    );
-    let agent = Agent::start_with(&config);
+    let lenient = Config::item("profile").set("name", "lenient").set("user", 0);
+    let checks = Config::section("profile.revocation").set("checks", true).set("soft_fail", true);
+    let config = local().and(lenient).and(checks);
+    let agent = Agent::start_with(config);
     let script = r#"
 said = [connect(tls(args[0], args[1]), "127.0.0.1", port)["result"] for port in args[2:]]
 sock = tls(args[0], args[1])
@@ -123,8 +126,7 @@ fn who_asks_is_in_the_programs_namespace_unless_the_policy_says_host() {
     let (chain, key) = pki.write("inner", &leaf);
     fs::write(pki.folder().join("a.crl"), crl(pki.root(), &[], HOUR, &[])).unwrap();
     for (from, errno) in [("program", "ok"), ("host", "EPROTO")] {
-        let agent =
-            Agent::start_with(&LOCAL.replace("[revocation]", &format!("[revocation]\nfetch_from = \"{from}\"")));
+        let agent = Agent::start_with(local().set("fetch_from", from));
         let mut command = command(&agent, "unshare");
         command.args(["--net", "python3"]);
         let folder = pki.folder().to_string_lossy().into_owned();

@@ -6,6 +6,7 @@ use serde_json::json;
 use ssa_tests::{
     agent::Agent,
     app::App,
+    config::Config,
     pki::{Identity, Leaf, Pki},
     report,
     server::{self, Server},
@@ -14,8 +15,16 @@ use ssa_tests::{
 
 pub(crate) const NAME: &str = "peer.ssa.test";
 
-/// Responders of these tests are on this machine.
-pub(crate) const LOCAL: &str = "[revocation]\nfetch_local = true\nfetch_seconds = 1\n[cache]\ndirectory = \"\"\n";
+/// Responders of these tests are on this machine, and answers are not kept. Ends in the section `[revocation]`.
+pub(crate) fn local() -> Config {
+    local_with(1, "")
+}
+
+/// As [`local`], with other limits: seconds that a fetch may take, and a folder that answers are kept in.
+pub(crate) fn local_with(fetch_seconds: u16, folder: &str) -> Config {
+    let cache = Config::section("cache").set("directory", folder);
+    cache.and(Config::section("revocation")).set("fetch_local", true).set("fetch_seconds", fetch_seconds)
+}
 
 /// An answer that says for how long it counts.
 pub(crate) const FOR_AN_HOUR: Setup<'_> = Setup { at: None, arguments: &["-nmin", "60"] };
@@ -72,10 +81,10 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new() -> Self {
-        Self::with(LOCAL)
+        Self::with(local())
     }
 
-    pub(crate) fn with(config: &str) -> Self {
+    pub(crate) fn with(config: Config) -> Self {
         let pki = Pki::new();
         let agent = Agent::start_with(config);
         let program = App::start(&agent, PROGRAM, &[NAME, &pki.ca()]);
@@ -84,7 +93,7 @@ impl Scene {
 
     /// Keeps answers in a folder from now on.
     pub(crate) fn keep_answers_in(&mut self, folder: &Path) {
-        self.agent.configure(&LOCAL.replace("\"\"", &format!("\"{}\"", folder.display())));
+        self.agent.configure(local_with(1, folder.to_str().unwrap()));
         self.restart();
     }
 

@@ -180,7 +180,7 @@ out(came)
 
 #[test]
 fn nonces_keep_old_answers_from_being_played() {
-    let mut scene = Scene::with(&LOCAL.replace("[revocation]", "[revocation]\nnonce = true"));
+    let mut scene = Scene::with(local().set("nonce", true));
     let root = scene.root().clone();
     let port = closed_port("127.0.0.1");
     let real = scene.leaf(Some(&format!("http://127.0.0.1:{port}/")), None);
@@ -198,7 +198,7 @@ fn nonces_keep_old_answers_from_being_played() {
 
 #[test]
 fn answers_that_come_too_late_for_the_handshake_are_a_refusal_with_a_reason() {
-    let mut scene = Scene::with(&LOCAL.replace("fetch_seconds = 1", "fetch_seconds = 30"));
+    let mut scene = Scene::with(local_with(30, ""));
     let server = web(|_path, _body| Page::Slow(Duration::from_secs(20), Vec::new()));
     let leaf = scene.leaf(Some(&format!("http://{}/", server.addr)), Some(&format!("http://{}/crl", server.addr)));
     scene.row("OCSP and CRL, too late", &peer(&leaf, None), BOTH, "EPROTO", "no answer before the handshake's limit");

@@ -63,9 +63,9 @@ fn preferred_tls_falls_back_to_plaintext_and_says_so() {
         let _gone = stream.write_all(b"220 hello\r\n");
         let _gone = stream.read(&mut [0; 2000]);
     });
-    let rule = |port: u16| out(port, &pki, "mode = \"prefer\"").replace("\"out\"\ndir", &format!("\"{port}\"\ndir"));
+    let rule = |port: u16| out_by(&port.to_string(), port, &pki).set("mode", "prefer").to_string();
     let servers = [&tls, &wrong, &plain, &greets];
-    let agent = Agent::start_with(&servers.iter().map(|server| rule(server.addr.port())).collect::<String>());
+    let agent = Agent::start_with(servers.iter().map(|server| rule(server.addr.port())).collect::<String>());
     assert!(agent.log().contains("plaintext is sent to whoever speaks no TLS"), "loudly");
     let script = format!("{TALK}\nout([talk(port) for port in args])");
     let said = python(&agent, &script, &servers.map(Server::port).each_ref().map(String::as_str));
@@ -78,7 +78,7 @@ fn preferred_tls_falls_back_to_plaintext_and_says_so() {
 fn listener_that_prefers_tls_serves_both() {
     let pki = Pki::new();
     let port = closed_port("127.0.0.1");
-    let agent = Agent::start_with(&served(port, &pki).replace("direction", "mode = \"prefer\"\ndirection"));
+    let agent = Agent::start_with(served(port, &pki).set("mode", "prefer"));
     let mut app = App::start(&agent, SERVE, &["127.0.0.1", &port.to_string()]);
     assert_eq!(app.said(), json!("ready"));
     let (resolve, url) = (format!("{NAME}:{port}:127.0.0.1"), format!("https://{NAME}:{port}/"));
@@ -129,7 +129,7 @@ out(said)
         .iter()
         .map(|(server, protocol)| {
             let port = server.addr.port();
-            out(port, &pki, &format!("starttls = \"{protocol}\"")).replace("\"out\"\ndir", &format!("\"{port}\"\ndir"))
+            out_by(&port.to_string(), port, &pki).set("starttls", *protocol).to_string()
         })
         .collect();
     let agent = Agent::start_with(&rules);

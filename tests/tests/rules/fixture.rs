@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 use ssa_tests::{
     agent::Agent,
     app::command,
+    config::Config,
     pki::{Leaf, Pki},
     server::{self, Server},
     sniffer::holds,
@@ -19,18 +20,19 @@ pub(crate) fn echo() -> (Pki, Server) {
 }
 
 /// What goes to a port of 127.0.0.1 is TLS to [`NAME`].
-pub(crate) fn out(port: u16, pki: &Pki, more: &str) -> String {
-    format!(
-        "[[rule]]\nname = \"out\"\ndirection = \"out\"\naddress = \"127.0.0.1\"\nport = {port}\nhostname = \"{NAME}\"\n\
-         trust = {{ system = false, files = [\"{}\"] }}\n{more}\n",
-        pki.ca()
-    )
+pub(crate) fn out(port: u16, pki: &Pki) -> Config {
+    out_by("out", port, pki)
+}
+
+/// As [`out`], by a rule of another name.
+pub(crate) fn out_by(rule: &str, port: u16, pki: &Pki) -> Config {
+    Config::rule(rule).to("127.0.0.1", port).hostname(NAME).trust_only(&pki.ca())
 }
 
 /// Begins scripts of applications that know nothing of TLS, and talk to a port.
 pub(crate) const TALK: &str = "from talk import *";
 
-/// A program in the service, that is to succeed.
+/// Runs a program in the service, which is to succeed; returns what it said.
 pub(crate) fn run(agent: &Agent, program: &str, arguments: &[&str]) -> String {
     let output = command(agent, program).args(arguments).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{program}: {}", text(&output));
@@ -47,12 +49,14 @@ pub(crate) fn text(output: &Output) -> String {
 }
 
 /// What listens on a port of 127.0.0.1 is served as TLS.
-pub(crate) fn served(port: u16, pki: &Pki) -> String {
+pub(crate) fn served(port: u16, pki: &Pki) -> Config {
     let (chain, key) = pki.write("served", &pki.leaf(Leaf::of(&[NAME])));
-    format!(
-        "[[rule]]\nname = \"web\"\ndirection = \"in\"\nport = {port}\n\
-         credentials = {{ chain = \"{chain}\", key = \"{key}\" }}\n"
-    )
+    Config::rule("web").inbound().set("port", port).credentials(&chain, &key)
+}
+
+/// Everything in a direction is denied, by a rule of this name.
+pub(crate) fn deny(rule: &str, direction: &str) -> Config {
+    Config::rule(rule).set("direction", direction).set("mode", "deny")
 }
 
 /// An HTTP server that tells each client its address, and knows nothing of TLS. Arguments: address, port.

@@ -22,7 +22,7 @@ use crate::fixture::*;
 fn listener_of_a_cgroup_that_was_just_made_is_served() {
     let pki = Pki::new();
     let port = closed_port("127.0.0.1");
-    let agent = Agent::start_with(&served(port, &pki));
+    let agent = Agent::start_with(served(port, &pki));
     let script = r#"
 here = args[2] + "/below"
 os.makedirs(here)
@@ -45,7 +45,7 @@ import http_server
 fn replaced_certificate_of_a_rule_is_taken_up() {
     let pki = Pki::new();
     let port = closed_port("127.0.0.1");
-    let agent = Agent::start_with(&served(port, &pki));
+    let agent = Agent::start_with(served(port, &pki));
     let mut app = App::start(&agent, SERVE, &["127.0.0.1", &port.to_string()]);
     assert_eq!(app.said(), json!("ready"));
     let ask = |name: &str| {
@@ -62,7 +62,7 @@ fn replaced_certificate_of_a_rule_is_taken_up() {
 fn unmodified_http_server_is_served_as_tls_and_sees_its_clients() {
     let pki = Pki::new();
     let port = closed_port("127.0.0.1");
-    let agent = Agent::start_with(&served(port, &pki));
+    let agent = Agent::start_with(served(port, &pki));
     let sniffer = Sniffer::start();
     let mut app = App::start(&agent, SERVE, &["127.0.0.1", &port.to_string()]);
     assert_eq!(app.said(), json!("ready"));
@@ -86,7 +86,7 @@ fn unmodified_http_server_is_served_as_tls_and_sees_its_clients() {
 fn ruled_listener_serves_no_plaintext_while_the_agent_is_dead() {
     let pki = Pki::new();
     let port = closed_port("127.0.0.1");
-    let mut agent = Agent::start_with(&served(port, &pki));
+    let mut agent = Agent::start_with(served(port, &pki));
     let mut app = App::start(&agent, SERVE, &["0.0.0.0", &port.to_string()]);
     assert_eq!(app.said(), json!("ready"));
     let (resolve, url) = (format!("{NAME}:{port}:127.0.0.1"), format!("https://{NAME}:{port}/"));
@@ -105,7 +105,7 @@ fn ruled_listener_serves_no_plaintext_while_the_agent_is_dead() {
     eventually("it is plain", Duration::from_secs(10), || {
         curl(&[&format!("http://127.0.0.1:{port}/")]).status.success()
     });
-    agent.configure(&served(port, &pki));
+    agent.configure(served(port, &pki));
     assert!(agent.reload().0);
     eventually("it is served anew", Duration::from_secs(10), good);
 }
@@ -122,7 +122,7 @@ fn listener_that_was_there_before_its_rule_is_closed_to_plaintext() {
         Command::new("curl").args(["-sS", "--max-time", "2", &url]).output().unwrap().status.success()
     };
     assert!(plain());
-    agent.configure(&served(port, &pki));
+    agent.configure(served(port, &pki));
     assert!(agent.reload().0);
     assert!(!plain());
 }
@@ -131,7 +131,7 @@ fn listener_that_was_there_before_its_rule_is_closed_to_plaintext() {
 fn multipath_listener_can_not_be_served_and_says_so() {
     let pki = Pki::new();
     let port = closed_port("127.0.0.1");
-    let agent = Agent::start_with(&served(port, &pki));
+    let agent = Agent::start_with(served(port, &pki));
     let script = r#"
 sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
 try: sock.bind(("127.0.0.1", int(args[0]))); out("bound")
@@ -146,7 +146,7 @@ fn listener_is_free_again_for_others() {
     // Nothing of a rule stays with a port after its agent.
     let pki = Pki::new();
     let port = closed_port("127.0.0.1");
-    drop(Agent::start_with(&served(port, &pki)));
+    drop(Agent::start_with(served(port, &pki)));
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
     drop((listener, client));

@@ -6,17 +6,14 @@ use serde_json::json;
 use ssa_tests::{
     agent::Agent,
     app::python,
+    config::Config,
     pki::{Leaf, Pki},
     server::{self, Server},
 };
 
-use crate::fixture::*;
-
-/// As [`out`], with these names instead of one.
-fn by_names(port: u16, pki: &Pki, names: &str) -> String {
-    out(port, pki, &format!("hostnames = {names}"))
-        .replace(&format!("hostname = \"{NAME}\"\n"), "")
-        .replace("address = \"127.0.0.1\"\n", "")
+/// What goes to a port is TLS to the one of these names that was resolved.
+fn by_names(port: u16, pki: &Pki, names: &[&str]) -> Config {
+    Config::rule("out").to_port(port).hostnames(names).trust_only(&pki.ca())
 }
 
 #[test]
@@ -31,7 +28,7 @@ fn learned_name_is_what_the_peer_must_prove_to_have() {
         let _gone = stream.write_all(name.as_bytes());
         let _gone = stream.shutdown();
     });
-    let config = by_names(server.addr.port(), &pki, "[\"one.ssa.test\", \"two.ssa.test\", \"*.cloud.test\"]");
+    let config = by_names(server.addr.port(), &pki, &["one.ssa.test", "two.ssa.test", "*.cloud.test"]);
     let agent = Agent::start_with(&config);
     let said = python(&agent, "names_learned.py", &[&server.port()]);
     assert_eq!(
@@ -55,7 +52,7 @@ fn names_are_learned_from_answers_by_tcp() {
     let pki = Pki::new();
     let context = server::context(&pki.leaf(Leaf::of(&["one.ssa.test"])));
     let server = Server::tls("127.0.0.1", context, server::echo);
-    let agent = Agent::start_with(&by_names(server.addr.port(), &pki, "[\"*.ssa.test\"]"));
+    let agent = Agent::start_with(by_names(server.addr.port(), &pki, &["*.ssa.test"]));
     // The length by itself, the answer in two: as resolvers may.
     let said = python(&agent, "names_by_tcp.py", &[&server.port()]);
     assert_eq!(said, json!(["EPROTO", "EPROTO", "hello"]));
@@ -71,7 +68,7 @@ fn names_on_one_address_are_each_services_own() {
         let _gone = stream.write_all(name.as_bytes());
         let _gone = stream.shutdown();
     });
-    let config = by_names(server.addr.port(), &pki, "[\"*.ssa.test\"]");
+    let config = by_names(server.addr.port(), &pki, &["*.ssa.test"]);
     let (one, two) = (Agent::start_with(&config), Agent::start_with(&config));
     let ask =
         |agent: &Agent, name: &[&str]| python(agent, "name_resolved.py", &[&[server.port().as_str()], name].concat());

@@ -10,6 +10,7 @@ use serde_json::json;
 use ssa_tests::{
     agent::Agent,
     app::{App, python},
+    config::Config,
     pki::{Leaf, Pki},
     server::{self, Server, closed_port},
     sniffer::{Sniffer, holds},
@@ -20,7 +21,7 @@ use crate::fixture::*;
 #[test]
 fn plain_program_speaks_tls_and_others_are_left_alone() {
     let (pki, server) = echo();
-    let agent = Agent::start_with(&out(server.addr.port(), &pki, ""));
+    let agent = Agent::start_with(out(server.addr.port(), &pki));
     let sniffer = Sniffer::start();
     let said = python(&agent, &format!("{TALK}\nout(talk())"), &[&server.port()]);
     assert_eq!(said, json!(["canary-in-plain-sight", true]));
@@ -47,7 +48,7 @@ fn peer_that_is_not_the_rules_name_is_refused() {
     let pki = Pki::new();
     let context = server::context(&pki.leaf(Leaf::of(&["other.ssa.test"])));
     let server = Server::tls("127.0.0.1", context, server::echo);
-    let agent = Agent::start_with(&out(server.addr.port(), &pki, ""));
+    let agent = Agent::start_with(out(server.addr.port(), &pki));
     let said = python(&agent, &format!("{TALK}\nout(talk())"), &[&server.port()]);
     assert_eq!(said, json!("EPROTO"));
 }
@@ -55,7 +56,7 @@ fn peer_that_is_not_the_rules_name_is_refused() {
 #[test]
 fn rule_holds_while_the_agent_is_dead_and_after_it_has_come_back() {
     let (pki, server) = echo();
-    let mut agent = Agent::start_with(&out(server.addr.port(), &pki, ""));
+    let mut agent = Agent::start_with(out(server.addr.port(), &pki));
     let sniffer = Sniffer::start();
     let script = format!("{TALK}\nwhile True: wait(); out(talk())");
     let mut app = App::start(&agent, &script, &[&server.port()]);
@@ -72,9 +73,11 @@ fn rule_holds_while_the_agent_is_dead_and_after_it_has_come_back() {
 
 #[test]
 fn denied_destinations_are_refused_whatever_the_protocol() {
-    let config = "[[rule]]\nname = \"no\"\ndirection = \"out\"\naddress = \"127.0.0.0/8\"\nport = \"1000-1999\"\nmode = \"deny\"\n\
-                  [[rule]]\nname = \"no datagrams\"\ndirection = \"out\"\nprotocol = \"udp\"\nport = 443\nmode = \"deny\"\n\
-                  [[rule]]\nname = \"but one\"\ndirection = \"out\"\naddress = \"127.0.0.1\"\nport = 1500\nmode = \"plain\"";
+    let range =
+        Config::rule("no").outbound().set("address", "127.0.0.0/8").set("port", "1000-1999").set("mode", "deny");
+    let datagrams = Config::rule("no datagrams").to_port(443).set("protocol", "udp").set("mode", "deny");
+    let one = Config::rule("but one").to("127.0.0.1", 1500).set("mode", "plain");
+    let config = range.and(datagrams).and(one);
     let agent = Agent::start_with(config);
     let said = python(&agent, "denied.py", &[]);
     let refused = "ECONNREFUSED";
@@ -88,7 +91,7 @@ fn socket_goes_by_the_rule_for_each_destination() {
         let _gone = stream.write_all(b"plain");
         let _gone = stream.read(&mut [0; 10]);
     });
-    let agent = Agent::start_with(&out(server.addr.port(), &pki, ""));
+    let agent = Agent::start_with(out(server.addr.port(), &pki));
     let script = r#"
 tls, plain, closed = (int(arg) for arg in args)
 AF_UNSPEC = b"\0" * 16
@@ -112,7 +115,7 @@ out(said)
 #[test]
 fn cgroup_that_was_just_made_is_refused_until_it_is_known() {
     let (pki, server) = echo();
-    let mut agent = Agent::start_with(&out(server.addr.port(), &pki, ""));
+    let mut agent = Agent::start_with(out(server.addr.port(), &pki));
     let cgroup = agent.cgroup().to_string_lossy().into_owned();
     let mut app = App::start(&agent, "new_cgroup.py", &[&server.port(), &cgroup]);
     assert_eq!(app.said(), json!(["canary-in-plain-sight", true]));
@@ -125,7 +128,7 @@ fn cgroup_that_was_just_made_is_refused_until_it_is_known() {
 #[test]
 fn options_of_a_program_win_over_the_rule() {
     let (pki, server) = echo();
-    let agent = Agent::start_with(&out(server.addr.port(), &pki, ""));
+    let agent = Agent::start_with(out(server.addr.port(), &pki));
     let script = r#"
 port, name, ca = args
 def code(call):
@@ -152,14 +155,14 @@ fn reload_puts_rules_in_force_and_takes_them_back() {
         app.said()
     };
     assert_ne!(ask(), json!(["canary-in-plain-sight", true]));
-    agent.configure(&out(server.addr.port(), &pki, ""));
+    agent.configure(out(server.addr.port(), &pki));
     assert!(agent.reload().0);
     assert_eq!(ask(), json!(["canary-in-plain-sight", true]));
-    agent.configure("[[rule]]\nname = \"bad\"\ndirection = \"out\"");
+    agent.configure(Config::rule("bad").outbound());
     let (good, said) = agent.reload();
     assert!(!good && said.contains("rule bad: `hostname` is missing"), "{said}");
     assert_eq!(ask(), json!(["canary-in-plain-sight", true]), "the old ones stay");
-    agent.configure("[[rule]]\nname = \"no\"\ndirection = \"out\"\nmode = \"deny\"");
+    agent.configure(deny("no", "out"));
     assert!(agent.reload().0);
     assert_eq!(ask(), json!("EACCES"));
     agent.configure("");
@@ -171,8 +174,8 @@ fn reload_puts_rules_in_force_and_takes_them_back() {
 fn no_plaintext_goes_either_way_while_rules_are_replaced() {
     let (pki, server) = echo();
     let (out_port, in_port) = (server.addr.port(), closed_port("127.0.0.1"));
-    let rules = out(out_port, &pki, "") + &served(in_port, &pki);
-    let others = format!("{rules}[[rule]]\nname = \"more\"\ndirection = \"out\"\nport = 9\nmode = \"deny\"\n");
+    let rules = out(out_port, &pki).and(served(in_port, &pki));
+    let others = rules.clone().and(Config::rule("more").to_port(9).set("mode", "deny"));
     let mut agent = Agent::start_with(&rules);
     // There are many.
     let sniffer = Sniffer::of(move |packet| leaks(packet, out_port));
@@ -200,7 +203,7 @@ fn no_plaintext_goes_either_way_while_rules_are_replaced() {
 fn rules_end_with_the_agent_that_is_told_to_stop() {
     let (pki, server) = echo();
     let port = closed_port("127.0.0.1");
-    let mut agent = Agent::start_with(&format!("{}{}", served(port, &pki), out(server.addr.port(), &pki, "")));
+    let mut agent = Agent::start_with(served(port, &pki).and(out(server.addr.port(), &pki)));
     let mut app = App::start(&agent, SERVE, &["127.0.0.1", &port.to_string()]);
     assert_eq!(app.said(), json!("ready"));
     let script = "sock = socket.socket(); sock.connect(('127.0.0.1', int(args[0])))\nout(1); wait()\n\
@@ -217,7 +220,7 @@ fn rules_end_with_the_agent_that_is_told_to_stop() {
 #[test]
 fn check_says_what_becomes_of_a_connection() {
     let pki = Pki::new();
-    let agent = Agent::start_with(&out(6379, &pki, ""));
+    let agent = Agent::start_with(out(6379, &pki));
     let app = App::start(&agent, "out(1); wait()", &[]);
     let check = |to: &str| {
         let output = Command::new(ssa_tests::agent::program())

@@ -27,7 +27,7 @@ fn own_tls_is_passed_on_where_a_rule_lets_it() {
     let tls = ["--port", "0", "--tls-port", &text_port, "--tls-cert-file", &chain, "--tls-key-file", &key];
     let rest = ["--tls-ca-cert-file", &pki.ca(), "--tls-auth-clients", "no"];
     let _redis = Peer::redis(pki.folder(), redis_server(), port, &[&tls[..], &rest[..]].concat());
-    let agent = Agent::start_with(&out(port, &pki, "own_tls = \"pass\""));
+    let agent = Agent::start_with(out(port, &pki).set("own_tls", "pass"));
     let redis_cli = |more: &[&str]| run(&agent, "redis-cli", &[&["-h", "127.0.0.1", "-p", &text_port], more].concat());
     assert_eq!(redis_cli(&["set", "key", "value"]), "OK", "the agent's TLS");
     assert_eq!(redis_cli(&["--tls", "--sni", NAME, "--cacert", &pki.ca(), "get", "key"]), "value", "its own");
@@ -64,9 +64,9 @@ fn who_may_speak_own_tls_and_does_not_is_still_given_a_verified_peer() {
     let (right, wrong) = (greets(NAME), greets("other.ssa.test"));
     let rule = |server: &Server| {
         let port = server.addr.port();
-        out(port, &pki, "own_tls = \"pass\"").replace("\"out\"\ndir", &format!("\"{port}\"\ndir"))
+        out_by(&port.to_string(), port, &pki).set("own_tls", "pass")
     };
-    let agent = Agent::start_with(&(rule(&right) + &rule(&wrong)));
+    let agent = Agent::start_with(rule(&right).and(rule(&wrong)));
     let script = r#"
 def first(port):
     sock = socket.create_connection(("127.0.0.1", int(port)))

@@ -20,7 +20,7 @@ fn unmodified_curl_reaches_nginx() {
     let pki = Pki::new();
     let (chain, key) = pki.write("peer", &pki.leaf(Leaf::of(&[NAME])));
     let peer = Peer::nginx(&pki, &chain, &key);
-    let agent = Agent::start_with(&out(peer.port, &pki, ""));
+    let agent = Agent::start_with(out(peer.port, &pki));
     let mut curl = command(&agent, "curl");
     curl.args(["-sS", "--max-time", "20", &format!("http://127.0.0.1:{}/", peer.port)]);
     let said = text(&curl.output().unwrap());
@@ -35,7 +35,7 @@ fn unmodified_redis_cli_and_nc_reach_redis_with_tls() {
     let tls = ["--port", "0", "--tls-port", &port.to_string(), "--tls-cert-file", &chain, "--tls-key-file", &key];
     let rest = ["--tls-ca-cert-file", &pki.ca(), "--tls-auth-clients", "no"];
     let _redis = Peer::redis(pki.folder(), redis_server(), port, &[&tls[..], &rest[..]].concat());
-    let agent = Agent::start_with(&out(port, &pki, ""));
+    let agent = Agent::start_with(out(port, &pki));
     let port = port.to_string();
     assert_eq!(run(&agent, "redis-cli", &["-h", "127.0.0.1", "-p", &port, "set", "key", "value"]), "OK");
     assert_eq!(run(&agent, "redis-cli", &["-h", "127.0.0.1", "-p", &port, "get", "key"]), "value");
@@ -66,7 +66,7 @@ fn unmodified_node_reaches_nginx_and_is_served() {
     let (chain, key) = pki.write("peer", &pki.leaf(Leaf::of(&[NAME])));
     let peer = Peer::nginx(&pki, &chain, &key);
     let port = closed_port("127.0.0.1");
-    let agent = Agent::start_with(&(out(peer.port, &pki, "") + &served(port, &pki)));
+    let agent = Agent::start_with(out(peer.port, &pki).and(served(port, &pki)));
     let said = run(&agent, "node", &["-e", NODE, "get", &peer.port.to_string()]);
     assert!(said.starts_with(&format!("ssa TLSv1.3 {NAME}")), "{said}");
     let mut node = command(&agent, "node").args(["-e", NODE, "serve", &port.to_string()]).spawn().unwrap();
@@ -83,7 +83,7 @@ fn unmodified_psql_reaches_postgresql_with_tls() {
     let pki = Pki::new();
     let (chain, key) = pki.write("postgres", &pki.leaf(Leaf::of(&[NAME])));
     let postgres = Peer::postgres(&pki, &chain, &key);
-    let agent = Agent::start_with(&out(postgres.port, &pki, "starttls = \"postgres\""));
+    let agent = Agent::start_with(out(postgres.port, &pki).set("starttls", "postgres"));
     let ask = |sslmode: &str| {
         let connection = format!("host=127.0.0.1 port={} user=postgres sslmode={sslmode}", postgres.port);
         let question = "select version from pg_stat_ssl where pid = pg_backend_pid()";
@@ -103,8 +103,7 @@ except OSError as error: out(errno.errorcode[error.errno])
 fn unmodified_redis_is_served_as_tls() {
     let pki = Pki::new();
     let port = closed_port("127.0.0.1");
-    let nothing_else = "[[rule]]\nname = \"nothing else\"\ndirection = \"in\"\nmode = \"deny\"\n";
-    let agent = Agent::start_with(&format!("{nothing_else}{}", served(port, &pki)));
+    let agent = Agent::start_with(deny("nothing else", "in").and(served(port, &pki)));
     assert_eq!(python(&agent, BIND, &[]), json!("EACCES"));
     let program = redis_server();
     let mut redis = command(&agent, "bash");

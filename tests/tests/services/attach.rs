@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use ssa_tests::{
     agent::{Agent, cgroup_mount, program},
     app::App,
+    config::Config,
     eventually,
     pki::{Leaf, Pki},
     server::Server,
@@ -231,9 +232,9 @@ fn services_are_attached_when_they_begin_and_let_go_when_they_end() {
     let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
     let prefix = format!("ssa-test-{}-rule", std::process::id());
     let early = Cgroup::new("rule@early.service");
-    let agent = Agent::start_with(&format!(
-        "[[service]]\nunit = \"{prefix}@*.service\"\n[[service]]\ncgroup = \"/{prefix}.slice/*\"\n"
-    ));
+    let units = Config::item("service").set("unit", format!("{prefix}@*.service").as_str());
+    let slice = Config::item("service").set("cgroup", format!("/{prefix}.slice/*").as_str());
+    let agent = Agent::start_with(units.and(slice));
     let served = |path: &Path| list(&agent).iter().any(|(cgroup, _sockets)| cgroup == path);
     eventually("what was there is attached", Duration::from_secs(5), || served(&early.0));
     let late = Cgroup::new("rule@late.service");
@@ -272,7 +273,7 @@ out(connect(sock, "127.0.0.1", port)["result"]); wait()
 #[test]
 fn what_is_detached_by_command_stays_detached_though_a_rule_names_it() {
     let pattern = format!("ssa-test-{}-ruled", std::process::id());
-    let agent = Agent::start_with(&format!("[[service]]\ncgroup = \"/{pattern}\"\n"));
+    let agent = Agent::start_with(Config::item("service").set("cgroup", format!("/{pattern}").as_str()));
     let service = Cgroup::new("ruled");
     let is_attached = || list(&agent).iter().any(|(path, _sockets)| *path == service.0);
     eventually("the rule attaches it", Duration::from_secs(10), is_attached);

@@ -151,7 +151,7 @@ fn pods_are_served_by_their_labels_as_the_api_server_tells_of_them() {
     });
     fs::write(&kubeconfig, config.to_string()).unwrap();
     let mut agent = Agent::absent();
-    agent.configure("[[service]]\npod = { namespace = \"sh*\", selector = \"ssa.dev/tls=enabled,app in (web,db)\" }\n");
+    agent.configure("[[service]]\npod = { namespace = 'sh*', selector = 'ssa.dev/tls=enabled,app in (web,db)' }");
     let start = |agent: &mut Agent| {
         let mut command = Command::new(program());
         command.env("KUBECONFIG", &kubeconfig).env("NODE_NAME", "node-1");
@@ -221,7 +221,7 @@ fn pods_are_served_by_their_labels_as_the_api_server_tells_of_them() {
 #[test]
 fn pods_without_a_cluster_are_said_to_be_out_of_reach() {
     let mut agent = Agent::absent();
-    agent.configure("[[service]]\npod = { selector = \"a=b\" }\n");
+    agent.configure("[[service]]\npod = { selector = 'a=b' }");
     let mut command = Command::new(program());
     command.env_remove("KUBECONFIG").env("HOME", "/nonexistent").env("NODE_NAME", "node-1");
     agent.restart_by(command);

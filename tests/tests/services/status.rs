@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use ssa_tests::{
     agent::{Agent, program},
     app::App,
+    config::Config,
     eventually,
     pki::{Leaf, Pki},
     server::Server,
@@ -106,7 +107,7 @@ fn sample(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
 fn metrics_count_what_happens_and_failures_are_kept() {
     let pki = Pki::new();
     let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
-    let agent = Agent::start_with("[monitor]\nlisten = \"127.0.0.1:0\"\n");
+    let agent = Agent::start_with(Config::section("monitor").set("listen", "127.0.0.1:0"));
     let log = agent.log();
     let line = log.lines().find(|line| line.contains("metrics are at")).unwrap();
     let at = line.split("at=").nth(1).unwrap().split_whitespace().next().unwrap();
@@ -268,8 +269,8 @@ out([connect(two, "127.0.0.1", port)["result"], connect(tls(name_, ca), "127.0.0
 fn series_of_a_service_go_with_it() {
     let pki = Pki::new();
     let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
-    let agent =
-        Agent::start_with("[monitor]\nlisten = \"127.0.0.1:0\"\n[[service]]\ncgroup = \"/ssa-test-*-passing-*\"\n");
+    let monitor = Config::section("monitor").set("listen", "127.0.0.1:0");
+    let agent = Agent::start_with(monitor.and(Config::item("service").set("cgroup", "/ssa-test-*-passing-*")));
     let log = agent.log();
     let line = log.lines().find(|line| line.contains("metrics are at")).unwrap();
     let at = line.split("at=").nth(1).unwrap().split_whitespace().next().unwrap();
