@@ -11,7 +11,7 @@ use ssa_tests::{
 const NAME: &str = "peer.ssa.test";
 
 #[test]
-fn list_is_set_edited_and_read() {
+fn cipher_list_is_set_edited_and_read() {
     let agent = Agent::start();
     let came = python(&agent, "cipher_list.py", &[]);
     let (a, b, c) = ("TLS_AES_128_GCM_SHA256", "ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305");

@@ -22,7 +22,7 @@ use ssa_tests::{
 const NAME: &str = "peer.ssa.test";
 
 #[test]
-fn peer_is_named_counted_and_fingerprinted_also_when_resumed() {
+fn peer_identity_is_told_also_when_resumed() {
     let pki = Pki::new();
     let identity = pki.leaf_below_intermediate(Leaf::of(&[NAME]));
     let digest = identity.certificate.digest(openssl::hash::MessageDigest::sha256()).unwrap();
@@ -35,7 +35,7 @@ fn peer_is_named_counted_and_fingerprinted_also_when_resumed() {
 }
 
 #[test]
-fn versions_are_kept_to() {
+fn version_limits_hold_for_the_handshake() {
     let pki = Pki::new();
     let leaf = pki.leaf(Leaf::of(&[NAME]));
     let both = Server::echo("127.0.0.1", &leaf);
@@ -96,7 +96,7 @@ out(came)
 }
 
 #[test]
-fn sessions_live_for_as_long_as_they_are_told() {
+fn session_is_resumed_within_its_ttl_only() {
     let pki = Pki::new();
     let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
     let agent = Agent::start();
@@ -222,7 +222,7 @@ fn set_client_sigalgs(acceptor: &mut openssl::ssl::SslAcceptorBuilder, algorithm
 }
 
 #[test]
-fn credentials_that_make_no_sense_get_eproto_and_a_reason() {
+fn unusable_credentials_get_eproto_and_a_reason() {
     let pki = Pki::new();
     let (chain, key) = pki.write("nginx", &pki.leaf(Leaf::of(&[NAME])));
     let nginx = Peer::nginx(&pki, &chain, &key);

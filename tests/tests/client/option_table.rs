@@ -75,7 +75,7 @@ out(came)
 }
 
 #[test]
-fn header_compiles_as_c89_and_cpp_and_agrees_with_the_table() {
+fn header_compiles_as_c89_and_cpp_and_agrees_with_table() {
     let folder = tempfile::tempdir().unwrap();
     let source = programs().join("header.c");
     let strict = ["-pedantic", "-Wall", "-Wextra", "-Werror"];
@@ -100,7 +100,7 @@ fn header_compiles_as_c89_and_cpp_and_agrees_with_the_table() {
 }
 
 #[test]
-fn c_program_gets_every_option() {
+fn c_application_gets_every_option() {
     let pki = Pki::new();
     let leaf = pki.leaf(Leaf::of(&[NAME]));
     let nginx_files = pki.write("server", &leaf);

@@ -45,7 +45,7 @@ fn option(socket: &Socket, level: i32, name: i32) -> i32 {
 }
 
 #[test]
-fn options_of_the_program_hold_on_the_peer_leg_and_later_ones_follow() {
+fn socket_options_hold_on_the_peer_leg_before_and_after_connect() {
     use libc::*;
     let pki = Pki::new();
     let leaf = pki.leaf(Leaf::of(&[NAME]));
@@ -86,7 +86,7 @@ fn options_of_the_program_hold_on_the_peer_leg_and_later_ones_follow() {
 }
 
 #[test]
-fn options_that_the_program_leaves_alone_are_left_alone() {
+fn socket_options_that_are_not_set_are_left_alone() {
     use libc::*;
     let pki = Pki::new();
     let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
@@ -112,7 +112,7 @@ fn options_that_the_program_leaves_alone_are_left_alone() {
 }
 
 #[test]
-fn bound_address_and_interface_are_those_of_the_peer_leg() {
+fn peer_leg_has_the_bound_address_and_interface() {
     let pki = Pki::new();
     let (chain, key) = pki.write("server", &pki.leaf(Leaf::of(&[NAME])));
     let agent = Agent::start();

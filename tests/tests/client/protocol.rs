@@ -30,7 +30,7 @@ fn can_be_had() -> bool {
 }
 
 #[test]
-fn agent_says_once_where_it_can_not_be_had() {
+fn agent_says_once_that_protocol_sockets_can_not_be_had() {
     let agent = Agent::start();
     let count = agent.log().matches("socket(..., IPPROTO_TLS) can't be had").count();
     assert_eq!(count, usize::from(!can_be_had()), "{}", agent.log());
@@ -122,7 +122,7 @@ fn protocol_socket_connects_and_serves_in_three_languages() {
 }
 
 #[test]
-fn only_stream_sockets_of_attached_cgroups_and_all_else_is_the_kernels() {
+fn protocol_is_changed_for_stream_sockets_of_the_cgroup_only() {
     let agent = Agent::start();
     let script = "protocol_kinds.py";
     let inside = python(&agent, script, &[]);

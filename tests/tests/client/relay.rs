@@ -148,7 +148,7 @@ fn close_right_after_connect_loses_nothing() {
     let script = r#"
 sock.close()
 for turn in range(200):
-    quick = tls(name, ca)
+    quick = tls(host, ca)
     quick.connect(("127.0.0.1", int(port)))
     quick.sendall(b"a" * 1000)
     quick.close()

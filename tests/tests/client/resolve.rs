@@ -88,7 +88,7 @@ ca = args[1]
 }
 
 #[test]
-fn name_is_resolved_with_the_programs_own_files_and_every_address_is_tried() {
+fn name_is_resolved_by_own_files_and_every_address_tried() {
     let pki = Pki::new();
     let leaf = pki.leaf(Leaf::of(&[NAME, "by-hosts.test", "short", "127.0.0.1", "dual.ssa.test"]));
     let server = Server::echo("127.0.0.1", &leaf);

@@ -63,7 +63,7 @@ fn nobody(capabilities: &[String]) -> Command {
 }
 
 #[test]
-fn healthy_machine_is_said_to_be_one_and_nothing_is_left_behind() {
+fn doctor_passes_a_healthy_machine_and_leaves_nothing() {
     let (output, report) = doctor(&["env"]);
     assert!(output.status.success(), "{}", report.0);
     assert_eq!(report.0["runs"], true);
@@ -95,7 +95,7 @@ fn every_program_loads_within_the_verifiers_limits() {
 }
 
 #[test]
-fn what_is_missing_is_named_with_what_to_do() {
+fn doctor_names_what_is_missing_and_what_to_do() {
     let (output, report) = doctor(&["setpriv", "--inh-caps=-net_raw", "--bounding-set=-net_raw"]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(report.0["runs"], false);

@@ -153,12 +153,12 @@ fn agent_ends(fault: &str, seed: u64, count: usize, end: impl Fn(&mut Agent)) {
 }
 
 #[test]
-fn agent_is_killed_in_mid_transfer() {
+fn agent_killed_in_mid_transfer_resets() {
     agent_ends("agent: SIGKILL", 0x5eed, times(20, 1000), Agent::kill);
 }
 
 #[test]
-fn agent_panics_in_mid_transfer() {
+fn agent_that_panics_in_mid_transfer_resets() {
     let abort = |agent: &mut Agent| {
         agent.signal(Signal::SIGABRT);
         agent.wait_for_end();
@@ -167,7 +167,7 @@ fn agent_panics_in_mid_transfer() {
 }
 
 #[test]
-fn agent_is_stopped_and_goes_on() {
+fn agent_stopped_in_mid_transfer_goes_on() {
     let mut scene = Scene::new();
     let mut program = scene.program();
     let mut dice = Dice(0x570b);
@@ -197,7 +197,7 @@ fn whole(program: &mut Transfers) -> Value {
 }
 
 #[test]
-fn program_is_killed_in_mid_transfer() {
+fn application_killed_in_mid_transfer_is_cleaned_up() {
     let mut scene = Scene::new();
     let mut dice = Dice(0x9409);
     let count = times(5, 200);
@@ -219,7 +219,7 @@ fn program_is_killed_in_mid_transfer() {
 }
 
 #[test]
-fn networks_do_what_they_do() {
+fn bad_networks_lose_no_byte_and_no_end() {
     let late = Duration::from_millis(2);
     let all: [(&str, Toxic, usize, &[&str]); 6] = [
         ("network: 2 ms late", Toxic::Latency(late), MIB, &["complete"]),
@@ -245,7 +245,7 @@ fn networks_do_what_they_do() {
 }
 
 #[test]
-fn handshakes_are_cut_at_every_byte() {
+fn handshake_cut_at_any_byte_is_refused() {
     let mut scene = Scene::new();
     let mut program = scene.program();
     let mut dice = Dice(0xcafe);
@@ -288,7 +288,7 @@ impl Drop for Table {
 }
 
 #[test]
-fn packets_are_lost_and_rejected() {
+fn lost_and_rejected_packets_lose_no_byte() {
     // The kernel sends a SYN again after one, three and seven seconds.
     let mut scene = Scene::with("[time]\nconnect_seconds = 20\nhandshake_seconds = 20\n");
     let mut program = scene.program();
@@ -347,7 +347,7 @@ impl Drop for Injected {
 }
 
 #[test]
-fn system_calls_of_the_agent_fail() {
+fn failing_system_calls_of_the_agent_lose_no_byte() {
     let all = [
         "bpf:error=ENOMEM:when=3+5",
         "socket:error=EMFILE:when=1+3",

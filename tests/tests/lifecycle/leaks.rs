@@ -25,7 +25,7 @@ fn echo() -> (Agent, Pki, Server) {
 }
 
 #[test]
-fn five_thousand_connections_in_a_row_leak_nothing() {
+fn five_thousand_connections_leak_nothing() {
     let (agent, pki, server) = echo();
     let script = r#"
 port, host, ca = args
@@ -58,7 +58,7 @@ out(descriptors()); wait()
 }
 
 #[test]
-fn ten_thousand_refusals_arrive_though_threads_hammer_the_socket() {
+fn ten_thousand_refusals_reach_a_busy_socket() {
     let pki = Pki::new();
     let stranger = Pki::new();
     let server = Server::echo("127.0.0.1", &stranger.leaf(Leaf::of(&[NAME])));
@@ -103,7 +103,7 @@ out(1)
 }
 
 #[test]
-fn killed_program_leaves_nothing_behind() {
+fn killed_application_leaves_nothing_behind() {
     let (agent, pki, server) = echo();
     let script = r#"
 port, host, ca = args
@@ -144,7 +144,7 @@ fn namespaces_that_come_and_go_leave_nothing_behind() {
 }
 
 #[test]
-fn programs_killed_while_they_connect_leave_no_sockets_and_no_processes_behind() {
+fn applications_killed_in_connect_leave_nothing_behind() {
     let pki = Pki::new();
     let leaf = pki.leaf(Leaf::of(&[NAME]));
     let agent = Agent::start();

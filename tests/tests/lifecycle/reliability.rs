@@ -50,7 +50,7 @@ def alive():
 "#;
 
 #[test]
-fn one_connection_more_than_each_limit_is_refused_and_the_others_live() {
+fn connection_above_a_limit_is_refused_and_others_live() {
     for (key, of) in
         [("connections", ""), ("connections_per_service", " of the service"), ("connections_per_user", " of the user")]
     {
@@ -69,7 +69,7 @@ fn one_connection_more_than_each_limit_is_refused_and_the_others_live() {
 }
 
 #[test]
-fn one_client_more_than_the_limit_is_reset() {
+fn client_above_the_limit_is_reset() {
     let pki = Pki::new();
     let (chain, key) = pki.write("server", &pki.leaf(Leaf::of(&[NAME])));
     let agent = Agent::start_with("[limits]\nconnections = 2\n");
@@ -155,7 +155,7 @@ fn agent_without_descriptors_refuses_waits_and_recovers() {
 }
 
 #[test]
-fn connection_that_is_idle_for_too_long_is_reset_with_a_reason() {
+fn idle_connection_is_reset_with_a_reason() {
     let (agent, pki, server) = echo("[time]\nidle_seconds = 1\n");
     let script = r#"
 name_, ca, port = args
@@ -212,7 +212,7 @@ except OSError as reset: out(errno.errorcode[reset.errno])
 "#;
 
 #[test]
-fn floods_of_tickets_and_key_updates_pass_and_leave_nothing() {
+fn floods_of_tickets_and_key_updates_leave_nothing() {
     const FLOOD: usize = 20_000;
     let pki = Pki::new();
     let context = server::context(&pki.leaf(Leaf::of(&[NAME])));
@@ -244,7 +244,7 @@ fn floods_of_tickets_and_key_updates_pass_and_leave_nothing() {
 }
 
 #[test]
-fn peer_that_wants_to_renegotiate_does_not_get_to() {
+fn renegotiation_is_refused() {
     let pki = Pki::new();
     let context = server::context_with(&pki.leaf(Leaf::of(&[NAME])), |builder| {
         builder.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap();

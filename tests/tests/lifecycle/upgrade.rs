@@ -102,7 +102,7 @@ fn upgrades_under_load_refuse_nobody_and_lose_nothing() {
 }
 
 #[test]
-fn options_of_connections_that_are_finished_still_hold() {
+fn socket_options_hold_on_connections_of_a_replaced_agent() {
     let pki = Pki::new();
     let echo = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
     let mut agent = Agent::start();
@@ -153,7 +153,7 @@ fn agent_whose_successor_can_not_start_goes_on() {
 }
 
 #[test]
-fn successor_that_is_killed_at_any_step_leaves_the_first_one_serving() {
+fn successor_killed_at_any_step_leaves_the_agent_serving() {
     let pki = Pki::new();
     let echo = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
     let mut agent = Agent::start();
@@ -192,7 +192,7 @@ fn successor_that_is_killed_at_any_step_leaves_the_first_one_serving() {
 }
 
 #[test]
-fn agent_that_is_killed_at_any_step_of_its_start_leaves_nothing_twice() {
+fn agent_killed_at_any_step_of_its_start_leaves_nothing_twice() {
     let pki = Pki::new();
     let echo = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
     let mut agent = Agent::start_quiet();

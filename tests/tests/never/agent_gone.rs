@@ -42,7 +42,7 @@ out(came)"
 }
 
 #[test]
-fn agent_killed_in_mid_handshake_leaks_nothing_and_connects_nothing() {
+fn agent_killed_in_mid_handshake_connects_and_leaks_nothing() {
     let pki = Pki::new();
     let server = slow(&pki, Duration::from_millis(700));
     let mut agent = Agent::start();
@@ -150,7 +150,7 @@ out([name(long.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))])"
 }
 
 #[test]
-fn agent_that_is_told_to_stop_waits_for_open_tls_sockets() {
+fn stopping_agent_waits_for_open_tls_sockets() {
     let (pki, server) = echo();
     let mut agent = Agent::start();
     let script = format!(
@@ -205,7 +205,7 @@ out(came); wait()"
 }
 
 #[test]
-fn restarted_agent_serves_and_never_forgets_what_was_trusted() {
+fn restarted_agent_never_forgets_what_was_trusted() {
     let (pki, server) = echo();
     let mut agent = Agent::start();
     let script = r#"
@@ -236,7 +236,7 @@ out(came)
 }
 
 #[test]
-fn held_connects_are_refused_when_the_agent_is_told_to_stop() {
+fn stopping_agent_refuses_held_connects() {
     let pki = Pki::new();
     let server = slow(&pki, Duration::from_secs(20));
     let agent = Agent::start_with("[time]\nhandshake_seconds = 30\n");

@@ -29,7 +29,7 @@ fn complaints() -> Vec<String> {
 }
 
 #[test]
-fn any_calls_give_documented_errnos_and_touch_nobody_else() {
+fn random_calls_give_documented_errnos_and_touch_nobody_else() {
     let pki = Pki::new();
     let leaf = pki.leaf(Leaf::of(&[NAME]));
     let (chain, key) = pki.write("own", &leaf);

@@ -24,7 +24,7 @@ const AGENT: (Ipv4Addr, u32) = (Ipv4Addr::new(127, 204, 0, 0), 0xfffe_0000);
 const ALLOWED: (Ipv4Addr, u32) = (Ipv4Addr::new(127, 0, 0, 2), u32::MAX);
 
 #[test]
-fn firewall_of_the_cgroup_holds_for_what_tls_sockets_reach() {
+fn cgroup_firewall_holds_for_what_tls_sockets_reach() {
     let pki = Pki::new();
     let leaf = pki.leaf(Leaf::of(&[NAME]));
     let agent = Agent::start();
@@ -65,7 +65,7 @@ out(connect(tls(name_, ca), "127.0.0.2", int(port)))
 }
 
 #[test]
-fn firewall_of_the_cgroup_holds_for_who_reaches_tls_listeners() {
+fn cgroup_firewall_holds_for_clients_of_tls_listeners() {
     let pki = Pki::new();
     let (chain, key) = pki.write("server", &pki.leaf(Leaf::of(&[NAME])));
     let agent = Agent::start();
@@ -99,7 +99,7 @@ out(peer[0])
 }
 
 #[test]
-fn firewall_by_user_and_cgroup_sees_the_program() {
+fn firewall_by_user_and_cgroup_sees_the_application() {
     let pki = Pki::new();
     let (chain, key) = pki.write("server", &pki.leaf(Leaf::of(&[NAME])));
     fs::set_permissions(pki.ca(), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();

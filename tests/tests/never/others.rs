@@ -9,7 +9,7 @@ use ssa_tests::{agent::Agent, app::command, few};
 
 /// CPython's own socket tests, as Debian ships them, inside the cgroup and outside.
 #[test]
-fn cpython_socket_tests_give_the_same_results_inside_and_outside() {
+fn cpython_socket_tests_pass_inside_as_outside() {
     let agent = Agent::start();
     let outside = results(Command::new("/usr/bin/python3"));
     let inside = results(command(&agent, "/usr/bin/python3"));

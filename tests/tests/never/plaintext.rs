@@ -51,7 +51,7 @@ out(sock.recv(100) == canary)"
 }
 
 #[test]
-fn refused_option_makes_a_socket_that_never_speaks_plaintext() {
+fn socket_with_a_refused_option_never_speaks_plaintext() {
     let (pki, server) = echo();
     let agent = Agent::start();
     let sniffer = Sniffer::start();

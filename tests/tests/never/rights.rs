@@ -82,7 +82,7 @@ out([here, adopt(), attempt(taken.setsockopt, IPPROTO_TLS, TLS_CONTEXT, context)
 }
 
 #[test]
-fn supplementary_groups_count_and_nothing_else_does() {
+fn path_is_opened_with_supplementary_groups_of_the_caller() {
     let (agent, pki, server, secret) = secret();
     let grouped = pki.folder().join("grouped.pem");
     fs::copy(pki.ca(), &grouped).unwrap();
@@ -107,7 +107,7 @@ for groups in ((4242,), ()):
 }
 
 #[test]
-fn root_directory_and_mounts_are_the_programs() {
+fn path_is_opened_in_the_applications_root_and_mounts() {
     let (agent, pki, server, _secret) = secret();
     let script = r#"
 import subprocess
@@ -130,7 +130,7 @@ out(came)
 }
 
 #[test]
-fn root_without_capabilities_and_root_of_a_user_namespace_are_what_they_are() {
+fn path_is_opened_without_capabilities_that_root_lacks() {
     let (agent, pki, server, _secret) = secret();
     let others = pki.folder().join("others.pem");
     fs::copy(pki.ca(), &others).unwrap();
@@ -151,7 +151,7 @@ fn root_without_capabilities_and_root_of_a_user_namespace_are_what_they_are() {
 }
 
 #[test]
-fn program_that_execs_a_setuid_binary_gains_nothing() {
+fn application_that_execs_a_setuid_binary_gains_nothing() {
     let (agent, pki, server, secret) = secret();
     let source = pki.folder().join("wait.c");
     fs::write(&source, "#include <unistd.h>\nint main(void) { return pause(); }\n").unwrap();
@@ -190,7 +190,7 @@ out([came["result"], came["error"]])
 }
 
 #[test]
-fn program_that_has_ended_or_changed_its_user_opens_nothing() {
+fn application_that_ended_or_changed_user_opens_nothing() {
     let (agent, pki, server, _secret) = secret();
     let script = r#"
 port, ca = args
@@ -260,7 +260,7 @@ out(came)
 }
 
 #[test]
-fn file_that_is_swapped_while_it_is_read_is_one_or_the_other() {
+fn file_swapped_while_it_is_read_is_one_or_the_other() {
     let (agent, pki, server, _secret) = secret();
     let other = Pki::new();
     let path = pki.folder().join("swapped.pem");
@@ -313,7 +313,7 @@ out(came + [attempt(sock.connect, args[1])])
 }
 
 #[test]
-fn path_is_opened_with_the_rights_of_the_program() {
+fn path_is_opened_with_the_rights_of_the_application() {
     let (pki, server) = crate::canary::echo();
     let secret = pki.folder().join("secret.pem");
     std::fs::copy(pki.ca(), &secret).unwrap();

@@ -8,7 +8,7 @@ use ssa_tests::{agent::Agent, app::App, config::Config};
 use crate::fixture::*;
 
 #[test]
-fn reload_takes_a_good_file_keeps_the_old_one_and_leaves_connections_alone() {
+fn reload_takes_good_files_only_and_keeps_connections() {
     let (pki, server) = echo();
     let mut agent = Agent::start();
     let mut app = App::start(&agent, "reload.py", &[&server.port(), NAME, &pki.ca()]);

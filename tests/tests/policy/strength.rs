@@ -15,7 +15,7 @@ use ssa_tests::{
 use crate::fixture::*;
 
 #[test]
-fn weaker_than_the_policy_is_eproto_and_stronger_is_not() {
+fn option_weaker_than_the_policy_gets_eproto() {
     let (pki, server) = echo();
     let config = r#"
 [tls]
@@ -43,7 +43,7 @@ lifetime_seconds = 60
 }
 
 #[test]
-fn trust_depth_groups_algorithms_alpn_and_credentials_are_the_administrators() {
+fn policy_sets_trust_depth_groups_alpn_and_credentials() {
     let pki = Pki::new();
     let deep = pki.leaf_below_intermediate(Leaf::of(&[NAME]));
     let server = Server::tls(

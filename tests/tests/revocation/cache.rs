@@ -13,7 +13,7 @@ use ssa_tests::{
 use crate::scene::*;
 
 #[test]
-fn answers_outlive_the_agent_and_are_verified_when_they_are_read() {
+fn answers_outlive_the_agent_and_are_verified_when_read() {
     let mut scene = Scene::new();
     let cache = tempfile::tempdir().unwrap();
     let folder = cache.path().join("answers");
@@ -89,7 +89,7 @@ fn older_good_answer_never_replaces_a_revoked_one() {
 }
 
 #[test]
-fn later_crl_counts_over_an_older_response_after_a_restart() {
+fn later_crl_counts_over_an_older_response_after_restart() {
     let mut scene = Scene::new();
     let cache = tempfile::tempdir().unwrap();
     scene.keep_answers_in(cache.path());

@@ -43,7 +43,7 @@ fn connections(agent: &Agent) -> Value {
 }
 
 #[test]
-fn live_connection_whose_peer_becomes_revoked_is_listed_and_may_be_reset() {
+fn connection_of_a_revoked_peer_is_listed_or_reset() {
     for close in [false, true] {
         let config = local().set("close_revoked", close);
         let mut scene = Scene::with(config);

@@ -48,7 +48,7 @@ fn local_servers_are_not_asked_unless_the_policy_allows_it() {
 }
 
 #[test]
-fn program_and_policy_agree_on_what_is_checked() {
+fn checks_are_what_application_and_policy_agree_on() {
     let pki = Pki::new();
     let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
     let run = |config: Config| {
@@ -84,7 +84,7 @@ fn program_and_policy_agree_on_what_is_checked() {
 }
 
 #[test]
-fn soft_profile_lets_be_what_nobody_knows_and_says_so() {
+fn soft_fail_profile_connects_to_unknown_and_says_so() {
     let pki = Pki::new();
     let leaf = pki.leaf(Leaf::of(&[NAME]));
     let server = Server::echo("127.0.0.1", &leaf);
@@ -118,7 +118,7 @@ out(said + [connect(sock, "127.0.0.1", args[3])["result"]])
 
 /// A server with a CRL in a network namespace of its own: who asks from another one finds nobody.
 #[test]
-fn who_asks_is_in_the_programs_namespace_unless_the_policy_says_host() {
+fn fetch_is_made_from_the_namespace_that_the_policy_names() {
     let pki = Pki::new();
     let port = closed_port("127.0.0.1");
     let url = format!("URI:http://localhost:{port}/a.crl");

@@ -19,7 +19,7 @@ use ssa_tests::{
 use crate::scene::*;
 
 #[test]
-fn each_state_by_each_way() {
+fn each_source_tells_good_revoked_and_unknown() {
     let mut scene = Scene::new();
     let web_root = tempfile::tempdir().unwrap();
     let nginx = Peer::nginx_files(web_root.path());
@@ -114,7 +114,7 @@ fn intermediates_are_checked_too() {
 }
 
 #[test]
-fn certificate_that_must_be_stapled_is() {
+fn must_staple_certificate_without_staple_is_refused() {
     let mut scene = Scene::new();
     let port = closed_port("127.0.0.1");
     let url = format!("OCSP;URI:http://127.0.0.1:{port}/");
@@ -131,7 +131,7 @@ fn certificate_that_must_be_stapled_is() {
 }
 
 #[test]
-fn delegated_responders_count_if_nobody_need_ask_about_them() {
+fn delegated_responder_counts_with_nocheck_only() {
     let mut scene = Scene::new();
     let other = Pki::new();
     let root = scene.root().clone();
@@ -150,7 +150,7 @@ fn delegated_responders_count_if_nobody_need_ask_about_them() {
 }
 
 #[test]
-fn tls_1_3_peers_staple_for_their_intermediates() {
+fn tls_1_3_peer_staples_for_its_intermediates() {
     let mut scene = Scene::new();
     let root = scene.root().clone();
     let middle = scene.pki.intermediate(&[]);
@@ -185,7 +185,7 @@ fn tls_1_3_peers_staple_for_their_intermediates() {
 }
 
 #[test]
-fn responses_that_are_stapled_by_nginx_are_taken() {
+fn response_stapled_by_nginx_is_taken() {
     let mut scene = Scene::new();
     let leaf = scene.leaf(None, None);
     let root = scene.root().clone();

@@ -21,7 +21,7 @@ use crate::scene::*;
 
 /// What becomes of a responder, or of a list, in trouble.
 #[test]
-fn each_trouble_is_refused_in_time_with_a_reason() {
+fn trouble_is_refused_in_time_with_a_reason() {
     let mut scene = Scene::new();
     let other = Pki::new();
     let (root, wrong) = (scene.root().clone(), other.root().clone());
@@ -138,7 +138,7 @@ fn each_trouble_is_refused_in_time_with_a_reason() {
 }
 
 #[test]
-fn responders_are_asked_once_for_many_and_failed_ones_not_again_for_a_while() {
+fn responder_is_asked_once_for_many_and_not_soon_after_failure() {
     let mut scene = Scene::new();
     let asked = Arc::new(AtomicUsize::new(0));
     let answers: Arc<std::sync::Mutex<Option<Vec<u8>>>> = Arc::default();
@@ -179,7 +179,7 @@ out(came)
 }
 
 #[test]
-fn nonces_keep_old_answers_from_being_played() {
+fn nonce_refuses_a_replayed_answer() {
     let mut scene = Scene::with(local().set("nonce", true));
     let root = scene.root().clone();
     let port = closed_port("127.0.0.1");
@@ -197,7 +197,7 @@ fn nonces_keep_old_answers_from_being_played() {
 }
 
 #[test]
-fn answers_that_come_too_late_for_the_handshake_are_a_refusal_with_a_reason() {
+fn answer_after_the_handshake_limit_is_refused_with_a_reason() {
     let mut scene = Scene::with(local_with(30, ""));
     let server = web(|_path, _body| Page::Slow(Duration::from_secs(20), Vec::new()));
     let leaf = scene.leaf(Some(&format!("http://{}/", server.addr)), Some(&format!("http://{}/crl", server.addr)));

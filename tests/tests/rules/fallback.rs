@@ -44,7 +44,7 @@ fn mail_server(pki: &Pki, script: &'static [(&'static str, &'static str)], eager
 }
 
 #[test]
-fn preferred_tls_falls_back_to_plaintext_and_says_so() {
+fn prefer_rule_falls_back_to_plaintext_and_says_so() {
     let (pki, tls) = echo();
     let wrong = server::context(&pki.leaf(Leaf::of(&["other.ssa.test"])));
     let wrong = Server::tls("127.0.0.1", wrong, server::echo);
@@ -75,7 +75,7 @@ fn preferred_tls_falls_back_to_plaintext_and_says_so() {
 }
 
 #[test]
-fn listener_that_prefers_tls_serves_both() {
+fn prefer_rule_serves_tls_and_plaintext_clients() {
     let pki = Pki::new();
     let port = closed_port("127.0.0.1");
     let agent = Agent::start_with(served(port, &pki).set("mode", "prefer"));
@@ -91,7 +91,7 @@ fn listener_that_prefers_tls_serves_both() {
 }
 
 #[test]
-fn mail_protocols_are_asked_for_tls_and_the_program_hears_the_greeting() {
+fn starttls_rule_secures_mail_and_passes_the_greeting_on() {
     let pki = Pki::new();
     const SMTP: &[(&str, &str)] = &[
         ("", "220-mail.test\r\n220 ESMTP\r\n"),

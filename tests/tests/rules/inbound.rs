@@ -19,7 +19,7 @@ use ssa_tests::{
 use crate::fixture::*;
 
 #[test]
-fn listener_of_a_cgroup_that_was_just_made_is_served() {
+fn listener_of_a_new_cgroup_is_served() {
     let pki = Pki::new();
     let port = closed_port("127.0.0.1");
     let agent = Agent::start_with(served(port, &pki));
@@ -59,7 +59,7 @@ fn replaced_certificate_of_a_rule_is_taken_up() {
 }
 
 #[test]
-fn unmodified_http_server_is_served_as_tls_and_sees_its_clients() {
+fn unmodified_http_server_is_served_and_sees_its_clients() {
     let pki = Pki::new();
     let port = closed_port("127.0.0.1");
     let agent = Agent::start_with(served(port, &pki));
@@ -111,7 +111,7 @@ fn ruled_listener_serves_no_plaintext_while_the_agent_is_dead() {
 }
 
 #[test]
-fn listener_that_was_there_before_its_rule_is_closed_to_plaintext() {
+fn listener_older_than_its_rule_is_closed_to_plaintext() {
     let pki = Pki::new();
     let port = closed_port("127.0.0.1");
     let mut agent = Agent::start();

@@ -19,7 +19,7 @@ use ssa_tests::{
 use crate::fixture::*;
 
 #[test]
-fn plain_program_speaks_tls_and_others_are_left_alone() {
+fn plain_application_speaks_tls_and_others_are_left_alone() {
     let (pki, server) = echo();
     let agent = Agent::start_with(out(server.addr.port(), &pki));
     let sniffer = Sniffer::start();
@@ -54,7 +54,7 @@ fn peer_that_is_not_the_rules_name_is_refused() {
 }
 
 #[test]
-fn rule_holds_while_the_agent_is_dead_and_after_it_has_come_back() {
+fn rule_holds_while_the_agent_is_dead_and_afterwards() {
     let (pki, server) = echo();
     let mut agent = Agent::start_with(out(server.addr.port(), &pki));
     let sniffer = Sniffer::start();
@@ -113,7 +113,7 @@ out(said)
 }
 
 #[test]
-fn cgroup_that_was_just_made_is_refused_until_it_is_known() {
+fn new_cgroup_is_refused_until_it_is_known() {
     let (pki, server) = echo();
     let mut agent = Agent::start_with(out(server.addr.port(), &pki));
     let cgroup = agent.cgroup().to_string_lossy().into_owned();
@@ -126,7 +126,7 @@ fn cgroup_that_was_just_made_is_refused_until_it_is_known() {
 }
 
 #[test]
-fn options_of_a_program_win_over_the_rule() {
+fn options_of_an_application_win_over_the_rule() {
     let (pki, server) = echo();
     let agent = Agent::start_with(out(server.addr.port(), &pki));
     let script = r#"
@@ -200,7 +200,7 @@ fn no_plaintext_goes_either_way_while_rules_are_replaced() {
 }
 
 #[test]
-fn rules_end_with_the_agent_that_is_told_to_stop() {
+fn rules_end_with_an_agent_that_stops() {
     let (pki, server) = echo();
     let port = closed_port("127.0.0.1");
     let mut agent = Agent::start_with(served(port, &pki).and(out(server.addr.port(), &pki)));

@@ -19,7 +19,7 @@ use ssa_tests::{
 use crate::fixture::*;
 
 #[test]
-fn own_tls_is_passed_on_where_a_rule_lets_it() {
+fn passthrough_rule_passes_own_tls_on() {
     let pki = Pki::new();
     let (chain, key) = pki.write("redis", &pki.leaf(Leaf::of(&[NAME])));
     let port = closed_port("127.0.0.1");
@@ -53,7 +53,7 @@ except OSError as error: out(errno.errorcode[error.errno])
 }
 
 #[test]
-fn who_may_speak_own_tls_and_does_not_is_still_given_a_verified_peer() {
+fn passthrough_rule_still_verifies_peer_of_plaintext_app() {
     let pki = Pki::new();
     let greets = |name: &str| {
         Server::tls("127.0.0.1", server::context(&pki.leaf(Leaf::of(&[name]))), |mut stream| {

@@ -109,7 +109,7 @@ fn listener_that_can_not_serve_fails_accept_and_says_why() {
 }
 
 #[test]
-fn all_the_ways_programs_serve() {
+fn listeners_serve_forked_grouped_inherited_and_again() {
     let site = site();
     let came = site.start("ways_to_serve.py", &[&site.pki.ca()]).finish();
     assert_eq!(

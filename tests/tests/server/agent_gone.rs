@@ -11,7 +11,7 @@ use ssa_tests::{app::App, eventually, server::closed_port};
 use crate::site::*;
 
 #[test]
-fn nobody_gets_in_without_a_handshake_through_ten_restarts() {
+fn nobody_gets_in_without_a_handshake_in_ten_restarts() {
     let Site { mut agent, pki, chain, key } = site();
     let port = closed_port("127.0.0.1");
     let addr = SocketAddr::from(([127, 0, 0, 1], port));
@@ -74,7 +74,7 @@ fn nobody_gets_in_without_a_handshake_through_ten_restarts() {
 }
 
 #[test]
-fn dead_agent_means_silence() {
+fn listener_of_a_dead_agent_is_silent() {
     let Site { mut agent, chain, key, .. } = site();
     let script = r#"
 chain, key = args

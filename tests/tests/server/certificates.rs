@@ -135,7 +135,7 @@ for sock in socks: echo(sock.accept()[0])
 }
 
 #[test]
-fn replaced_certificates_are_taken_up_and_bad_ones_are_not() {
+fn replaced_certificate_is_taken_up_unless_it_is_bad() {
     let site = site();
     let script = r#"
 chain, key = args

@@ -91,7 +91,7 @@ fn c_epoll_server_serves_all_clients_over_both_families() {
 }
 
 #[test]
-fn thousand_clients_are_served_beside_slow_and_hostile_ones() {
+fn thousand_clients_are_served_beside_hostile_ones() {
     let site = site();
     let script = r#"
 chain, key = args

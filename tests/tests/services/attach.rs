@@ -179,7 +179,7 @@ out(connect(sock, "127.0.0.1", port)["result"])
 }
 
 #[test]
-fn mistakes_are_refused_with_a_reason() {
+fn attach_mistakes_are_refused_with_a_reason() {
     let agent = Agent::start();
     let below = agent.cgroup().join("below");
     fs::create_dir(&below).unwrap();
@@ -227,7 +227,7 @@ out(connect(sock, "127.0.0.1", port)["result"])
 }
 
 #[test]
-fn services_are_attached_when_they_begin_and_let_go_when_they_end() {
+fn service_is_attached_at_its_begin_and_let_go_at_its_end() {
     let pki = Pki::new();
     let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
     let prefix = format!("ssa-test-{}-rule", std::process::id());
@@ -271,7 +271,7 @@ out(connect(sock, "127.0.0.1", port)["result"]); wait()
 }
 
 #[test]
-fn what_is_detached_by_command_stays_detached_though_a_rule_names_it() {
+fn service_detached_by_command_stays_detached() {
     let pattern = format!("ssa-test-{}-ruled", std::process::id());
     let agent = Agent::start_with(Config::item("service").set("cgroup", format!("/{pattern}").as_str()));
     let service = Cgroup::new("ruled");
@@ -348,7 +348,7 @@ out([passed.getsockname()[1], os.getpid()]); wait()
 }
 
 #[test]
-fn services_speak_from_their_own_namespaces_and_others_stay_untouched() {
+fn services_connect_from_their_own_network_namespaces() {
     let pki = Pki::new();
     let agent = Agent::start();
     let services: Vec<Cgroup> = ["one", "two", "three"].into_iter().map(Cgroup::new).collect();

@@ -128,7 +128,7 @@ fn attached(agent: &Agent) -> Vec<PathBuf> {
 }
 
 #[test]
-fn pods_are_served_by_their_labels_as_the_api_server_tells_of_them() {
+fn pods_are_served_by_labels_that_the_api_server_tells() {
     let pki = Pki::new();
     let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
     let tree = Tree::new();

@@ -104,7 +104,7 @@ fn sample(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
 }
 
 #[test]
-fn metrics_count_what_happens_and_failures_are_kept() {
+fn metrics_count_connections_failures_and_reloads() {
     let pki = Pki::new();
     let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
     let agent = Agent::start_with(Config::section("monitor").set("listen", "127.0.0.1:0"));
@@ -163,7 +163,7 @@ one.close(); out("closed"); wait()
 }
 
 #[test]
-fn service_manager_is_told() {
+fn service_manager_is_told_ready_alive_and_stopping() {
     let folder = tempfile::tempdir().unwrap();
     let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -266,7 +266,7 @@ out([connect(two, "127.0.0.1", port)["result"], connect(tls(name_, ca), "127.0.0
 }
 
 #[test]
-fn series_of_a_service_go_with_it() {
+fn metrics_of_a_service_go_with_it() {
     let pki = Pki::new();
     let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
     let monitor = Config::section("monitor").set("listen", "127.0.0.1:0");
