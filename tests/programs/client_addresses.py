@@ -1,29 +1,10 @@
 """Reads the addresses of clients that come from another network namespace."""
 
-import subprocess
-
 from serving import *
+from veth import *
 
 chain, key, ca = args
-assert libc.unshare(CLONE_NEWNET) == 0
-
-
-def run(*words):
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-
-
-other = subprocess.Popen(["unshare", "-n", "sleep", "60"])
-while os.readlink(f"/proc/{other.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
-    time.sleep(0.01)
-there = ["nsenter", f"--net=/proc/{other.pid}/ns/net"]
-run("ip", "link", "set", "lo", "up")
-run("ip", "link", "add", "d0", "type", "veth", "peer", "name", "d1", "netns", str(other.pid))
-run("ip", "addr", "add", "10.9.1.1/24", "dev", "d0")
-run("ip", "addr", "add", "fd00:9::1/64", "dev", "d0", "nodad")
-run("ip", "link", "set", "d0", "up")
-run(*there, "ip", "addr", "add", "10.9.1.2/24", "dev", "d1")
-run(*there, "ip", "addr", "add", "fd00:9::2/64", "dev", "d1", "nodad")
-run(*there, "ip", "link", "set", "d1", "up")
+connect_ends(("10.9.1.1/24", "fd00:9::1/64"), ("10.9.1.2/24", "fd00:9::2/64"))
 came = []
 try:
     for host, family, to in (

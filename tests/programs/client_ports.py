@@ -1,27 +1,9 @@
 """Serves more clients than the agent has ports for, one after the other."""
 
-import ssl, subprocess, threading
-
-from serving import *
+from veth import *
 
 chain, key, ca = args
-assert libc.unshare(CLONE_NEWNET) == 0
-
-
-def run(*words):
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-
-
-other = subprocess.Popen(["unshare", "-n", "sleep", "60"])
-while os.readlink(f"/proc/{other.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
-    time.sleep(0.01)
-there = ["nsenter", f"--net=/proc/{other.pid}/ns/net"]
-run("ip", "link", "set", "lo", "up")
-run("ip", "link", "add", "d0", "type", "veth", "peer", "name", "d1", "netns", str(other.pid))
-for word, side, device in ([], 1, "d0"), (there, 2, "d1"):
-    run(*word, "ip", "addr", "add", f"10.9.2.{side}/24", "dev", device)
-    run(*word, "ip", "addr", "add", f"fd00:10::{side}/64", "dev", device, "nodad")
-    run(*word, "ip", "link", "set", device, "up")
+connect_ends(("10.9.2.1/24", "fd00:10::1/64"), ("10.9.2.2/24", "fd00:10::2/64"))
 run("sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40063")
 
 

@@ -1,33 +1,9 @@
 """Binds to addresses and an interface before connect, between two network namespaces."""
 
-import subprocess
-
-from ssa import *
+from veth import *
 
 name_, ca, chain, key = args
-assert libc.unshare(CLONE_NEWNET) == 0
-
-
-def run(*words):
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-
-
-other = subprocess.Popen(["unshare", "-n", "sleep", "60"])
-while os.readlink(f"/proc/{other.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
-    time.sleep(0.01)
-there = ["nsenter", f"--net=/proc/{other.pid}/ns/net"]
-run("ip", "link", "set", "lo", "up")
-run("ip", "link", "add", "d0", "type", "veth", "peer", "name", "d1", "netns", str(other.pid))
-for addr in ("10.9.0.1/24", "10.9.0.3/24", "fe80::9:1/64"):
-    (
-        run("ip", "addr", "add", addr, "dev", "d0", "nodad")
-        if ":" in addr
-        else run("ip", "addr", "add", addr, "dev", "d0")
-    )
-run("ip", "link", "set", "d0", "up")
-for addr in ("10.9.0.2/24", "fe80::9:2/64"):
-    run(*there, "ip", "addr", "add", addr, "dev", "d1", *(["nodad"] if ":" in addr else []))
-run(*there, "ip", "link", "set", "d1", "up")
+connect_ends(("10.9.0.1/24", "10.9.0.3/24", "fe80::9:1/64"), ("10.9.0.2/24", "fe80::9:2/64"))
 servers = [
     subprocess.Popen(
         [*there, "openssl", "s_server", "-quiet", "-rev", "-accept", where, "-cert", chain, "-key", key],

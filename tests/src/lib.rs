@@ -3,6 +3,7 @@
 //!
 //! - [`agent`]: an agent of the test's own, on a cgroup of its own;
 //! - [`config`]: its configuration, [`app`]: applications in its cgroup, in Python and C;
+//! - [`cgroup`]: more cgroups of a test's own;
 //! - [`firewall`]: one on a cgroup, as systemd makes them;
 //! - [`keyed`]: transfers in which every byte is known, and [`toxic`]: what networks do to them;
 //! - [`pki`]: certificates of every kind, good and bad;
@@ -13,6 +14,7 @@
 
 pub mod agent;
 pub mod app;
+pub mod cgroup;
 pub mod config;
 pub mod firewall;
 pub mod keyed;

@@ -12,7 +12,7 @@ use std::{
 
 use openssl::ssl::{ShutdownState, Ssl, SslAcceptor, SslContext, SslMethod, SslStream, SslVersion};
 
-use crate::pki::Identity;
+use crate::pki::{Identity, Leaf, Pki};
 
 /// A listening server. Its threads end with the test.
 pub struct Server {
@@ -69,6 +69,13 @@ impl Server {
     pub fn host(&self) -> String {
         self.addr.ip().to_string()
     }
+}
+
+/// A CA, and an echo server on 127.0.0.1 that has a certificate of it for this name.
+pub fn echo_peer(name: &str) -> (Pki, Server) {
+    let pki = Pki::new();
+    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[name])));
+    (pki, server)
 }
 
 /// Does the server's side of a handshake.

@@ -1,12 +1,7 @@
 //! The list of cipher suites: set, edited, read back, and what a connection makes of it.
 
 use serde_json::json;
-use ssa_tests::{
-    agent::Agent,
-    app::python,
-    pki::{Leaf, Pki},
-    server::Server,
-};
+use ssa_tests::{agent::Agent, app::python, server};
 
 const NAME: &str = "peer.ssa.test";
 
@@ -33,8 +28,7 @@ fn cipher_list_is_set_edited_and_read() {
 
 #[test]
 fn connection_uses_the_only_suite_that_is_left() {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     let agent = Agent::start();
     let came = python(&agent, "cipher_choice.py", &[&server.port(), NAME, &pki.ca()]);
     for (suite, version) in [

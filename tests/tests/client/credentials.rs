@@ -16,7 +16,7 @@ use ssa_tests::{
     eventually,
     nginx::Peer,
     pki::{Leaf, Pki},
-    server::{Server, context_with},
+    server::{self, Server, context_with},
 };
 
 const NAME: &str = "peer.ssa.test";
@@ -97,8 +97,7 @@ out(came)
 
 #[test]
 fn session_is_resumed_within_its_ttl_only() {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     let agent = Agent::start();
     let came = python(&agent, "session_life.py", &[&server.port(), NAME, &pki.ca()]);
     assert_eq!(came, json!([[[0, 0, 0], [0, 1, 0], [0, 1, 1]], 7200, "EINVAL"]));

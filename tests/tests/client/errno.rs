@@ -9,7 +9,7 @@ use ssa_tests::{
     app::python,
     pki::{Leaf, Pki, self_signed},
     report,
-    server::{Server, closed_port, context, context_with, reset},
+    server::{self, Server, closed_port, context, context_with, reset},
 };
 
 const NAME: &str = "peer.ssa.test";
@@ -196,8 +196,7 @@ fn black_hole_gets_ehostunreach() {
 
 #[test]
 fn connect_without_a_name_gets_eproto() {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     refused("no host name", &pki, "127.0.0.1", &server.port(), "", "EPROTO", "no host name is set");
     assert_eq!(server.accepted(), 0);
 }
@@ -222,8 +221,7 @@ fn unreachable_network_and_host_keep_their_errno() {
 
 #[test]
 fn unreadable_and_senseless_trust_gets_eproto() {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     let folder = pki.folder().to_string_lossy().into_owned();
     std::fs::write(pki.folder().join("text.pem"), "no certificate").unwrap();
     nix::unistd::mkfifo(&pki.folder().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();

@@ -9,7 +9,7 @@ use ssa_tests::{
     app::{App, python},
     eventually,
     pki::{Leaf, Pki},
-    server::Server,
+    server::{self, Server},
 };
 
 const NAME: &str = "peer.ssa.test";
@@ -88,8 +88,7 @@ fn socket_options_hold_on_the_peer_leg_before_and_after_connect() {
 #[test]
 fn socket_options_that_are_not_set_are_left_alone() {
     use libc::*;
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     let agent = Agent::start();
     let script = "sock = tls(args[1], args[2]); sock.connect(('127.0.0.1', int(args[0]))); out(1); wait()";
     let mut app = App::start(&agent, script, &[&server.port(), NAME, &pki.ca()]);

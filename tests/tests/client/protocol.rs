@@ -17,7 +17,7 @@ use ssa_tests::{
     app::{App, command, compile, programs, python},
     eventually,
     pki::{Leaf, Pki},
-    server::Server,
+    server::{self, Server},
 };
 
 const NAME: &str = "peer.ssa.test";
@@ -154,8 +154,7 @@ fn protocol_is_changed_for_stream_sockets_of_the_cgroup_only() {
 #[ignore = "needs tracing programs and Linux 6.6: cargo xtask vm"]
 fn protocol_socket_is_a_tls_socket_from_the_start() {
     assert!(can_be_had());
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     let plain = Server::tcp("127.0.0.1", |mut stream| {
         let _gone = stream.write_all(b"plain");
     });

@@ -4,15 +4,14 @@ use serde_json::Value;
 use ssa_tests::{
     agent::Agent,
     app::{is_file, python},
-    pki::{Leaf, Pki},
-    server::Server,
+    pki::Pki,
+    server::{self, Server},
 };
 
 pub(crate) const NAME: &str = "peer.ssa.test";
 
 pub(crate) fn echo() -> (Agent, Pki, Server) {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     (Agent::start(), pki, server)
 }
 

@@ -1,11 +1,15 @@
 //! `ssa-agent doctor`, and the rights that the agent needs.
 
-use std::process::{Command, Output};
+use std::{
+    process::{Command, Output},
+    time::Duration,
+};
 
 use serde_json::Value;
 use ssa_tests::{
     agent::{Agent, cgroup_mount, program},
     app::App,
+    eventually,
     pki::{Leaf, Pki},
     server::Server,
 };
@@ -71,9 +75,12 @@ fn doctor_passes_a_healthy_machine_and_leaves_nothing() {
     for name in ["kernel", "cgroup v2", "eBPF programs", "loopback", "serving", "fetching over TLS", "refusals"] {
         assert_eq!(report.check(name)["outcome"], "good", "{}", report.0);
     }
-    let left = std::fs::read_dir(cgroup_mount()).unwrap().flatten();
-    let left: Vec<_> = left.filter(|entry| entry.file_name().to_string_lossy().starts_with("ssa-doctor")).collect();
-    assert!(left.is_empty(), "{left:?}");
+    // Another test's doctor may have one at this moment.
+    let is_left = || {
+        let mut entries = std::fs::read_dir(cgroup_mount()).unwrap().flatten();
+        entries.any(|entry| entry.file_name().to_string_lossy().starts_with("ssa-doctor"))
+    };
+    eventually("no cgroup is left", Duration::from_secs(20), || !is_left());
 }
 
 #[test]

@@ -12,15 +12,14 @@ use ssa_tests::{
     app::{App, python},
     eventually, few,
     pki::{Leaf, Pki},
-    server::Server,
+    server::{self, Server},
     slow_machine,
 };
 
 const NAME: &str = "peer.ssa.test";
 
 fn echo() -> (Agent, Pki, Server) {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     (Agent::start(), pki, server)
 }
 

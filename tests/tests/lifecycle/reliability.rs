@@ -24,8 +24,7 @@ use ssa_tests::{
 const NAME: &str = "peer.ssa.test";
 
 fn echo(config: &str) -> (Agent, Pki, Server) {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     (Agent::start_with(config), pki, server)
 }
 

@@ -13,9 +13,7 @@ pub(crate) const NAME: &str = "peer.ssa.test";
 pub(crate) const CANARY: &[u8] = b"canary-7f3a91c2-must-not-be-seen";
 
 pub(crate) fn echo() -> (Pki, Server) {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
-    (pki, server)
+    server::echo_peer(NAME)
 }
 
 /// A TLS server whose handshakes take this long.

@@ -14,16 +14,15 @@ use ssa_tests::{
     agent::Agent,
     app::{App, command, compile, python},
     eventually,
-    pki::{Leaf, Pki},
-    server::Server,
+    pki::Pki,
+    server::{self, Server},
 };
 
 const NAME: &str = "peer.ssa.test";
 
 /// An agent, a server, and a copy of its CA that only root can read.
 fn secret() -> (Agent, Pki, Server, String) {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     let path = pki.folder().join("secret.pem");
     fs::copy(pki.ca(), &path).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();

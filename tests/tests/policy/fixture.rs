@@ -1,14 +1,12 @@
 //! A peer for a policy to be tried on.
 
 use ssa_tests::{
-    pki::{Leaf, Pki},
-    server::Server,
+    pki::Pki,
+    server::{self, Server},
 };
 
 pub(crate) const NAME: &str = "peer.ssa.test";
 
 pub(crate) fn echo() -> (Pki, Server) {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
-    (pki, server)
+    server::echo_peer(NAME)
 }

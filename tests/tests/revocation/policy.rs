@@ -17,7 +17,7 @@ use ssa_tests::{
     config::Config,
     eventually,
     pki::{Leaf, Pki},
-    server::{Server, closed_port},
+    server::{self, Server, closed_port},
     status::{Known, Page, crl, response, web},
 };
 
@@ -49,8 +49,7 @@ fn local_servers_are_not_asked_unless_the_policy_allows_it() {
 
 #[test]
 fn checks_are_what_application_and_policy_agree_on() {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     let run = |config: Config| {
         python(&Agent::start_with(config), "revocation_options.py", &[NAME, &pki.ca(), &server.port()])
     };

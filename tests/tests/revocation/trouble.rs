@@ -2,137 +2,148 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use openssl::x509::X509;
 use serde_json::json;
 use ssa_tests::{
     app::python,
     pki::{Identity, Pki},
-    server::closed_port,
-    status::{Known, Page, Responder, Setup, crl, response, web},
+    server::{Server, closed_port},
+    status::{Known, Page, Responder, Setup, crl, web},
 };
 
 use crate::scene::*;
 
-/// What becomes of a responder, or of a list, in trouble.
-#[test]
-fn trouble_is_refused_in_time_with_a_reason() {
-    let mut scene = Scene::new();
-    let other = Pki::new();
-    let (root, wrong) = (scene.root().clone(), other.root().clone());
-    // Answers that are made before, for all of the certificates, by number.
-    let slow = Duration::from_secs(5);
-    let page = Arc::new(std::sync::Mutex::new(Page::Status(500)));
-    let now = Arc::clone(&page);
-    let server = web(move |path, _body| match (path, now.lock().unwrap().clone()) {
-        (path, Page::Redirect(to)) => Page::Redirect(if to.is_empty() { format!("{path}x") } else { to }),
-        (_path, page) => page,
-    });
-    let mut number = 0;
-    let mut url = || {
-        number += 1;
-        format!("http://{}/{number}", server.addr)
-    };
-    let strange = scene.leaf(None, None);
-    let answer = |certificate: &X509, issuer: &Identity, signer: &Identity, setup: Setup<'_>| {
-        response(scene.pki.folder(), &issuer.certificate, signer, certificate, Known::Good, setup)
-    };
-    let past = Setup { at: Some("-3d"), arguments: &["-ndays", "1"] };
-    let future = Setup { at: Some("+3d"), arguments: &["-ndays", "1"] };
-    type Make<'a> = Box<dyn Fn(&X509) -> Page + 'a>;
-    let same = |page: Page| -> Make<'_> { Box::new(move |_certificate| page.clone()) };
-    let by_ocsp: Vec<(&str, Make<'_>, &str)> = vec![
-        ("an error", same(Page::Status(503)), "HTTP status 503"),
-        ("slow", same(Page::Slow(slow, vec![0; 100])), "no answer within 1 s"),
-        ("garbage", same(Page::Bytes(b"<html>no</html>".to_vec())), "no OCSP response"),
-        ("huge", same(Page::Endless), "limit"),
-        ("redirect loop", same(Page::Redirect(String::new())), "more than 3 redirects"),
-        ("redirect to a file", same(Page::Redirect("file:///etc/passwd".to_owned())), "a redirect to no URL"),
-        (
-            "wrong signer",
-            Box::new(|one| Page::Bytes(answer(one, &root, &wrong, FOR_AN_HOUR))),
-            "not by whom it should be",
-        ),
-        (
-            "unknown issuer",
-            Box::new(|one| Page::Bytes(answer(one, &wrong, &wrong, FOR_AN_HOUR))),
-            "not by whom it should be",
-        ),
-        ("expired", Box::new(|one| Page::Bytes(answer(one, &root, &root, past))), "the response has expired"),
-        (
-            "of the future",
-            Box::new(|one| Page::Bytes(answer(one, &root, &root, future))),
-            "the response is of the future",
-        ),
-        (
-            "replayed of another",
-            Box::new(|_one| Page::Bytes(answer(&strange.certificate, &root, &root, FOR_AN_HOUR))),
-            "about another certificate",
-        ),
-    ];
-    let mut cases = Vec::new();
-    for (case, make, want) in &by_ocsp {
-        let leaf = scene.leaf(Some(&url()), None);
-        cases.push((format!("OCSP, {case}"), make(&leaf.certificate), leaf, OCSP, *want));
+/// Days ago, and in days: when an answer that counts no more, or not yet, was given.
+const PAST: Setup<'_> = Setup { at: Some("-3d"), arguments: &["-ndays", "1"] };
+const FUTURE: Setup<'_> = Setup { at: Some("+3d"), arguments: &["-ndays", "1"] };
+const DAY: i64 = 86_400;
+
+/// A client, and a web server that gives every request the same answer. A redirect to nowhere goes to another path of it.
+struct Trouble {
+    scene: Scene,
+    page: Arc<Mutex<Page>>,
+    server: Server,
+    /// Another CA, which nobody trusts.
+    wrong: Pki,
+    urls: usize,
+}
+
+impl Trouble {
+    fn new() -> Self {
+        let page = Arc::new(Mutex::new(Page::Status(500)));
+        let now = Arc::clone(&page);
+        let server = web(move |path, _body| match (path, now.lock().unwrap().clone()) {
+            (path, Page::Redirect(to)) => Page::Redirect(if to.is_empty() { format!("{path}x") } else { to }),
+            (_path, page) => page,
+        });
+        Self { scene: Scene::new(), page, server, wrong: Pki::new(), urls: 0 }
     }
-    let list = |signer: &Identity, span: (i64, i64)| Page::Bytes(crl(signer, &[], span, &[]));
+
+    /// An URL that was not asked before: servers that failed are left alone for a while.
+    fn url(&mut self) -> String {
+        self.urls += 1;
+        format!("http://{}/{}", self.server.addr, self.urls)
+    }
+
+    /// A connection to a peer with this certificate is refused while the server answers this.
+    #[track_caller]
+    fn is_refused(&mut self, case: &str, page: Page, leaf: &Identity, ways: Ways, want: &str) {
+        *self.page.lock().unwrap() = page;
+        self.scene.row(case, &peer(leaf, None), ways, "EPROTO", want);
+    }
+}
+
+#[test]
+fn ocsp_trouble_is_refused_in_time_with_a_reason() {
+    let mut trouble = Trouble::new();
+    for (case, page, want) in [
+        ("an error", Page::Status(503), "HTTP status 503"),
+        ("slow", Page::Slow(Duration::from_secs(5), vec![0; 100]), "no answer within 1 s"),
+        ("garbage", Page::Bytes(b"<html>no</html>".to_vec()), "no OCSP response"),
+        ("huge", Page::Endless, "limit"),
+        ("redirect loop", Page::Redirect(String::new()), "more than 3 redirects"),
+        ("redirect to a file", Page::Redirect("file:///etc/passwd".to_owned()), "a redirect to no URL"),
+    ] {
+        let url = trouble.url();
+        let leaf = trouble.scene.leaf(Some(&url), None);
+        trouble.is_refused(&format!("OCSP, {case}"), page, &leaf, OCSP, want);
+    }
+}
+
+#[test]
+fn ocsp_response_that_must_not_count_is_refused() {
+    let mut trouble = Trouble::new();
+    let (root, wrong) = (trouble.scene.root().clone(), trouble.wrong.root().clone());
+    let strange = trouble.scene.leaf(None, None);
+    for (case, of, issuer, signer, setup, want) in [
+        ("wrong signer", None, &root, &wrong, FOR_AN_HOUR, "not by whom it should be"),
+        ("unknown issuer", None, &wrong, &wrong, FOR_AN_HOUR, "not by whom it should be"),
+        ("expired", None, &root, &root, PAST, "the response has expired"),
+        ("of the future", None, &root, &root, FUTURE, "the response is of the future"),
+        ("replayed of another", Some(&strange), &root, &root, FOR_AN_HOUR, "about another certificate"),
+    ] {
+        let url = trouble.url();
+        let leaf = trouble.scene.leaf(Some(&url), None);
+        let response = answer_of(&trouble.scene, of.unwrap_or(&leaf), issuer, signer, setup);
+        trouble.is_refused(&format!("OCSP, {case}"), Page::Bytes(response), &leaf, OCSP, want);
+    }
+}
+
+#[test]
+fn crl_trouble_is_refused_in_time_with_a_reason() {
+    let mut trouble = Trouble::new();
+    let (root, wrong) = (trouble.scene.root().clone(), trouble.wrong.root().clone());
     let impostor = Identity { key: wrong.key.clone(), ..root.clone() };
-    let day = 86_400;
+    let list = |signer: &Identity, span: (i64, i64)| Page::Bytes(crl(signer, &[], span, &[]));
+    let partial = |point: &str| Page::Bytes(crl(&root, &[], HOUR, &[("issuingDistributionPoint", point)]));
     for (case, page, want) in [
         ("an error", Page::Status(404), "HTTP status 404"),
-        ("slow", Page::Slow(slow, vec![0; 100]), "no answer within 1 s"),
+        ("slow", Page::Slow(Duration::from_secs(5), vec![0; 100]), "no answer within 1 s"),
         ("garbage", Page::Bytes(b"<html>no</html>".to_vec()), "no CRL"),
         ("huge", Page::Endless, "length limit exceeded"),
         ("redirect loop", Page::Redirect(String::new()), "more than 3 redirects"),
         ("wrong signer", list(&impostor, HOUR), "CRL signature failure"),
         ("unknown issuer", list(&wrong, HOUR), "not for this certificate"),
-        ("expired", list(&root, (-2 * day, -day)), "the CRL has expired"),
-        ("of the future", list(&root, (day, 2 * day)), "the CRL is of the future"),
-        (
-            "for CAs only",
-            Page::Bytes(crl(&root, &[], HOUR, &[("issuingDistributionPoint", "critical,onlyCA:TRUE")])),
-            "different CRL scope",
-        ),
-        (
-            "for some reasons only",
-            Page::Bytes(crl(
-                &root,
-                &[],
-                HOUR,
-                &[("issuingDistributionPoint", "critical,onlysomereasons:keyCompromise")],
-            )),
-            "not for this",
-        ),
+        ("expired", list(&root, (-2 * DAY, -DAY)), "the CRL has expired"),
+        ("of the future", list(&root, (DAY, 2 * DAY)), "the CRL is of the future"),
+        ("for CAs only", partial("critical,onlyCA:TRUE"), "different CRL scope"),
+        ("for some reasons only", partial("critical,onlysomereasons:keyCompromise"), "not for this"),
     ] {
-        let leaf = scene.leaf(None, Some(&url()));
-        cases.push((format!("CRL, {case}"), page, leaf, CRL, want));
+        let url = trouble.url();
+        let leaf = trouble.scene.leaf(None, Some(&url));
+        trouble.is_refused(&format!("CRL, {case}"), page, &leaf, CRL, want);
     }
-    drop(by_ocsp);
-    for (case, now, leaf, ways, want) in cases {
-        *page.lock().unwrap() = now;
-        scene.row(&case, &peer(&leaf, None), ways, "EPROTO", want);
-    }
+}
+
+#[test]
+fn servers_that_are_down_are_a_refusal_with_a_reason() {
+    let mut scene = Scene::new();
     let closed = closed_port("127.0.0.1");
     let leaf =
         scene.leaf(Some(&format!("http://127.0.0.1:{closed}/ocsp")), Some(&format!("http://127.0.0.1:{closed}/crl")));
     scene.row("OCSP and CRL, down", &peer(&leaf, None), BOTH, "EPROTO", "refused");
-    for (case, staple, want) in [
+}
+
+#[test]
+fn staple_that_must_not_count_is_refused() {
+    let mut scene = Scene::new();
+    let (root, wrong) = (scene.root().clone(), Pki::new().root().clone());
+    let (leaf, strange) = (scene.leaf(None, None), scene.leaf(None, None));
+    let staple = |of: &Identity, signer: &Identity, setup| Some(answer_of(&scene, of, &root, signer, setup));
+    let staples = [
         ("garbage", Some(b"no".to_vec()), "no OCSP response"),
-        ("wrong signer", Some(answer_of(&scene, &leaf, &root, &wrong, FOR_AN_HOUR)), "not by whom it should be"),
-        ("expired", Some(answer_of(&scene, &leaf, &root, &root, past)), "the response has expired"),
-        ("of the future", Some(answer_of(&scene, &leaf, &root, &root, future)), "the response is of the future"),
-        (
-            "replayed of another",
-            Some(answer_of(&scene, &strange, &root, &root, FOR_AN_HOUR)),
-            "about another certificate",
-        ),
+        ("wrong signer", staple(&leaf, &wrong, FOR_AN_HOUR), "not by whom it should be"),
+        ("expired", staple(&leaf, &root, PAST), "the response has expired"),
+        ("of the future", staple(&leaf, &root, FUTURE), "the response is of the future"),
+        ("replayed of another", staple(&strange, &root, FOR_AN_HOUR), "about another certificate"),
         ("none", None, "stapled: none was sent"),
-    ] {
+    ];
+    for (case, staple, want) in staples {
         scene.row(&format!("stapled, {case}"), &peer(&leaf, staple), STAPLED, "EPROTO", want);
     }
 }
@@ -141,7 +152,7 @@ fn trouble_is_refused_in_time_with_a_reason() {
 fn responder_is_asked_once_for_many_and_not_soon_after_failure() {
     let mut scene = Scene::new();
     let asked = Arc::new(AtomicUsize::new(0));
-    let answers: Arc<std::sync::Mutex<Option<Vec<u8>>>> = Arc::default();
+    let answers: Arc<Mutex<Option<Vec<u8>>>> = Arc::default();
     let (count, now) = (Arc::clone(&asked), Arc::clone(&answers));
     let server = web(move |_path, _body| {
         count.fetch_add(1, Ordering::SeqCst);
@@ -187,7 +198,7 @@ fn nonce_refuses_a_replayed_answer() {
     let known = [(&real.certificate, Known::Good)];
     let _responder = Responder::start(port, scene.folder(), &root.certificate, &root, &known, FOR_AN_HOUR);
     assert_eq!(scene.connect(&peer(&real, None), OCSP), ("ok".to_owned(), String::new()));
-    let page: Arc<std::sync::Mutex<Vec<u8>>> = Arc::default();
+    let page: Arc<Mutex<Vec<u8>>> = Arc::default();
     let now = Arc::clone(&page);
     let server = web(move |_path, _body| Page::Bytes(now.lock().unwrap().clone()));
     let leaf = scene.leaf(Some(&format!("http://{}/", server.addr)), None);

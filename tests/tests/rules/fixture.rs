@@ -14,9 +14,7 @@ use ssa_tests::{
 pub(crate) const NAME: &str = "peer.ssa.test";
 
 pub(crate) fn echo() -> (Pki, Server) {
-    let pki = Pki::new();
-    let context = server::context(&pki.leaf(Leaf::of(&[NAME])));
-    (pki, Server::tls("127.0.0.1", context, server::echo))
+    server::echo_peer(NAME)
 }
 
 /// What goes to a port of 127.0.0.1 is TLS to [`NAME`].

@@ -77,14 +77,8 @@ for _ in range(4):
     for version in ["-tls1_3", "-tls1_2"] {
         let file = site.pki.folder().join("session");
         for (what, resumed) in [("-sess_out", 0), ("-sess_in", 1)] {
-            let line = format!(
-                "(echo x; sleep 1) | timeout 10 openssl s_client -connect {addr} -servername {NAME} -CAfile {} -verify_return_error {version} {what} {}",
-                site.pki.ca(),
-                file.display()
-            );
-            let mut s_client = Command::new("sh");
-            s_client.args(["-c", &line]);
-            let (_code, said) = run(s_client);
+            let arguments = format!("-verify_return_error {version} {what} {}", file.display());
+            let said = s_client("echo x; sleep 1", addr, &site.pki.ca(), &arguments);
             assert_eq!(said.contains("Reused, TLS"), resumed == 1, "{version}: {said}");
             assert!(file.exists(), "{said}");
             assert_eq!(app.said(), resumed);
@@ -121,14 +115,7 @@ for sock in socks: echo(sock.accept()[0])
     let mut app = site.start(script, &[]);
     let ports = app.said();
     for (index, stapled) in [false, true].into_iter().enumerate() {
-        let line = format!(
-            "(sleep 2) | timeout 10 openssl s_client -connect 127.0.0.1:{} -servername {NAME} -status -CAfile {}",
-            ports[index],
-            site.pki.ca()
-        );
-        let mut s_client = Command::new("sh");
-        s_client.args(["-c", &line]);
-        let (_code, said) = run(s_client);
+        let said = s_client("sleep 2", format!("127.0.0.1:{}", ports[index]), &site.pki.ca(), "-status");
         assert_eq!(said.contains("OCSP Response Status: successful"), stapled, "{said}");
     }
     app.finish();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use ssa_tests::{
-    app::{command, compile, root},
+    app::{command, compile, programs, root},
     eventually, few,
     pki::Pki,
     server::closed_port,
@@ -21,16 +21,13 @@ fn clients_are_served(port: u16, pki: &Pki) {
     let ca = pki.ca();
     for host in ["127.0.0.1", "::1"] {
         let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        let mut s_client = Command::new("sh");
-        let line = format!(
-            "(printf 'GET / HTTP/1.0\\r\\n\\r\\n'; sleep 0.3) | timeout 10 openssl s_client -connect {target} -servername {NAME} -CAfile {ca} -verify_hostname {NAME} -verify_return_error -quiet"
-        );
-        s_client.args(["-c", &line]);
-        let (_code, said) = run(s_client);
+        let request = r"printf 'GET / HTTP/1.0\r\n\r\n'; sleep 0.3";
+        let said = s_client(request, &target, &ca, &format!("-verify_hostname {NAME} -verify_return_error -quiet"));
         assert!(said.contains("hello") || said.contains("GET /"), "s_client {host}: {said}");
         let mut gnutls = Command::new("sh");
         let line = format!(
-            "(printf 'GET / HTTP/1.0\\r\\n\\r\\n'; sleep 0.3) | timeout 10 gnutls-cli --x509cafile {ca} --sni-hostname {NAME} --verify-hostname {NAME} -p {port} {host}"
+            "({request}) | timeout 10 gnutls-cli --x509cafile {ca} --sni-hostname {NAME} --verify-hostname {NAME} \
+             -p {port} {host}"
         );
         gnutls.args(["-c", &line]);
         let (_code, said) = run(gnutls);
@@ -39,7 +36,8 @@ fn clients_are_served(port: u16, pki: &Pki) {
             "gnutls {host}: {said}"
         );
         let mut python = Command::new("python3");
-        python.args(["-c", &format!("import ssl, socket\nc = ssl.create_default_context(cafile={ca:?})\ns = c.wrap_socket(socket.create_connection(({host:?}, {port}), 5), server_hostname={NAME:?})\ns.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n'); print(s.recv(100))")]);
+        python.arg(programs().join("https_get.py")).args([host, &port.to_string(), NAME, &ca]);
+        python.env("PYTHONDONTWRITEBYTECODE", "1");
         let (good, said) = run(python);
         assert!(good && (said.contains("HTTP/1.0 200") || said.contains("GET /")), "python {host}: {said}");
     }

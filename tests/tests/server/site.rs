@@ -67,6 +67,16 @@ impl Drop for Running {
     }
 }
 
+/// What `openssl s_client` says of a listener, with these arguments and this shell command before it, which holds its input open.
+pub(crate) fn s_client(input: &str, addr: impl std::fmt::Display, ca: &str, arguments: &str) -> String {
+    let line =
+        format!("({input}) | timeout 10 openssl s_client -connect {addr} -servername {NAME} -CAfile {ca} {arguments}");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &line]);
+    run(shell).1
+}
+
+/// Runs a command to its end: whether it succeeded, and what it said.
 pub(crate) fn run(mut command: Command) -> (bool, String) {
     let output = command.stdin(Stdio::null()).output().expect("it is installed");
     let said = [output.stdout, output.stderr].concat();

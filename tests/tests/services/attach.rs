@@ -9,38 +9,16 @@ use std::{
 
 use serde_json::{Value, json};
 use ssa_tests::{
-    agent::{Agent, cgroup_mount, program},
+    agent::{Agent, program},
     app::App,
+    cgroup::Cgroup,
     config::Config,
     eventually,
     pki::{Leaf, Pki},
-    server::Server,
+    server,
 };
 
 const NAME: &str = "peer.ssa.test";
-
-/// A cgroup of the test's own, which goes with it.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn new(name: &str) -> Self {
-        let path = cgroup_mount().join(format!("ssa-test-{}-{name}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _gone = fs::write(self.0.join("cgroup.kill"), "1");
-        for _tick in 0..100 {
-            if fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
 
 fn ask(agent: &Agent, words: &[&str]) -> Output {
     Command::new(program()).args(words).arg("--agent").arg(agent.cgroup()).output().unwrap()
@@ -93,12 +71,11 @@ out(attempt(tls, name))
 
 #[test]
 fn cgroups_are_attached_listed_and_let_go_one_by_one() {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     let agent = Agent::start();
     let second = Cgroup::new("second");
-    let path = second.0.to_str().unwrap();
-    let mut app = App::start_by(within(&second.0), CLIENT, &[&server.port(), NAME, &pki.ca()]);
+    let path = second.text();
+    let mut app = App::start_by(within(second.path()), CLIENT, &[&server.port(), NAME, &pki.ca()]);
     assert_eq!(app.said(), "ENOPROTOOPT", "it is not attached");
     good(ask(&agent, &["attach", path]));
     assert!(complaint(ask(&agent, &["attach", path])).contains("attached already"));
@@ -118,7 +95,7 @@ sock.sendall(b"x"); out(sock.recv(1).decode()); wait()
     let other = came[1].to_string();
     let mut first = App::start(&agent, script, &[&server.port(), NAME, &pki.ca(), &other]);
     assert_eq!(first.said(), json!(["ok", "EINVAL"]));
-    let mut want = vec![(agent.cgroup().to_owned(), 2), (second.0.clone(), 1)];
+    let mut want = vec![(agent.cgroup().to_owned(), 2), (second.path().to_owned(), 1)];
     want.sort();
     eventually("both are counted", Duration::from_secs(5), || list(&agent) == want);
 
@@ -147,12 +124,11 @@ sock.sendall(b"x"); out(sock.recv(1).decode()); wait()
 
 #[test]
 fn killed_agents_successor_serves_what_was_attached() {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     let mut agent = Agent::start();
     let (stays, goes) = (Cgroup::new("stays"), Cgroup::new("goes"));
     for cgroup in [&stays, &goes] {
-        good(ask(&agent, &["attach", cgroup.0.to_str().unwrap()]));
+        good(ask(&agent, &["attach", cgroup.text()]));
     }
     let script = r#"
 port, name, ca = args
@@ -162,7 +138,7 @@ out([attempt(sock.recv, 1), attempt(tls, name)]); wait()
 sock = tls(name, ca)
 out(connect(sock, "127.0.0.1", port)["result"])
 "#;
-    let mut app = App::start_by(within(&stays.0), script, &[&server.port(), NAME, &pki.ca()]);
+    let mut app = App::start_by(within(stays.path()), script, &[&server.port(), NAME, &pki.ca()]);
     assert_eq!(app.said(), json!(["ok"]));
     agent.kill();
     app.go();
@@ -171,7 +147,7 @@ out(connect(sock, "127.0.0.1", port)["result"])
     agent.restart();
     app.go();
     assert_eq!(app.finish(), "ok");
-    let mut want = vec![agent.cgroup().to_owned(), stays.0.clone()];
+    let mut want = vec![agent.cgroup().to_owned(), stays.path().to_owned()];
     want.sort();
     assert_eq!(list(&agent).into_iter().map(|(path, _sockets)| path).collect::<Vec<_>>(), want);
     agent.stop();
@@ -197,11 +173,10 @@ fn attach_mistakes_are_refused_with_a_reason() {
 
 #[test]
 fn agent_of_the_machine_begins_with_nothing() {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     let cgroup = Cgroup::new("machine");
     let mut agent = Command::new(program()).args(["run", "--log", "warn"]).spawn().unwrap();
-    let path = cgroup.0.to_str().unwrap();
+    let path = cgroup.text();
     let socket = Path::new("/run/ssa-agent/machine.sock");
     // Agents of other tests run beside it.
     eventually("it can be found", Duration::from_secs(20), || std::os::unix::net::UnixStream::connect(socket).is_ok());
@@ -213,7 +188,7 @@ port, name, ca = args
 sock = tls(name, ca)
 out(connect(sock, "127.0.0.1", port)["result"])
 "#;
-    let app = App::start_by(within(&cgroup.0), script, &[&server.port(), NAME, &pki.ca()]);
+    let app = App::start_by(within(cgroup.path()), script, &[&server.port(), NAME, &pki.ca()]);
     assert_eq!(app.finish(), "ok");
     let shown = good(Command::new(program()).arg("list").output().unwrap());
     assert!(shown.contains(path), "{shown}");
@@ -228,19 +203,18 @@ out(connect(sock, "127.0.0.1", port)["result"])
 
 #[test]
 fn service_is_attached_at_its_begin_and_let_go_at_its_end() {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     let prefix = format!("ssa-test-{}-rule", std::process::id());
     let early = Cgroup::new("rule@early.service");
     let units = Config::item("service").set("unit", format!("{prefix}@*.service").as_str());
     let slice = Config::item("service").set("cgroup", format!("/{prefix}.slice/*").as_str());
     let agent = Agent::start_with(units.and(slice));
     let served = |path: &Path| list(&agent).iter().any(|(cgroup, _sockets)| cgroup == path);
-    eventually("what was there is attached", Duration::from_secs(5), || served(&early.0));
+    eventually("what was there is attached", Duration::from_secs(5), || served(early.path()));
     let late = Cgroup::new("rule@late.service");
-    eventually("a new unit is attached", Duration::from_secs(5), || served(&late.0));
+    eventually("a new unit is attached", Duration::from_secs(5), || served(late.path()));
     let slice = Cgroup::new("rule.slice");
-    let (one, deep) = (slice.0.join("one"), slice.0.join("one/deep"));
+    let (one, deep) = (slice.path().join("one"), slice.path().join("one/deep"));
     fs::create_dir_all(&deep).unwrap();
     eventually("a cgroup below a slice is attached", Duration::from_secs(5), || served(&one));
     let other = Cgroup::new("rule.service");
@@ -252,20 +226,20 @@ out(connect(sock, "127.0.0.1", port)["result"]); wait()
 "#;
     let arguments = [server.port(), NAME.to_owned(), pki.ca()];
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    for path in [&late.0, &deep] {
+    for path in [late.path(), &deep] {
         let mut app = App::start_by(within(path), script, &arguments);
         assert_eq!(app.said(), "ok", "{}", path.display());
         app.kill();
     }
     assert!(!served(&deep), "it is served with the one above it");
-    assert!(!served(&slice.0) && !served(&other.0));
+    assert!(!served(slice.path()) && !served(other.path()));
 
-    let gone = late.0.clone();
+    let gone = late.path().to_owned();
     drop(late);
     eventually("a unit that has ended is let go", Duration::from_secs(10), || !served(&gone));
     // One of the same name is another cgroup.
     let again = Cgroup::new("rule@late.service");
-    eventually("it is attached when it begins again", Duration::from_secs(5), || served(&again.0));
+    eventually("it is attached when it begins again", Duration::from_secs(5), || served(again.path()));
     fs::remove_dir(deep).unwrap();
     fs::remove_dir(one).unwrap();
 }
@@ -275,18 +249,18 @@ fn service_detached_by_command_stays_detached() {
     let pattern = format!("ssa-test-{}-ruled", std::process::id());
     let agent = Agent::start_with(Config::item("service").set("cgroup", format!("/{pattern}").as_str()));
     let service = Cgroup::new("ruled");
-    let is_attached = || list(&agent).iter().any(|(path, _sockets)| *path == service.0);
+    let is_attached = || list(&agent).iter().any(|(path, _sockets)| path == service.path());
     eventually("the rule attaches it", Duration::from_secs(10), is_attached);
-    good(ask(&agent, &["detach", service.0.to_str().unwrap()]));
+    good(ask(&agent, &["detach", service.text()]));
     // Longer than the agent leaves between two looks at the tree.
     std::thread::sleep(Duration::from_secs(3));
     assert!(!is_attached());
-    good(ask(&agent, &["attach", service.0.to_str().unwrap()]));
+    good(ask(&agent, &["attach", service.text()]));
     assert!(is_attached());
-    good(ask(&agent, &["detach", service.0.to_str().unwrap()]));
+    good(ask(&agent, &["detach", service.text()]));
     // The service begins again, in another cgroup of the same name.
-    fs::remove_dir(&service.0).unwrap();
-    fs::create_dir(&service.0).unwrap();
+    fs::remove_dir(service.path()).unwrap();
+    fs::create_dir(service.path()).unwrap();
     eventually("the rule attaches the new one", Duration::from_secs(10), is_attached);
 }
 
@@ -294,8 +268,8 @@ fn service_detached_by_command_stays_detached() {
 fn cgroup_that_is_made_again_is_attached_again() {
     let agent = Agent::start();
     let cgroup = Cgroup::new("again");
-    good(ask(&agent, &["attach", cgroup.0.to_str().unwrap()]));
-    let path = cgroup.0.clone();
+    good(ask(&agent, &["attach", cgroup.text()]));
+    let path = cgroup.path().to_owned();
     drop(cgroup);
     eventually("it is gone", Duration::from_secs(10), || list(&agent).len() == 1);
     let _again = Cgroup::new("again");
@@ -314,7 +288,7 @@ out([a.getsockname()[1], os.getpid()]); wait()
 later = socket.socket(); later.bind(("127.0.0.1", 0)); later.listen()
 out("later"); wait()
 "#;
-    let mut app = App::start_by(within(&service.0), own, &[]);
+    let mut app = App::start_by(within(service.path()), own, &[]);
     let before = app.said();
     // Comes into the service with a socket that was made outside of it.
     let outside = r#"
@@ -322,9 +296,9 @@ passed = socket.socket(); passed.bind(("127.0.0.1", 0)); passed.listen()
 open(args[0] + "/cgroup.procs", "w").write(str(os.getpid()))
 out([passed.getsockname()[1], os.getpid()]); wait()
 "#;
-    let mut other = App::start_by(Command::new("python3"), outside, &[service.0.to_str().unwrap()]);
+    let mut other = App::start_by(Command::new("python3"), outside, &[service.text()]);
     let elsewhere = other.said();
-    good(ask(&agent, &["attach", service.0.to_str().unwrap()]));
+    good(ask(&agent, &["attach", service.text()]));
     app.go();
     app.said();
     let listed: Value = serde_json::from_str(&good(ask(&agent, &["list", "--uncaptured", "--json"]))).unwrap();
@@ -344,7 +318,7 @@ out([passed.getsockname()[1], os.getpid()]); wait()
     other.go();
     app.finish();
     other.finish();
-    good(ask(&agent, &["detach", service.0.to_str().unwrap()]));
+    good(ask(&agent, &["detach", service.text()]));
 }
 
 #[test]
@@ -357,9 +331,9 @@ fn services_connect_from_their_own_network_namespaces() {
         let shown = Command::new("bpftool").args(["cgroup", "show"]).arg(path).arg("effective").output().unwrap();
         String::from_utf8(shown.stdout).unwrap()
     };
-    let before = programs(&fourth.0);
+    let before = programs(fourth.path());
     for service in &services {
-        good(ask(&agent, &["attach", service.0.to_str().unwrap()]));
+        good(ask(&agent, &["attach", service.text()]));
     }
     // Two are in network namespaces of their own, where the same address is another server.
     let mut running: Vec<App> = services
@@ -369,7 +343,7 @@ fn services_connect_from_their_own_network_namespaces() {
         .map(|(number, (service, alone))| {
             let name = format!("peer{number}.ssa.test");
             let (chain, key) = pki.write(&format!("server{number}"), &pki.leaf(Leaf::of(&[&name])));
-            App::start_by(within(&service.0), "service_namespaces.py", &[&name, &pki.ca(), &chain, &key, alone])
+            App::start_by(within(service.path()), "service_namespaces.py", &[&name, &pki.ca(), &chain, &key, alone])
         })
         .collect();
     // All servers are there before anybody connects: whoever leaves its namespace meets another's.
@@ -378,10 +352,10 @@ fn services_connect_from_their_own_network_namespaces() {
         app.go();
         assert_eq!(app.said(), json!(["ok", "cba\n", host]));
     }
-    assert_eq!(programs(&fourth.0), before);
-    assert_ne!(programs(&services[0].0), before);
+    assert_eq!(programs(fourth.path()), before);
+    assert_ne!(programs(services[0].path()), before);
     let mut plain = App::start_by(
-        within(&fourth.0),
+        within(fourth.path()),
         "out(attempt(socket.socket().setsockopt, IPPROTO_TLS, TLS_HOSTNAME, b'x\\0'))",
         &[],
     );
@@ -391,9 +365,9 @@ fn services_connect_from_their_own_network_namespaces() {
     }
     running.into_iter().for_each(|app| drop(app.finish()));
     for service in &services {
-        good(ask(&agent, &["detach", service.0.to_str().unwrap()]));
+        good(ask(&agent, &["detach", service.text()]));
         // The kernel lets go of them a moment after the last name of a link.
-        eventually("it is as before", Duration::from_secs(5), || programs(&service.0) == before);
+        eventually("it is as before", Duration::from_secs(5), || programs(service.path()) == before);
     }
 }
 
@@ -403,7 +377,7 @@ fn services_are_named_by_unit_container_and_wildcards() {
     let parent = Cgroup::new("named");
     let id = "4c5e0d3f1d5a93a5b0a83b1f8d1c6a554c5e0d3f1d5a93a5b0a83b1f8d1c6a55";
     let names = ["ssa-named@1.service", "ssa-named@2.service", "other.service", &format!("docker-{id}.scope")];
-    let paths: Vec<PathBuf> = names.iter().map(|name| parent.0.join(name)).collect();
+    let paths: Vec<PathBuf> = names.iter().map(|name| parent.path().join(name)).collect();
     paths.iter().for_each(|path| fs::create_dir(path).unwrap());
     let attached = |agent: &Agent| {
         let all = list(agent).into_iter().map(|(path, _sockets)| path);
@@ -413,7 +387,7 @@ fn services_are_named_by_unit_container_and_wildcards() {
     assert_eq!(attached(&agent).len(), 2);
     good(ask(&agent, &["attach", "--container", &id[..12]]));
     assert!(attached(&agent).contains(&paths[3]));
-    let pattern = format!("{}/oth*", parent.0.display());
+    let pattern = format!("{}/oth*", parent.path().display());
     good(ask(&agent, &["attach", &pattern]));
     assert!(attached(&agent).contains(&paths[2]));
     assert!(complaint(ask(&agent, &["attach", "--unit", "nobody.service"])).contains("there is no such cgroup"));

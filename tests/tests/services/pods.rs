@@ -14,11 +14,10 @@ use std::{
 
 use serde_json::{Value, json};
 use ssa_tests::{
-    agent::{Agent, cgroup_mount, program},
+    agent::{Agent, program},
     app::{App, programs},
-    eventually,
-    pki::{Leaf, Pki},
-    server::Server,
+    cgroup::Cgroup,
+    eventually, server,
 };
 
 const NAME: &str = "peer.ssa.test";
@@ -28,44 +27,26 @@ const THIRD: &str = "0d3f1d5a-93a5-4c5e-b0a8-3b1f8d1c6a03";
 const CONTAINER: &str = "5f1c0e7d8a9b4c3d2e1f0a9b8c7d6e5f4a3b2c1d0e9f8a7b6c5d4e3f2a1b0c9d";
 
 /// A tree of cgroups, which goes with the test.
-struct Tree(PathBuf);
+struct Tree(Cgroup);
 
 impl Tree {
     fn new() -> Self {
-        Self(cgroup_mount().join(format!("ssa-test-{}-node", std::process::id())))
+        Self(Cgroup::absent("node"))
     }
 
     /// As the kubelet does with the cgroup driver `systemd`, and containerd below it.
     fn by_systemd(&self, class: &str, uid: &str) -> (PathBuf, PathBuf) {
         let uid = uid.replace('-', "_");
-        let pod = self.0.join(format!("kubepods.slice/kubepods-{class}.slice/kubepods-{class}-pod{uid}.slice"));
+        let pod = self.0.path().join(format!("kubepods.slice/kubepods-{class}.slice/kubepods-{class}-pod{uid}.slice"));
         let container = pod.join(format!("cri-containerd-{CONTAINER}.scope"));
         (pod, container)
     }
 
     /// As with the cgroup driver `cgroupfs`.
     fn by_cgroupfs(&self, class: &str, uid: &str) -> (PathBuf, PathBuf) {
-        let pod = self.0.join(format!("kubepods/{class}/pod{uid}"));
+        let pod = self.0.path().join(format!("kubepods/{class}/pod{uid}"));
         let container = pod.join(CONTAINER);
         (pod, container)
-    }
-}
-
-impl Drop for Tree {
-    fn drop(&mut self) {
-        let _gone = fs::write(self.0.join("cgroup.kill"), "1");
-        fn remove(path: &Path) {
-            for entry in fs::read_dir(path).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir()) {
-                remove(&entry.path());
-            }
-            for _tick in 0..100 {
-                if fs::remove_dir(path).is_ok() {
-                    return;
-                }
-                thread::sleep(Duration::from_millis(10));
-            }
-        }
-        remove(&self.0);
     }
 }
 
@@ -129,8 +110,7 @@ fn attached(agent: &Agent) -> Vec<PathBuf> {
 
 #[test]
 fn pods_are_served_by_labels_that_the_api_server_tells() {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     let tree = Tree::new();
     let mut api = ApiServer::start();
     let on = || json!({"ssa.dev/tls": "enabled", "app": "web"});

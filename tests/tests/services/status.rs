@@ -15,7 +15,7 @@ use ssa_tests::{
     config::Config,
     eventually,
     pki::{Leaf, Pki},
-    server::Server,
+    server::{self, Server},
 };
 
 const NAME: &str = "peer.ssa.test";
@@ -105,8 +105,7 @@ fn sample(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
 
 #[test]
 fn metrics_count_connections_failures_and_reloads() {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     let agent = Agent::start_with(Config::section("monitor").set("listen", "127.0.0.1:0"));
     let log = agent.log();
     let line = log.lines().find(|line| line.contains("metrics are at")).unwrap();
@@ -184,8 +183,7 @@ fn service_manager_is_told_ready_alive_and_stopping() {
 
 #[test]
 fn each_connection_is_one_line_of_the_journal_with_fields() {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     let folder = tempfile::tempdir().unwrap();
     // A journal of the test's own: its sockets are below /run, which is private to it.
     let script = r#"
@@ -236,8 +234,7 @@ kill $journal
 
 #[test]
 fn guards_that_are_left_refuse_until_the_next_run() {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     let mut agent = Agent::absent();
     let start = |agent: &mut Agent| {
         agent.leave_guards = true;
@@ -267,8 +264,7 @@ out([connect(two, "127.0.0.1", port)["result"], connect(tls(name_, ca), "127.0.0
 
 #[test]
 fn metrics_of_a_service_go_with_it() {
-    let pki = Pki::new();
-    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[NAME])));
+    let (pki, server) = server::echo_peer(NAME);
     let monitor = Config::section("monitor").set("listen", "127.0.0.1:0");
     let agent = Agent::start_with(monitor.and(Config::item("service").set("cgroup", "/ssa-test-*-passing-*")));
     let log = agent.log();
