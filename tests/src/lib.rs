@@ -6,6 +6,7 @@
 //! - [`cgroup`]: more cgroups of a test's own;
 //! - [`firewall`]: one on a cgroup, as systemd makes them;
 //! - [`keyed`]: transfers in which every byte is known, and [`toxic`]: what networks do to them;
+//! - [`in_tls`]: numbers of options by name;
 //! - [`pki`]: certificates of every kind, good and bad;
 //! - [`server`]: peers, from well-behaved to hostile; [`nginx`] and `s_server` are real ones;
 //! - [`sniffer`]: every packet on an interface;
@@ -17,6 +18,7 @@ pub mod app;
 pub mod cgroup;
 pub mod config;
 pub mod firewall;
+pub mod in_tls;
 pub mod keyed;
 pub mod nginx;
 pub mod pki;

@@ -14,6 +14,7 @@ use ssa_tests::{
     agent::Agent,
     app::python,
     eventually,
+    in_tls::{TLS_CERTIFICATE_CHAIN, TLS_PRIVATE_KEY},
     nginx::Peer,
     pki::{Leaf, Pki},
     server::{self, Server, context_with},
@@ -49,7 +50,7 @@ fn version_limits_hold_for_the_handshake() {
     let agent = Agent::start();
     let script = r#"
 both, old, host, ca = args
-MIN, MAX = 111, 112
+MIN, MAX = TLS_VERSION_MIN, TLS_VERSION_MAX
 came = []
 for option in (MIN, MAX):
     came.append([attempt(tls(host).setsockopt, IPPROTO_TLS, option, value) for value in
@@ -103,8 +104,8 @@ fn session_is_resumed_within_its_ttl_only() {
     assert_eq!(came, json!([[[0, 0, 0], [0, 1, 0], [0, 1, 1]], 7200, "EINVAL"]));
 }
 
-/// Connects to an nginx that wants a client certificate, with these sets of 88 and 89.
-fn with_certificate(agent: &Agent, nginx: &Peer, pki: &Pki, sets: &[(u32, &str)]) -> Value {
+/// Connects to an nginx that wants a client certificate, with these chains and keys.
+fn with_certificate(agent: &Agent, nginx: &Peer, pki: &Pki, sets: &[(i32, &str)]) -> Value {
     let script = r#"
 port, host, ca, *sets = args
 sock = tls(host, ca)
@@ -135,7 +136,10 @@ fn client_certificate_is_shown_to_nginx_that_demands_one() {
     let (mine, my_key) = pki.write("client", &client);
     let inline_key = String::from_utf8(client.key.private_key_to_pem_pkcs8().unwrap()).unwrap();
     let agent = Agent::start();
-    for sets in [[(88, mine.as_str()), (89, my_key.as_str())], [(88, mine.as_str()), (89, inline_key.as_str())]] {
+    for sets in [
+        [(TLS_CERTIFICATE_CHAIN, mine.as_str()), (TLS_PRIVATE_KEY, my_key.as_str())],
+        [(TLS_CERTIFICATE_CHAIN, mine.as_str()), (TLS_PRIVATE_KEY, inline_key.as_str())],
+    ] {
         let came = with_certificate(&agent, &nginx, &pki, &sets);
         let answer = came["answer"].as_str().unwrap_or_default();
         assert!(answer.ends_with("CN=client.ssa.test,O=SSA tests"), "{came}");
@@ -162,8 +166,22 @@ fn peer_gets_the_certificate_whose_key_it_understands() {
         keys.map(|(name, key)| pki.write(name, &pki.leaf_with_key(Leaf::of(&[name]), key))).into();
     let agent = Agent::start();
     let [(ec, ec_key), (rsa, rsa_key), (ed, ed_key)] = &files[..] else { panic!("three") };
-    let in_turn = [(88, ec), (89, ec_key), (88, rsa), (89, rsa_key), (88, ed), (89, ed_key)];
-    let nested = [(88, ec), (88, rsa), (88, ed), (89, ed_key), (89, rsa_key), (89, ec_key)];
+    let in_turn = [
+        (TLS_CERTIFICATE_CHAIN, ec),
+        (TLS_PRIVATE_KEY, ec_key),
+        (TLS_CERTIFICATE_CHAIN, rsa),
+        (TLS_PRIVATE_KEY, rsa_key),
+        (TLS_CERTIFICATE_CHAIN, ed),
+        (TLS_PRIVATE_KEY, ed_key),
+    ];
+    let nested = [
+        (TLS_CERTIFICATE_CHAIN, ec),
+        (TLS_CERTIFICATE_CHAIN, rsa),
+        (TLS_CERTIFICATE_CHAIN, ed),
+        (TLS_PRIVATE_KEY, ed_key),
+        (TLS_PRIVATE_KEY, rsa_key),
+        (TLS_PRIVATE_KEY, ec_key),
+    ];
     for (algorithms, shown) in
         [("rsa_pss_rsae_sha256", "rsa"), ("ecdsa_secp384r1_sha384", "ec"), ("ed25519", "ed25519")]
     {
@@ -193,7 +211,7 @@ for option, value in zip(sets[::2], sets[1::2]): sock.setsockopt(IPPROTO_TLS, in
 came = connect(sock, "127.0.0.1", port)
 out([came["result"], came["error"], came["result"] == "ok" and read_all(sock).decode()])
 "#;
-            let numbers = sets.map(|(number, _value): (u32, _)| number.to_string());
+            let numbers = sets.map(|(number, _value): (i32, _)| number.to_string());
             let (port, ca) = (server.port(), pki.ca());
             let mut arguments = vec![port.as_str(), NAME, ca.as_str()];
             for (number, (_number, value)) in numbers.iter().zip(&sets) {
@@ -231,13 +249,13 @@ fn unusable_credentials_get_eproto_and_a_reason() {
     let encrypted = other.key.private_key_to_pem_pkcs8_passphrase(cipher, b"secret").unwrap();
     let encrypted = String::from_utf8(encrypted).unwrap();
     let agent = Agent::start();
-    let cases: [(&[(u32, &str)], &str); 6] = [
-        (&[(88, &chain), (89, &other_key)], "TLS_PRIVATE_KEY: the key does not fit"),
-        (&[(88, &chain), (89, &encrypted)], "TLS_PRIVATE_KEY: the key is encrypted"),
-        (&[(88, &chain)], "TLS_CERTIFICATE_CHAIN: the chain has no key"),
-        (&[(89, &key)], "TLS_PRIVATE_KEY: set the key's chain first"),
-        (&[(88, &key)], "TLS_CERTIFICATE_CHAIN: no certificate found"),
-        (&[(88, &chain), (89, &chain)], "TLS_PRIVATE_KEY: not a PEM private key"),
+    let cases: [(&[(i32, &str)], &str); 6] = [
+        (&[(TLS_CERTIFICATE_CHAIN, &chain), (TLS_PRIVATE_KEY, &other_key)], "TLS_PRIVATE_KEY: the key does not fit"),
+        (&[(TLS_CERTIFICATE_CHAIN, &chain), (TLS_PRIVATE_KEY, &encrypted)], "TLS_PRIVATE_KEY: the key is encrypted"),
+        (&[(TLS_CERTIFICATE_CHAIN, &chain)], "TLS_CERTIFICATE_CHAIN: the chain has no key"),
+        (&[(TLS_PRIVATE_KEY, &key)], "TLS_PRIVATE_KEY: set the key's chain first"),
+        (&[(TLS_CERTIFICATE_CHAIN, &key)], "TLS_CERTIFICATE_CHAIN: no certificate found"),
+        (&[(TLS_CERTIFICATE_CHAIN, &chain), (TLS_PRIVATE_KEY, &chain)], "TLS_PRIVATE_KEY: not a PEM private key"),
     ];
     for (sets, text) in cases {
         let came = with_certificate(&agent, &nginx, &pki, sets);

@@ -1,7 +1,7 @@
 //! Values of options: types, lengths, pointers, and sockets that have none.
 
 use serde_json::json;
-use ssa_tests::agent::Agent;
+use ssa_tests::{agent::Agent, in_tls::*};
 
 use crate::raw::*;
 
@@ -14,14 +14,14 @@ fn strings_want_one_nul_at_their_end() {
         json!(["ok", short, short, short, short, short, short, "EFAULT", "EFAULT", "EINVAL", long, "EINVAL"])
     };
     for (option, long, last) in [
-        ("85", "EINVAL", true),
-        ("86", "EINVAL", true),
-        ("87", "ok", false),
-        ("88", "ok", false),
-        ("89", "ok", false),
-        ("90", "EINVAL", true),
+        (TLS_HOSTNAME, "EINVAL", true),
+        (TLS_HOSTNAME_2, "EINVAL", true),
+        (TLS_TRUSTED_PEER_CERTIFICATES, "ok", false),
+        (TLS_CERTIFICATE_CHAIN, "ok", false),
+        (TLS_PRIVATE_KEY, "ok", false),
+        (TLS_ALPN, "EINVAL", true),
     ] {
-        let row = came[option].as_array().unwrap();
+        let row = came[option.to_string()].as_array().unwrap();
         assert_eq!(json!(row[..12]), common(long), "{option}");
         assert_eq!(row[12], json!(["ok", "EINVAL"]));
         if last {

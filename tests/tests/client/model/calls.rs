@@ -1,6 +1,7 @@
 //! Calls of a sequence, with values that are more often right than wrong.
 
 use proptest::prelude::*;
+use ssa_tests::in_tls::*;
 
 pub(crate) const NAME: &str = "peer.ssa.test";
 
@@ -72,19 +73,19 @@ pub(crate) fn call() -> impl Strategy<Value = Call> {
             Value::Bytes(bytes)
         })
     };
-    // Nobody says whether the server's certificate is revoked: option 102 would end most sequences.
+    // Nobody says whether the server's certificate is revoked: `TLS_REVOCATION_CHECKS` would end most sequences.
     let ints = prop_oneof![
-        3 => prop_oneof![Just(94), Just(108), Just(111), Just(112), Just(122)], 1 => 102..107_i32
+        3 => prop_oneof![Just(TLS_REQUEST_PEER_AUTH), Just(TLS_SESSION_REUSE), Just(TLS_VERSION_MIN), Just(TLS_VERSION_MAX), Just(TLS_SERVER_OCSP_STAPLING)], 1 => TLS_REVOCATION_CHECKS..TLS_CACHED_REV_CHECKS + 1
     ];
     let set = prop_oneof![
-        4 => (prop_oneof![Just(85), Just(86)], bytes(name.prop_map(text).boxed())),
-        3 => (Just(87), Just(Value::Trust)),
+        4 => (prop_oneof![Just(TLS_HOSTNAME), Just(TLS_HOSTNAME_2)], bytes(name.prop_map(text).boxed())),
+        3 => (Just(TLS_TRUSTED_PEER_CERTIFICATES), Just(Value::Trust)),
         6 => (ints, bytes(int.prop_map(|value: i32| value.to_ne_bytes().to_vec()).boxed())),
-        1 => (Just(91), bytes(long.prop_map(|value| value.to_ne_bytes().to_vec()).boxed())),
-        1 => (Just(90), bytes(alpn.prop_map(text).boxed())),
-        2 => (prop_oneof![Just(92), Just(110)], bytes(suite.prop_map(text).boxed())),
-        2 => (Just(97), bytes(list.prop_map(|list| text(&list)).boxed())),
-        1 => (prop_oneof![Just(84), Just(93), Just(101), Just(130), Just(160)], Just(Value::Bytes(vec![1, 0, 0, 0]))),
+        1 => (Just(TLS_SESSION_TTL), bytes(long.prop_map(|value| value.to_ne_bytes().to_vec()).boxed())),
+        1 => (Just(TLS_ALPN), bytes(alpn.prop_map(text).boxed())),
+        2 => (prop_oneof![Just(TLS_DISABLE_CIPHER), Just(TLS_ENABLE_CIPHER)], bytes(suite.prop_map(text).boxed())),
+        2 => (Just(TLS_TRUSTED_CIPHERS), bytes(list.prop_map(|list| text(&list)).boxed())),
+        1 => (prop_oneof![Just(84), Just(TLS_PEER_IDENTITY), Just(101), Just(TLS_STATE), Just(160)], Just(Value::Bytes(vec![1, 0, 0, 0]))),
     ];
     let room = prop_oneof![8 => Just(Room::Fits), 1 => Just(Room::TooSmall), 1 => Just(Room::Null)];
     prop_oneof![
@@ -93,7 +94,7 @@ pub(crate) fn call() -> impl Strategy<Value = Call> {
         1 => slot.clone().prop_map(Call::Close),
         8 => (slot.clone(), set).prop_map(|(slot, (option, value))| Call::Set(slot, option, value)),
         6 => (slot.clone(), 84..151_i32, room).prop_map(|(slot, option, room)| Call::Get(slot, option, room)),
-        2 => (slot.clone(), Just(107), Just(Room::Fits)).prop_map(|(slot, option, room)| Call::Get(slot, option, room)),
+        2 => (slot.clone(), Just(TLS_CONTEXT), Just(Room::Fits)).prop_map(|(slot, option, room)| Call::Get(slot, option, room)),
         2 => (slot.clone(), 0..3_usize).prop_map(|(slot, back)| Call::Adopt(slot, back)),
         4 => (slot.clone(), prop_oneof![3 => Just(To::Server), 1 => Just(To::Nobody)]).prop_map(|(slot, to)| Call::Connect(slot, to)),
         1 => slot.prop_map(Call::Disconnect),

@@ -13,6 +13,7 @@ use ssa_tests::{
     agent::Agent,
     app::command,
     few,
+    in_tls::{TLS_DISABLE_CIPHER, TLS_ENABLE_CIPHER, TLS_TRUSTED_CIPHERS},
     pki::{Leaf, Pki},
     server::{Server, closed_port},
 };
@@ -67,9 +68,9 @@ fn make_calls(peers: &str) {
             world.call(&peers, &Call::Open(slot))?;
         }
         for call in calls {
-            if let Call::Set(slot @ 0..SLOTS, 92 | 110, _) = call {
+            if let Call::Set(slot @ 0..SLOTS, TLS_DISABLE_CIPHER | TLS_ENABLE_CIPHER, _) = call {
                 let list = Value::Bytes(text(&format!("{}:{}", SUITES[0], SUITES[2])));
-                world.call(&peers, &Call::Set(slot, 97, list))?;
+                world.call(&peers, &Call::Set(slot, TLS_TRUSTED_CIPHERS, list))?;
             }
             world.call(&peers, &call)?;
         }

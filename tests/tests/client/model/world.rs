@@ -8,6 +8,7 @@ use std::{
 
 use proptest::{prelude::*, test_runner::TestCaseError};
 use ssa_common::uapi::{IPPROTO_TLS, When, option};
+use ssa_tests::in_tls::*;
 
 use super::calls::*;
 
@@ -36,7 +37,18 @@ pub(crate) struct Settings {
     pub(crate) suites: Option<Vec<&'static str>>,
 }
 
-pub(crate) const INTS: [i32; 10] = [94, 108, 111, 112, 122, 102, 103, 104, 105, 106];
+pub(crate) const INTS: [i32; 10] = [
+    TLS_REQUEST_PEER_AUTH,
+    TLS_SESSION_REUSE,
+    TLS_VERSION_MIN,
+    TLS_VERSION_MAX,
+    TLS_SERVER_OCSP_STAPLING,
+    TLS_REVOCATION_CHECKS,
+    TLS_OCSP_STAPLED_CHECKS,
+    TLS_OCSP_CHECKS,
+    TLS_CRL_CHECKS,
+    TLS_CACHED_REV_CHECKS,
+];
 
 /// Place of `TLS_REVOCATION_CHECKS` among them.
 pub(crate) const CHECKS: usize = 5;
@@ -115,15 +127,15 @@ impl World {
                 Ok(())
             }
             Call::Prepare(slot) => {
-                self.set(*slot, 85, &text(NAME), None)?;
-                self.set(*slot, 87, &peers.ca, None)
+                self.set(*slot, TLS_HOSTNAME, &text(NAME), None)?;
+                self.set(*slot, TLS_TRUSTED_PEER_CERTIFICATES, &peers.ca, None)
             }
             Call::Set(slot, number, value) => match value {
                 Value::Bytes(bytes) => self.set(*slot, *number, bytes, None),
                 Value::Trust => self.set(*slot, *number, &peers.ca, None),
             },
             Call::Adopt(slot, back) => match self.ids.iter().rev().nth(*back) {
-                Some((id, context)) => self.set(*slot, 107, &id.clone(), Some(*context)),
+                Some((id, context)) => self.set(*slot, TLS_CONTEXT, &id.clone(), Some(*context)),
                 None => Ok(()),
             },
             Call::Get(slot, number, room) => self.get(*slot, *number, *room),
@@ -161,7 +173,7 @@ impl World {
         prop_assert_eq!(found, expected, "set {}", number);
         self.met.count(format!("set {found}"));
         if found != 0 && self.sockets[slot].as_ref().is_some_and(|socket| socket.tls.is_some()) {
-            prop_assert_ne!(read(fd, 100, 256)?.1.len(), 1, "TLS_ERROR is empty");
+            prop_assert_ne!(read(fd, TLS_ERROR, 256)?.1.len(), 1, "TLS_ERROR is empty");
         }
         Ok(())
     }
@@ -184,7 +196,7 @@ impl World {
         if socket.phase == Phase::Connected {
             return libc::EOPNOTSUPP;
         }
-        let is_name = number == 85 || number == 86;
+        let is_name = number == TLS_HOSTNAME || number == TLS_HOSTNAME_2;
         let context = &mut self.contexts[tls.context];
         if context.frozen && !is_name {
             return libc::EOPNOTSUPP;
@@ -194,7 +206,7 @@ impl World {
             _ => None,
         };
         match number {
-            85 | 86 => {
+            TLS_HOSTNAME | TLS_HOSTNAME_2 => {
                 let good =
                     |name: &String| [NAME, "other.ssa.test", "127.0.0.1"].contains(&name.as_str()) || is_prefix(name);
                 let Some(name) = string().filter(good) else { return libc::EINVAL };
@@ -203,23 +215,23 @@ impl World {
                     context.hostname = name;
                 }
             }
-            87 => context.trusts = true,
-            90 => {
+            TLS_TRUSTED_PEER_CERTIFICATES => context.trusts = true,
+            TLS_ALPN => {
                 let Some(list) = string().filter(|list| list.split(',').all(|one| !one.is_empty())) else {
                     return libc::EINVAL;
                 };
                 context.alpn = list;
             }
-            91 => {
+            TLS_SESSION_TTL => {
                 let Ok(value) = bytes.try_into().map(i64::from_ne_bytes) else { return libc::EINVAL };
                 if value < 0 {
                     return libc::EINVAL;
                 }
                 context.ttl = value;
             }
-            92 | 97 | 110 => return ciphers(context, number, string()),
-            107 => {
-                let Some(adopted) = adopts else { unreachable!("sequences set 107 by adopting only") };
+            TLS_DISABLE_CIPHER | TLS_TRUSTED_CIPHERS | TLS_ENABLE_CIPHER => return ciphers(context, number, string()),
+            TLS_CONTEXT => {
+                let Some(adopted) = adopts else { unreachable!("sequences set TLS_CONTEXT by adopting only") };
                 if self.contexts[adopted].users == 0 {
                     return libc::EINVAL;
                 }
@@ -232,16 +244,25 @@ impl World {
                     self.leave(old);
                 }
             }
-            94 | 102..=106 | 108 | 111 | 112 | 122 => {
+            TLS_REQUEST_PEER_AUTH
+            | TLS_REVOCATION_CHECKS..=TLS_CACHED_REV_CHECKS
+            | TLS_SESSION_REUSE
+            | TLS_VERSION_MIN
+            | TLS_VERSION_MAX
+            | TLS_SERVER_OCSP_STAPLING => {
                 let Ok(value) = bytes.try_into().map(i32::from_ne_bytes) else { return libc::EINVAL };
                 let at = INTS.iter().position(|option| *option == number).unwrap();
                 match number {
-                    94 if !(0..=2).contains(&value) => return libc::EINVAL,
-                    102..=106 | 108 | 122 if !(0..=1).contains(&value) => return libc::EINVAL,
-                    111 | 112 if (0x300..0x303).contains(&value) => return libc::EPROTO,
-                    111 | 112 if !(0x303..=0x304).contains(&value) => return libc::EINVAL,
-                    111 if value > context.ints[3] => return libc::EINVAL,
-                    112 if value < context.ints[2] => return libc::EINVAL,
+                    TLS_REQUEST_PEER_AUTH if !(0..=2).contains(&value) => return libc::EINVAL,
+                    TLS_REVOCATION_CHECKS..=TLS_CACHED_REV_CHECKS | TLS_SESSION_REUSE | TLS_SERVER_OCSP_STAPLING
+                        if !(0..=1).contains(&value) =>
+                    {
+                        return libc::EINVAL;
+                    }
+                    TLS_VERSION_MIN | TLS_VERSION_MAX if (0x300..0x303).contains(&value) => return libc::EPROTO,
+                    TLS_VERSION_MIN | TLS_VERSION_MAX if !(0x303..=0x304).contains(&value) => return libc::EINVAL,
+                    TLS_VERSION_MIN if value > context.ints[3] => return libc::EINVAL,
+                    TLS_VERSION_MAX if value < context.ints[2] => return libc::EINVAL,
                     _ => context.ints[at] = value,
                 }
             }
@@ -254,9 +275,18 @@ impl World {
         let Some(socket) = &mut self.sockets[slot] else { return Ok(()) };
         let fd = socket.fd.as_raw_fd();
         let fixed = match number {
-            91 | 96 | 107 => Some(8),
-            94 | 102..=106 | 108 | 109 | 111 | 112 | 113 | 122 | 130 | 131 => Some(4),
-            150 => Some(32),
+            TLS_SESSION_TTL | TLS_ID | TLS_CONTEXT => Some(8),
+            TLS_REQUEST_PEER_AUTH
+            | TLS_REVOCATION_CHECKS..=TLS_CACHED_REV_CHECKS
+            | TLS_SESSION_REUSE
+            | TLS_RESUMED_SESSION
+            | TLS_VERSION_MIN
+            | TLS_VERSION_MAX
+            | TLS_VERSION_CONN
+            | TLS_SERVER_OCSP_STAPLING
+            | TLS_STATE
+            | TLS_PEER_CERTIFICATE_COUNT => Some(4),
+            TLS_PEER_CERTIFICATE_SHA256 => Some(32),
             _ => None,
         };
         let size = match room {
@@ -271,12 +301,10 @@ impl World {
             (None, _) | (_, When::Never) => libc::ENOPROTOOPT,
             (Some(_), When::Connected) if !connected => libc::EOPNOTSUPP,
             (Some(_), When::Fresh) if connected => libc::EOPNOTSUPP,
-            (Some(_), _) if room == Room::TooSmall && (fixed.is_some() || !(134..148).contains(&number)) => {
-                libc::EINVAL
-            }
+            (Some(_), _) if room == Room::TooSmall && (fixed.is_some() || !is_past_the_chain(number)) => libc::EINVAL,
             (Some(_), _) if room == Room::Null => libc::EFAULT,
             // A leaf and its root.
-            (Some(_), _) if (134..148).contains(&number) => libc::ENOENT,
+            (Some(_), _) if is_past_the_chain(number) => libc::ENOENT,
             (Some(_), _) => 0,
         };
         prop_assert_eq!(found, expected, "get {} {:?} {:?}", number, room, socket.phase);
@@ -284,23 +312,28 @@ impl World {
         let (0, Some(tls)) = (found, &socket.tls) else { return Ok(()) };
         let context = &mut self.contexts[tls.context];
         match number {
-            85 | 86 => prop_assert_eq!(value, text(&tls.hostname)),
-            90 if !connected => prop_assert_eq!(value, text(&context.alpn)),
-            91 => prop_assert_eq!(value, context.ttl.to_ne_bytes().to_vec()),
-            94 | 102..=106 | 108 | 111 | 112 | 122 => {
+            TLS_HOSTNAME | TLS_HOSTNAME_2 => prop_assert_eq!(value, text(&tls.hostname)),
+            TLS_ALPN if !connected => prop_assert_eq!(value, text(&context.alpn)),
+            TLS_SESSION_TTL => prop_assert_eq!(value, context.ttl.to_ne_bytes().to_vec()),
+            TLS_REQUEST_PEER_AUTH
+            | TLS_REVOCATION_CHECKS..=TLS_CACHED_REV_CHECKS
+            | TLS_SESSION_REUSE
+            | TLS_VERSION_MIN
+            | TLS_VERSION_MAX
+            | TLS_SERVER_OCSP_STAPLING => {
                 let at = INTS.iter().position(|option| *option == number).unwrap();
                 prop_assert_eq!(value, context.ints[at].to_ne_bytes().to_vec(), "{}", number);
             }
-            97 => {
+            TLS_TRUSTED_CIPHERS => {
                 if let Some(suites) = &context.suites {
                     prop_assert_eq!(value, text(&suites.join(":")));
                 }
             }
-            107 => {
+            TLS_CONTEXT => {
                 context.frozen = true;
                 self.ids.push((value.try_into().unwrap(), tls.context));
             }
-            130 => {
+            TLS_STATE => {
                 let phase = match socket.phase {
                     Phase::Fresh => 0,
                     Phase::Connected => 2,
@@ -308,7 +341,7 @@ impl World {
                 };
                 prop_assert_eq!(value, i32::to_ne_bytes(phase).to_vec());
             }
-            131 => prop_assert_eq!(value, 2_i32.to_ne_bytes().to_vec()),
+            TLS_PEER_CERTIFICATE_COUNT => prop_assert_eq!(value, 2_i32.to_ne_bytes().to_vec()),
             _ => {}
         }
         Ok(())
@@ -346,7 +379,7 @@ impl World {
         if let Some(tls) = &mut socket.tls {
             socket.phase = if found == 0 { Phase::Connected } else { Phase::Failed };
             tls.connected_once |= found == 0;
-            let error = read(socket.fd.as_raw_fd(), 100, 256)?.1;
+            let error = read(socket.fd.as_raw_fd(), TLS_ERROR, 256)?.1;
             prop_assert_eq!(error.len() > 1, found != 0, "TLS_ERROR {:?}", String::from_utf8_lossy(&error));
         } else if found == 0 {
             socket.phase = Phase::Connected;
@@ -356,6 +389,11 @@ impl World {
 }
 
 /// A name that lost its last byte to a wrong length is still a name.
+/// Whether this is the number of a certificate that the peer's chain, a leaf and its root, has not.
+fn is_past_the_chain(number: i32) -> bool {
+    TLS_PEER_CERTIFICATE.skip(2).any(|past| past == number)
+}
+
 pub(crate) fn is_prefix(name: &str) -> bool {
     [NAME, "other.ssa.test"].iter().any(|whole| whole.strip_prefix(name).is_some_and(|rest| rest.len() == 1))
 }
@@ -366,12 +404,12 @@ pub(crate) fn ciphers(context: &mut Settings, number: i32, value: Option<String>
     for name in value.split(':') {
         match SUITES.iter().find(|suite| **suite == name) {
             Some(suite) => asked.push(*suite),
-            None if name == "NULL-SHA256" && number != 92 => return libc::EPROTO,
+            None if name == "NULL-SHA256" && number != TLS_DISABLE_CIPHER => return libc::EPROTO,
             None => return libc::EINVAL,
         }
     }
     match number {
-        97 => {
+        TLS_TRUSTED_CIPHERS => {
             let mut list: Vec<&str> = Vec::new();
             for suite in asked {
                 if !list.contains(&suite) {
@@ -381,7 +419,7 @@ pub(crate) fn ciphers(context: &mut Settings, number: i32, value: Option<String>
             context.suites = Some(list);
         }
         // The policy's own list has many more: then the model only knows that the call succeeds once.
-        92 => match &mut context.suites {
+        TLS_DISABLE_CIPHER => match &mut context.suites {
             Some(list) if list.contains(&asked[0]) => list.retain(|suite| *suite != asked[0]),
             Some(_) => return libc::EINVAL,
             None => return UNKNOWN,
