@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::agent::{self, Agent};
 
-/// How long an application may take.
+/// Time limit of an application.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs a script ([`App::start`]) in the agent's cgroup to its end, and returns what it gave to `out(...)` last. Panics if it
@@ -40,7 +40,7 @@ impl App {
         Self::start_by(command(agent, "python3"), script, arguments)
     }
 
-    /// As [`Self::start`], by a command that ends in a Python.
+    /// Starts `script` ([`Self::start`]) by a command that ends in a Python.
     pub fn start_by(mut command: Command, script: &str, arguments: &[&str]) -> Self {
         if is_file(script) {
             command.arg(programs().join(script));
@@ -68,12 +68,12 @@ impl App {
         Self { child, stdin, lines }
     }
 
-    /// What the script's next `out(...)` says.
+    /// Waits for the script's next `out(...)`, and returns its value.
     pub fn said(&mut self) -> Value {
         self.said_within(LIMIT)
     }
 
-    /// As [`Self::said`], within `limit`.
+    /// Waits for the next `out(...)` within `limit`.
     pub fn said_within(&mut self, limit: Duration) -> Value {
         let line = match self.lines.recv_timeout(crate::long(limit)) {
             Ok(line) => line,
@@ -85,7 +85,7 @@ impl App {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
     }
 
-    /// What the script says within `limit`, if it does.
+    /// Returns the next `out(...)`, or none within `limit`.
     pub fn try_said(&mut self, limit: Duration) -> Option<Value> {
         let line = self.lines.recv_timeout(limit).ok()?;
         Some(serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}")))

@@ -20,7 +20,7 @@ impl Cgroup {
         cgroup
     }
 
-    /// One that the test makes itself, if at all.
+    /// A path for a cgroup that the test makes itself, if at all.
     pub fn absent(name: &str) -> Self {
         Self(cgroup_mount().join(format!("ssa-test-{}-{name}", std::process::id())))
     }

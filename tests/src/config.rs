@@ -85,7 +85,7 @@ impl fmt::Display for Config {
 
 /// A value that a key may have.
 pub trait Value {
-    /// As TOML writes it.
+    /// The value as TOML writes it.
     fn toml(&self) -> String;
 }
 

@@ -17,9 +17,9 @@ use crate::{
     server::{self, Server},
 };
 
-/// What the stream repeats after: a prime, so that no usual length of a buffer hides a hole.
+/// Bytes after which the stream repeats: a prime, so that no usual length of a buffer hides a hole.
 pub const PERIOD: usize = 65521;
-/// What a sniffer looks for; several times in each period.
+/// The text that a sniffer looks for; several times in each period.
 pub const CANARY: &[u8] = b"canary-in-plain-sight";
 
 /// A peer that sends back what it gets, and checks it.
@@ -40,7 +40,7 @@ impl Keyed {
         Self { server, wrong }
     }
 
-    /// What was wrong with what arrived.
+    /// Faults in what arrived: other bytes, an end that nobody sent.
     pub fn wrong(&self) -> Vec<String> {
         self.wrong.lock().expect("no panic holds it").clone()
     }
@@ -88,7 +88,7 @@ fn echo(mut stream: SslStream<TcpStream>) -> Result<(), String> {
 /// Programs that transfer, for [`Transfers`].
 const SCRIPT: &str = "transfers.py";
 
-/// A program that transfers when it is told to.
+/// An application that transfers when it is told to.
 pub struct Transfers(App);
 
 impl Transfers {
@@ -107,7 +107,7 @@ impl Transfers {
         self.0.said()
     }
 
-    /// As [`Self::said`], if it says something within `limit`.
+    /// What the application says within `limit`, or none.
     pub fn said_within(&mut self, limit: Duration) -> Option<Value> {
         self.0.try_said(limit)
     }

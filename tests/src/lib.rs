@@ -30,7 +30,7 @@ pub mod toxic;
 
 use std::time::{Duration, Instant};
 
-/// So many times; a tenth of it on a slow machine, such as an emulated one ([`slow_machine`]).
+/// Repetitions: `times`, or a tenth of them on a slow machine, such as an emulated one ([`slow_machine`]).
 pub fn few(times: usize) -> usize {
     if slow_machine() { times / 10 } else { times }
 }
@@ -40,7 +40,7 @@ pub fn slow_machine() -> bool {
     std::env::var_os("SSA_SLOW_MACHINE").is_some()
 }
 
-/// So long; four times as long on a slow machine.
+/// A time limit: `limit`, or four times as long on a slow machine.
 pub fn long(limit: Duration) -> Duration {
     if slow_machine() { limit * 4 } else { limit }
 }

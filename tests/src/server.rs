@@ -115,7 +115,7 @@ pub fn context(identity: &Identity) -> SslContext {
     context_with(identity, |_acceptor| {})
 }
 
-/// As [`context`], and changed by `change`.
+/// TLS 1.2 and 1.3 with this identity, changed by `change`.
 pub fn context_with(identity: &Identity, change: impl FnOnce(&mut openssl::ssl::SslAcceptorBuilder)) -> SslContext {
     let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).expect("OpenSSL works");
     acceptor.set_min_proto_version(Some(SslVersion::TLS1_2)).expect("TLS 1.2 is there");

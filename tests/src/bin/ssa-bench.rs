@@ -123,7 +123,7 @@ fn bench() -> String {
     text
 }
 
-/// What it costs to know that the server's certificate is not revoked.
+/// Measures what it costs to know that the server's certificate is not revoked.
 fn revocation(text: &mut String, pki: &Pki) {
     let port = closed_port("127.0.0.1");
     let url = format!("OCSP;URI:http://127.0.0.1:{port}/");
@@ -163,7 +163,7 @@ fn revocation(text: &mut String, pki: &Pki) {
     section(text, "The same", "ms, p99", &ways, pki, false, &["latency", "200"], 1);
 }
 
-/// What a lookup among many rules costs a connect, which none of them is for in the end.
+/// Measures what a lookup among many rules costs a connect, which none of them is for in the end.
 fn rules(text: &mut String, agent: &Agent, pki: &Pki) {
     let rule = |number: u16, address: &str, port: u16| {
         Config::rule(&number.to_string()).to(address, port).set("mode", "deny").to_string()
@@ -485,7 +485,7 @@ impl Stream for SslStream<TcpStream> {
     }
 }
 
-/// How a program connects.
+/// Kinds of clients: how each connects.
 enum Client {
     OpenSsl {
         target: SocketAddr,

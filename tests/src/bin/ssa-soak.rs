@@ -1,6 +1,6 @@
 //! `cargo xtask soak`: the agent under load for a long time, and what it holds meanwhile: memory, descriptors, map entries.
 //!
-//! Half of the connections are made by programs, half are accepted by one; each carries a few KiB that are checked. In the end all
+//! Half of the connections are made by applications, half are accepted by one; each carries a few KiB that are checked. In the end all
 //! of it is drawn (docs/soak.svg), and must be as flat as it was after the first tenth of the time.
 
 use std::{
@@ -31,7 +31,7 @@ const NAME: &str = "soak.ssa.test";
 /// Connects so many times a second, and says how many came to nothing.
 const CLIENTS: &str = "soak_clients.py";
 
-/// What is looked at.
+/// Values that are sampled.
 const SERIES: [&str; 4] = ["memory, MiB", "descriptors", "map entries", "connections a second"];
 const MAPS: [&str; 10] =
     ["BLOBS", "CERTIFICATES", "CHAINS", "CONNECTIONS", "CONTEXTS", "LEGS", "LISTENING", "PATHS", "SCRATCH", "USERS"];

@@ -1,4 +1,4 @@
-//! `connect(2)` that succeeds, in all the ways that programs call it.
+//! `connect(2)` that succeeds, in all the ways that applications call it.
 
 use ssa_tests::{
     agent::Agent,

@@ -1,4 +1,4 @@
-//! Who the peer is, who the program is, and what they agree on.
+//! Who the peer is, who the application is, and what they agree on.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The table of options: every number in every phase, the header, a C program that gets each.
+//! The table of options: every number in every phase, the header, a C application that gets each.
 
 use serde_json::json;
 use ssa_common::uapi::{Kind, OPTIONS, Place, When, option};
@@ -155,6 +155,6 @@ fn c_application_gets_every_option() {
         assert!(found == value || *name == "TLS_CHOSEN_CIPHER" && found.starts_with("TLS_"), "{name}: {found}");
     }
     for option in OPTIONS.iter().filter(|option| option.get != When::Never) {
-        assert!(expected.iter().any(|(name, _value)| *name == option.name), "the program lacks {}", option.name);
+        assert!(expected.iter().any(|(name, _value)| *name == option.name), "the application lacks {}", option.name);
     }
 }

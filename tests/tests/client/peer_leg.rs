@@ -1,4 +1,4 @@
-//! Options at other levels: what a program sets on its socket holds on the connection to the peer.
+//! Options at other levels: what an application sets on its socket holds on the connection to the peer.
 
 use std::{net::SocketAddr, os::fd::FromRawFd as _, time::Duration};
 
@@ -115,7 +115,7 @@ fn peer_leg_has_the_bound_address_and_interface() {
     let pki = Pki::new();
     let (chain, key) = pki.write("server", &pki.leaf(Leaf::of(&[NAME])));
     let agent = Agent::start();
-    // A namespace of the program's, and one of the server's behind a pair of interfaces.
+    // A namespace of the application's, and one of the server's behind a pair of interfaces.
     let came = python(&agent, "peer_leg_address.py", &[NAME, &pki.ca(), &chain, &key]);
     assert_eq!(came["interface"], "ok", "{came}");
     assert_eq!(came["echo"], "cba\n");

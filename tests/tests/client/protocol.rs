@@ -126,7 +126,7 @@ fn protocol_is_changed_for_stream_sockets_of_the_cgroup_only() {
     let agent = Agent::start();
     let script = "protocol_kinds.py";
     let inside = python(&agent, script, &[]);
-    // The same program, where nothing is attached.
+    // The same application, where nothing is attached.
     let mut outside = Command::new("python3");
     outside.current_dir("/");
     let outside = App::start_by(outside, script, &[]).finish();

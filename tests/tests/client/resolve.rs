@@ -1,4 +1,4 @@
-//! Connecting to the unspecified address: the agent resolves the host name, as the program would.
+//! Connecting to the unspecified address: the agent resolves the host name, as the application would.
 
 use std::{
     collections::HashMap,

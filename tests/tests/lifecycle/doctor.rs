@@ -16,7 +16,7 @@ use ssa_tests::{
 
 const NAME: &str = "peer.ssa.test";
 
-/// What it found, by name: the outcome, and what to do.
+/// Report of `doctor`: checks by name, with outcome and advice.
 struct Report(Value);
 
 impl Report {

@@ -51,7 +51,7 @@ impl Dice {
     }
 }
 
-/// An agent, a peer, and a program between which faults happen.
+/// An agent, a peer, and an application between which faults happen.
 struct Scene {
     pki: Pki,
     peer: Keyed,
@@ -95,7 +95,7 @@ impl Scene {
         *self.ends.entry(end).or_default() += 1;
     }
 
-    /// How long it takes until the next connection is served.
+    /// Measures how long it takes until the next connection is served.
     fn recover(&mut self, program: &mut Transfers, since: Instant) {
         let port = self.port();
         let mut last = Value::Null;
@@ -106,7 +106,7 @@ impl Scene {
         self.recoveries.push(since.elapsed());
     }
 
-    /// What came of it, for the table.
+    /// Writes the row of the table.
     fn report(self, fault: &str, times: usize) {
         let leaks = self.sniffer.stop().len();
         let wrong = self.peer.wrong();
@@ -186,7 +186,7 @@ fn agent_stopped_in_mid_transfer_goes_on() {
     scene.report("agent: SIGSTOP for 50 ms", count);
 }
 
-/// How a transfer ends that was begun.
+/// Waits for the end of a transfer that was begun; how it ended.
 fn whole(program: &mut Transfers) -> Value {
     loop {
         let said = program.said();

@@ -46,7 +46,7 @@ out(descriptors()); wait()
     eventually("all is quiet", Duration::from_secs(10), || agent.entries("CONNECTIONS") == 0);
     let (descriptors, memory) = (agent.descriptors(), agent.memory_kib());
     app.go();
-    assert_eq!(app.said(), before, "the program's own descriptors");
+    assert_eq!(app.said(), before, "the application's own descriptors");
     for map in ["CONNECTIONS", "CONTEXTS", "BLOBS"] {
         eventually(&format!("{map} is empty"), Duration::from_secs(10), || agent.entries(map) == 0);
     }

@@ -28,13 +28,13 @@ fn echo(config: &str) -> (Agent, Pki, Server) {
     (Agent::start_with(config), pki, server)
 }
 
-/// What a running agent says of itself.
+/// Asks `ssa-agent status --json`.
 fn status(agent: &Agent) -> Value {
     let output = Command::new(program()).args(["status", "--json", "--cgroup"]).arg(agent.cgroup()).output().unwrap();
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// A program that opens as many connections as it is told to, and one more each time.
+/// An application that opens as many connections as it is told to, and one more each time.
 const MANY: &str = r#"
 name_, ca, port = args
 open_ = []
@@ -84,7 +84,7 @@ fn client_above_the_limit_is_reset() {
     app.kill();
 }
 
-/// A program that listens, and echoes on threads.
+/// An application that listens, and echoes on threads.
 fn listen(agent: &Agent, chain: &str, key: &str) -> (App, u16) {
     let mut app = App::start(agent, ECHO_LISTENER, &[chain, key]);
     let port = app.said().as_u64().and_then(|port| u16::try_from(port).ok()).unwrap();

@@ -19,7 +19,7 @@ use ssa_tests::{
 
 const NAME: &str = "peer.ssa.test";
 
-/// What the kernel has said that is no good.
+/// Lines of the kernel's log that are no good.
 fn complaints() -> Vec<String> {
     let output = Command::new("dmesg").args(["--level", "emerg,alert,crit,err,warn"]).output().expect("it is there");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,4 +1,4 @@
-//! What others forbid a program, by its cgroup or its user, it can't do through the agent.
+//! Firewalls by cgroup and user: what they forbid an application it can't do through the agent.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use ssa_tests::{
 };
 
 const NAME: &str = "peer.ssa.test";
-/// What a service must be allowed, for its programs to meet the agent.
+/// Addresses that a service must be allowed, for its applications to meet the agent.
 const AGENT: (Ipv4Addr, u32) = (Ipv4Addr::new(127, 204, 0, 0), 0xfffe_0000);
 const ALLOWED: (Ipv4Addr, u32) = (Ipv4Addr::new(127, 0, 0, 2), u32::MAX);
 

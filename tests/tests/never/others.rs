@@ -1,4 +1,4 @@
-//! Other people's programs see no change.
+//! Other people's applications see no change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

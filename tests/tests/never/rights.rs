@@ -1,5 +1,5 @@
-//! No program reads, probes or steers what is not its own: files are opened with exactly the rights of
-//! the program that named them, and contexts stay with their user, service and namespace.
+//! No application reads, probes or steers what is not its own: files are opened with exactly the rights of
+//! the application that named them, and contexts stay with their user, service and namespace.
 
 use std::{
     fs,

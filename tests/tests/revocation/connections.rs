@@ -35,7 +35,7 @@ fn resumed_session_is_refused_when_its_peer_is_revoked() {
     assert_eq!(app.said(), json!(["EPROTO", true]));
 }
 
-/// What `ssa-agent connections --json` says.
+/// Asks `ssa-agent connections --json`.
 fn connections(agent: &Agent) -> Value {
     let output =
         Command::new(program()).args(["connections", "--json", "--cgroup"]).arg(agent.cgroup()).output().unwrap();
@@ -68,7 +68,7 @@ out([attempt(talk), error(sock)]); wait()
         assert_eq!(app.said(), json!("ok"));
         drop(good);
         let _bad = run(Known::Revoked);
-        // Another program asks anew, and both learn of it.
+        // Another application asks anew, and both learn of it.
         assert_eq!(scene.connect(&target, OCSP).0, "EPROTO");
         if close {
             eventually("it is reset", Duration::from_secs(5), || connections(&scene.agent) == json!([]));

@@ -15,12 +15,12 @@ use ssa_tests::{
 
 pub(crate) const NAME: &str = "peer.ssa.test";
 
-/// Responders of these tests are on this machine, and answers are not kept. Ends in the section `[revocation]`.
+/// Configuration of these tests: responders are on this machine, and answers are not kept. Ends in the section `[revocation]`.
 pub(crate) fn local() -> Config {
     local_with(1, "")
 }
 
-/// As [`local`], with other limits: seconds that a fetch may take, and a folder that answers are kept in.
+/// Configuration of [`local`] with other values: seconds that a fetch may take, and a folder that answers are kept in.
 pub(crate) fn local_with(fetch_seconds: u16, folder: &str) -> Config {
     let cache = Config::section("cache").set("directory", folder);
     cache.and(Config::section("revocation")).set("fetch_local", true).set("fetch_seconds", fetch_seconds)
@@ -51,7 +51,7 @@ pub(crate) const BOTH: Ways = Ways { ocsp: true, ..CRL };
 pub(crate) const CACHED: Ways = Ways { cached: true, stapled: false, ..STAPLED };
 
 impl Ways {
-    /// As the program sets them.
+    /// Values of the four options, as the application is told them.
     pub(crate) fn options(self) -> String {
         let number = |on: bool| u8::from(on);
         let Self { stapled, ocsp, crl, cached } = self;

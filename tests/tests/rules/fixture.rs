@@ -17,12 +17,12 @@ pub(crate) fn echo() -> (Pki, Server) {
     server::echo_peer(NAME)
 }
 
-/// What goes to a port of 127.0.0.1 is TLS to [`NAME`].
+/// A rule: what goes to a port of 127.0.0.1 is TLS to [`NAME`].
 pub(crate) fn out(port: u16, pki: &Pki) -> Config {
     out_by("out", port, pki)
 }
 
-/// As [`out`], by a rule of another name.
+/// The rule [`out`] under another name.
 pub(crate) fn out_by(rule: &str, port: u16, pki: &Pki) -> Config {
     Config::rule(rule).to("127.0.0.1", port).hostname(NAME).trust_only(&pki.ca())
 }
@@ -46,13 +46,13 @@ pub(crate) fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
 }
 
-/// What listens on a port of 127.0.0.1 is served as TLS.
+/// A rule: what listens on a port is served as TLS.
 pub(crate) fn served(port: u16, pki: &Pki) -> Config {
     let (chain, key) = pki.write("served", &pki.leaf(Leaf::of(&[NAME])));
     Config::rule("web").inbound().set("port", port).credentials(&chain, &key)
 }
 
-/// Everything in a direction is denied, by a rule of this name.
+/// A rule: everything in a direction is denied.
 pub(crate) fn deny(rule: &str, direction: &str) -> Config {
     Config::rule(rule).set("direction", direction).set("mode", "deny")
 }

@@ -11,7 +11,7 @@ use ssa_tests::{
     server::{self, Server},
 };
 
-/// What goes to a port is TLS to the one of these names that was resolved.
+/// A rule: what goes to a port is TLS to the one of these names that was resolved.
 fn by_names(port: u16, pki: &Pki, names: &[&str]) -> Config {
     Config::rule("out").to_port(port).hostnames(names).trust_only(&pki.ca())
 }

@@ -43,7 +43,7 @@ fn unmodified_redis_cli_and_nc_reach_redis_with_tls() {
     assert_eq!(run(&agent, "sh", &["-c", &talk]), "$5\r\nvalue\r\n+OK");
     let outside = Command::new("redis-cli").args(["-h", "127.0.0.1", "-p", &port, "get", "key"]).output().unwrap();
     assert!(!text(&outside).contains("value"), "{}", text(&outside));
-    // A program that speaks TLS already is told to leave it.
+    // An application that speaks TLS already is told to leave it.
     let arguments = ["-h", "127.0.0.1", "-p", &port, "--tls", "--insecure", "get", "key"];
     let own = command(&agent, "redis-cli").args(arguments).output().unwrap();
     assert!(!text(&own).contains("value"), "{}", text(&own));

@@ -67,7 +67,7 @@ impl Drop for Running {
     }
 }
 
-/// What `openssl s_client` says of a listener, with these arguments and this shell command before it, which holds its input open.
+/// Runs `openssl s_client` against a listener, and returns what it says. `input` is a shell command that holds its input open.
 pub(crate) fn s_client(input: &str, addr: impl std::fmt::Display, ca: &str, arguments: &str) -> String {
     let line =
         format!("({input}) | timeout 10 openssl s_client -connect {addr} -servername {NAME} -CAfile {ca} {arguments}");

@@ -83,7 +83,7 @@ fn cgroups_are_attached_listed_and_let_go_one_by_one() {
     let came = app.said();
     assert_eq!(came[0], "ok", "{came}");
 
-    // The first one's programs have sockets of their own, and not the other's contexts.
+    // The first one's applications have sockets of their own, and not the other's contexts.
     let script = r#"
 port, name, ca, other = args
 sock = tls(name, ca)

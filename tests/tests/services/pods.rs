@@ -34,7 +34,7 @@ impl Tree {
         Self(Cgroup::absent("node"))
     }
 
-    /// As the kubelet does with the cgroup driver `systemd`, and containerd below it.
+    /// Pod and container as the kubelet lays them out with the cgroup driver `systemd`, and containerd below it.
     fn by_systemd(&self, class: &str, uid: &str) -> (PathBuf, PathBuf) {
         let uid = uid.replace('-', "_");
         let pod = self.0.path().join(format!("kubepods.slice/kubepods-{class}.slice/kubepods-{class}-pod{uid}.slice"));
@@ -42,7 +42,7 @@ impl Tree {
         (pod, container)
     }
 
-    /// As with the cgroup driver `cgroupfs`.
+    /// Pod and container as with the cgroup driver `cgroupfs`.
     fn by_cgroupfs(&self, class: &str, uid: &str) -> (PathBuf, PathBuf) {
         let pod = self.0.path().join(format!("kubepods/{class}/pod{uid}"));
         let container = pod.join(CONTAINER);

@@ -253,7 +253,7 @@ out([connect(two, "127.0.0.1", port)["result"], connect(tls(name_, ca), "127.0.0
     app.said();
     let began = std::time::Instant::now();
     agent.stop();
-    assert!(began.elapsed() < ssa_tests::long(Duration::from_secs(5)), "it has waited for the program's sockets");
+    assert!(began.elapsed() < ssa_tests::long(Duration::from_secs(5)), "it has waited for the application's sockets");
     app.go();
     assert_eq!(app.said(), json!(["ECONNRESET", "ENOTCONN", "ENOTCONN"]));
     start(&mut agent);

@@ -16,10 +16,10 @@ const FLAVOUR: &str = "-cloud-amd64";
 
 /// A kernel with its modules.
 pub(crate) struct Kernel {
-    /// As `uname -r` says it.
+    /// Version, as `uname -r` says it.
     pub(crate) release: String,
     pub(crate) image: PathBuf,
-    /// What has `lib/modules/RELEASE` in it.
+    /// Folder that has `lib/modules/RELEASE` in it.
     pub(crate) base: PathBuf,
 }
 

@@ -23,14 +23,14 @@ use crate::{
 /// Kernels that are claimed to work: the beginnings of their versions.
 const CLAIMED: [&str; 3] = ["6.1", "6.12", "7"];
 
-/// How long all tests may take on one kernel.
+/// Time limit of all tests on one kernel.
 const SUITE_LIMIT: Duration = Duration::from_secs(45 * 60);
-/// How long the tests of one topic may take, in seconds.
+/// Time limit of the tests of one topic, in seconds.
 const TOPIC_LIMIT: u32 = 30 * 60;
 /// The first kernel where an eBPF program may change the protocol of a socket (`update_socket_protocol`): what is
 /// ignored elsewhere for want of it runs from there on.
 const SOCKET_PROTOCOL_SINCE: [u32; 2] = [6, 6];
-/// How long a machine may take to show that its processor works.
+/// Time limit of a machine that is to show that its processor works.
 const PROBE_LIMIT: Duration = Duration::from_secs(20);
 
 /// Boots Debian kernels in QEMU, below this machine's own files (what is written there is forgotten), and runs
@@ -55,7 +55,7 @@ pub(crate) struct Args {
     command: Vec<String>,
 }
 
-/// What came out on one kernel.
+/// Results of one kernel.
 struct Row {
     release: String,
     /// By topic, file and name; true if it passed.
@@ -136,7 +136,7 @@ struct Topic {
 }
 
 impl Topic {
-    /// Its name, as a folder of tests/tests.
+    /// Name of the topic, a folder of tests/tests.
     fn name(&self) -> String {
         topic_of(&self.program)
     }
@@ -207,7 +207,7 @@ fn ignored(programs: &[PathBuf]) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Those of some tests that no kernel has run.
+/// Picks out the tests that no kernel has run.
 fn nowhere_run(tests: &[String], rows: &[Row]) -> Vec<String> {
     tests.iter().filter(|name| !rows.iter().any(|row| row.tests.contains_key(*name))).cloned().collect()
 }
@@ -238,7 +238,7 @@ fn on_each(kernels: &[&str], topics: &[Topic], write: bool) -> Result<Vec<Row>> 
     Ok(rows)
 }
 
-/// What every machine needs.
+/// Builds what every machine needs.
 fn build() -> Result<()> {
     ensure!(std::env::consts::ARCH == "x86_64", "Debian kernels for virtual machines are fetched for x86-64 only");
     setup::vm()?;
@@ -264,7 +264,7 @@ fn executable(message: &str) -> Option<PathBuf> {
     Some(PathBuf::from(rest.split_once('"')?.0))
 }
 
-/// Whether this is one of tests/tests, not of the fixtures.
+/// Whether a program is one of tests/tests, not of the fixtures.
 fn is_system_test(program: &Path) -> bool {
     root().join("tests/tests").join(topic_of(program)).is_dir()
 }

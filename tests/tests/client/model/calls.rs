@@ -14,7 +14,7 @@ pub(crate) const SUITES: [&str; 3] =
 #[derive(Clone, Debug)]
 pub(crate) enum Call {
     Open(usize),
-    /// A host name and trust, as a program that means to connect.
+    /// A host name and trust, as an application that means to connect.
     Prepare(usize),
     Close(usize),
     Set(usize, i32, Value),

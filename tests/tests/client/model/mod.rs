@@ -1,6 +1,6 @@
 //! Random sequences of calls on several sockets, against a model of the options' contract.
 //!
-//! The model knows what a program is told: phases, frozen and shared contexts, values, errnos. It is
+//! The model knows what an application is told: phases, frozen and shared contexts, values, errnos. It is
 //! written from the contract, not from the hooks.
 
 mod calls;

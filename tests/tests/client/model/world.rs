@@ -12,7 +12,7 @@ use ssa_tests::in_tls::*;
 
 use super::calls::*;
 
-/// How often each outcome was met, over all sequences: they must not all end at the first refusal.
+/// Counts of each outcome, over all sequences: they must not all end at the first refusal.
 #[derive(Default)]
 pub(crate) struct Met(pub(crate) std::collections::BTreeMap<String, usize>);
 
@@ -75,7 +75,7 @@ pub(crate) enum Phase {
     Connected,
 }
 
-/// A socket as a program sees it.
+/// A socket as an application sees it.
 pub(crate) struct Socket {
     pub(crate) fd: OwnedFd,
     pub(crate) phase: Phase,
