@@ -77,6 +77,12 @@ impl Config {
     }
 }
 
+impl FromIterator<Self> for Config {
+    fn from_iter<Each: IntoIterator<Item = Self>>(configs: Each) -> Self {
+        configs.into_iter().fold(Self::default(), Self::and)
+    }
+}
+
 impl fmt::Display for Config {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)

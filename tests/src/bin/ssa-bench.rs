@@ -165,16 +165,15 @@ fn revocation(text: &mut String, pki: &Pki) {
 
 /// Measures what a lookup among many rules costs a connect, which none of them is for in the end.
 fn rules(text: &mut String, agent: &Agent, pki: &Pki) {
-    let rule = |number: u16, address: &str, port: u16| {
-        Config::rule(&number.to_string()).to(address, port).set("mode", "deny").to_string()
-    };
+    let rule =
+        |number: u16, address: &str, port: u16| Config::rule(&number.to_string()).to(address, port).set("mode", "deny");
     let closed = SocketAddr::from(([127, 0, 0, 1], closed_port("127.0.0.1")));
     let free = |port: u16| if port == closed.port() { 1 } else { port };
     // One after the other: an agent sees the cgroup of every other.
-    let hosts: String =
+    let hosts: Config =
         (0..10_000).map(|one| rule(one, &format!("10.{}.{}.{}", one >> 8, one & 255, one & 7), 443)).collect();
-    let ports: String = (0..10_000).map(|one| rule(one, "127.0.0.0/8", free(10_000 + one))).collect();
-    let (many_hosts, many_ports) = (Agent::start_with(&hosts), Agent::start_with(&ports));
+    let ports: Config = (0..10_000).map(|one| rule(one, "127.0.0.0/8", free(10_000 + one))).collect();
+    let (many_hosts, many_ports) = (Agent::start_with(hosts), Agent::start_with(ports));
     let way = |name, inside| Way { name, mode: "plain", full: closed, resumed: closed, inside };
     let ways = [
         way("no rules", Some(agent)),

@@ -85,7 +85,7 @@ out([attempt(talk), error(sock)]); wait()
             app.go();
             assert_eq!(app.said(), json!(["ok", ""]));
         }
-        assert!(scene.agent.log().contains("the peer is revoked"));
+        eventually("the log says so", Duration::from_secs(5), || scene.agent.log().contains("the peer is revoked"));
         app.kill();
     }
 }

@@ -9,6 +9,7 @@ use serde_json::json;
 use ssa_tests::{
     agent::Agent,
     app::{App, python},
+    config::Config,
     eventually,
     pki::{Leaf, Pki},
     server::{self, Server, closed_port},
@@ -63,15 +64,19 @@ fn prefer_rule_falls_back_to_plaintext_and_says_so() {
         let _gone = stream.write_all(b"220 hello\r\n");
         let _gone = stream.read(&mut [0; 2000]);
     });
-    let rule = |port: u16| out_by(&port.to_string(), port, &pki).set("mode", "prefer").to_string();
+    let rule = |port: u16| out_by(&port.to_string(), port, &pki).set("mode", "prefer");
     let servers = [&tls, &wrong, &plain, &greets];
-    let agent = Agent::start_with(servers.iter().map(|server| rule(server.addr.port())).collect::<String>());
-    assert!(agent.log().contains("plaintext is sent to whoever speaks no TLS"), "loudly");
+    let agent = Agent::start_with(servers.iter().map(|server| rule(server.addr.port())).collect::<Config>());
+    eventually("the log says so loudly", Duration::from_secs(5), || {
+        agent.log().contains("plaintext is sent to whoever speaks no TLS")
+    });
     let script = format!("{TALK}\nout([talk(port) for port in args])");
     let said = python(&agent, &script, &servers.map(Server::port).each_ref().map(String::as_str));
     let heard = json!(["canary-in-plain-sight", true]);
     assert_eq!(said, json!([heard, "EPROTO", heard, ["220 hello\r\n", true]]));
-    assert_eq!(agent.log().matches("plaintext: the peer speaks no TLS").count(), 2);
+    eventually("the log says so of both", Duration::from_secs(5), || {
+        agent.log().matches("plaintext: the peer speaks no TLS").count() == 2
+    });
 }
 
 #[test]
@@ -81,13 +86,14 @@ fn prefer_rule_serves_tls_and_plaintext_clients() {
     let agent = Agent::start_with(served(port, &pki).set("mode", "prefer"));
     let mut app = App::start(&agent, SERVE, &["127.0.0.1", &port.to_string()]);
     assert_eq!(app.said(), json!("ready"));
-    let (resolve, url) = (format!("{NAME}:{port}:127.0.0.1"), format!("https://{NAME}:{port}/"));
-    let good = || curl(&["--cacert", &pki.ca(), "--resolve", &resolve, &url]).status.success();
+    let good = || https(NAME, port, &pki).status.success();
     eventually("it is served", Duration::from_secs(10), good);
     let plain = curl(&["--local-port", "20000-30000", &format!("http://127.0.0.1:{port}/")]);
     let came: serde_json::Value = serde_json::from_str(&text(&plain)).unwrap();
     assert!((20000..=30000).contains(&came[1].as_u64().unwrap()), "{came}");
-    assert!(agent.log().contains("plaintext: the client speaks no TLS"));
+    eventually("the log says so", Duration::from_secs(5), || {
+        agent.log().contains("plaintext: the client speaks no TLS")
+    });
 }
 
 #[test]
@@ -110,7 +116,7 @@ for port in args:
     try:
         sock.connect(("127.0.0.1", int(port)))
         lines = sock.makefile("rb")
-        greeting = lines.readline() 
+        greeting = lines.readline()
         if greeting.startswith(b"220-"): greeting += lines.readline()
         sock.sendall(b"QUIT\r\n")
         said.append([greeting.decode(), lines.readline().decode()])
@@ -125,14 +131,14 @@ out(said)
         (mail_server(&pki, SMTP, true), "smtp"),
         (mail_server(&pki, WITHOUT, false), "smtp"),
     ];
-    let rules: String = servers
+    let rules: Config = servers
         .iter()
         .map(|(server, protocol)| {
             let port = server.addr.port();
-            out_by(&port.to_string(), port, &pki).set("starttls", *protocol).to_string()
+            out_by(&port.to_string(), port, &pki).set("starttls", *protocol)
         })
         .collect();
-    let agent = Agent::start_with(&rules);
+    let agent = Agent::start_with(rules);
     let ports: Vec<String> = servers.iter().map(|(server, _protocol)| server.port()).collect();
     let said = python(&agent, script, &ports.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(

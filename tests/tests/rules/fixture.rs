@@ -60,6 +60,13 @@ pub(crate) fn deny(rule: &str, direction: &str) -> Config {
 /// An HTTP server that tells each client its address, and knows nothing of TLS. Arguments: address, port.
 pub(crate) const SERVE: &str = "http_server.py";
 
+/// Runs curl outside of every service.
 pub(crate) fn curl(arguments: &[&str]) -> Output {
     Command::new("curl").args(["-sS", "--max-time", "10"]).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Asks a port of 127.0.0.1 for `/` over HTTPS, as a client that wants this name.
+pub(crate) fn https(name: &str, port: u16, pki: &Pki) -> Output {
+    let (resolve, url) = (format!("{name}:{port}:127.0.0.1"), format!("https://{name}:{port}/"));
+    curl(&["--cacert", &pki.ca(), "--resolve", &resolve, &url])
 }

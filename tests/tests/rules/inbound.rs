@@ -32,8 +32,7 @@ import http_server
     let cgroup = agent.cgroup().to_string_lossy().into_owned();
     let mut app = App::start(&agent, script, &["127.0.0.1", &port.to_string(), &cgroup]);
     assert_eq!(app.said(), json!("ready"));
-    let (resolve, url) = (format!("{NAME}:{port}:127.0.0.1"), format!("https://{NAME}:{port}/"));
-    let good = || curl(&["--cacert", &pki.ca(), "--resolve", &resolve, &url]).status.success();
+    let good = || https(NAME, port, &pki).status.success();
     eventually("it is served", Duration::from_secs(10), good);
     app.kill();
     eventually("the cgroup is free", Duration::from_secs(10), || {
@@ -48,10 +47,7 @@ fn replaced_certificate_of_a_rule_is_taken_up() {
     let agent = Agent::start_with(served(port, &pki));
     let mut app = App::start(&agent, SERVE, &["127.0.0.1", &port.to_string()]);
     assert_eq!(app.said(), json!("ready"));
-    let ask = |name: &str| {
-        let (resolve, url) = (format!("{name}:{port}:127.0.0.1"), format!("https://{name}:{port}/"));
-        curl(&["--cacert", &pki.ca(), "--resolve", &resolve, &url]).status.success()
-    };
+    let ask = |name: &str| https(name, port, &pki).status.success();
     eventually("it is served", Duration::from_secs(10), || ask(NAME));
     assert!(!ask("other.ssa.test"));
     pki.write("served", &pki.leaf(Leaf::of(&["other.ssa.test"])));
@@ -89,9 +85,7 @@ fn ruled_listener_serves_no_plaintext_while_the_agent_is_dead() {
     let mut agent = Agent::start_with(served(port, &pki));
     let mut app = App::start(&agent, SERVE, &["0.0.0.0", &port.to_string()]);
     assert_eq!(app.said(), json!("ready"));
-    let (resolve, url) = (format!("{NAME}:{port}:127.0.0.1"), format!("https://{NAME}:{port}/"));
-    let ca = pki.ca();
-    let good = || curl(&["--cacert", &ca, "--resolve", &resolve, &url]).status.success();
+    let good = || https(NAME, port, &pki).status.success();
     eventually("it is served", Duration::from_secs(10), good);
     agent.kill();
     let plain =

@@ -70,10 +70,7 @@ fn unmodified_node_reaches_nginx_and_is_served() {
     let said = run(&agent, "node", &["-e", NODE, "get", &peer.port.to_string()]);
     assert!(said.starts_with(&format!("ssa TLSv1.3 {NAME}")), "{said}");
     let mut node = command(&agent, "node").args(["-e", NODE, "serve", &port.to_string()]).spawn().unwrap();
-    let (resolve, url) = (format!("{NAME}:{port}:127.0.0.1"), format!("https://{NAME}:{port}/"));
-    eventually("it is served", Duration::from_secs(30), || {
-        text(&curl(&["--cacert", &pki.ca(), "--resolve", &resolve, &url])) == "127.0.0.1"
-    });
+    eventually("it is served", Duration::from_secs(30), || text(&https(NAME, port, &pki)) == "127.0.0.1");
     node.kill().unwrap();
     node.wait().unwrap();
 }
