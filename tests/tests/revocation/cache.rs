@@ -5,10 +5,11 @@ use std::{fs, time::Duration};
 use ssa_tests::{
     eventually,
     nginx::Peer,
-    pki::Pki,
+    pki::{Identity, Pki},
     server::closed_port,
     status::{Known, Responder, Setup, crl, response},
 };
+use tempfile::TempDir;
 
 use crate::scene::*;
 
@@ -50,20 +51,35 @@ fn answers_outlive_the_agent_and_are_verified_when_read() {
     assert_eq!(scene.connect(&two, CACHED).0, "EPROTO");
 }
 
-#[test]
-fn older_good_answer_never_replaces_a_revoked_one() {
+/// A scene that keeps its answers, and a certificate that names a responder, which does not run yet, and a list, `a.crl`.
+struct Kept {
+    scene: Scene,
+    cache: TempDir,
+    web_root: TempDir,
+    nginx: Peer,
+    port: u16,
+    leaf: Identity,
+}
+
+fn kept() -> Kept {
     let mut scene = Scene::new();
     let cache = tempfile::tempdir().unwrap();
     scene.keep_answers_in(cache.path());
-    let root = scene.root().clone();
     let port = closed_port("127.0.0.1");
     let web_root = tempfile::tempdir().unwrap();
     let nginx = Peer::nginx_files(web_root.path());
-    let crl_url = format!("http://127.0.0.1:{}/old.crl", nginx.port);
-    let leaf = scene.leaf(Some(&format!("http://127.0.0.1:{port}/")), Some(&crl_url));
+    let crl = format!("http://127.0.0.1:{}/a.crl", nginx.port);
+    let leaf = scene.leaf(Some(&format!("http://127.0.0.1:{port}/")), Some(&crl));
+    Kept { scene, cache, web_root, nginx, port, leaf }
+}
+
+#[test]
+fn older_good_answer_never_replaces_a_revoked_one() {
+    let Kept { mut scene, cache, web_root, nginx: _nginx, port, leaf } = kept();
+    let root = scene.root().clone();
     let yesterday = Setup { at: Some("-1d"), arguments: &["-ndays", "3"] };
     let old = answer_of(&scene, &leaf, &root, &root, yesterday);
-    fs::write(web_root.path().join("old.crl"), crl(&root, &[], (-3600, 3600), &[])).unwrap();
+    fs::write(web_root.path().join("a.crl"), crl(&root, &[], (-3600, 3600), &[])).unwrap();
     let old_bytes = old.clone();
     let (stapling, plain) = (peer(&leaf, Some(old)), peer(&leaf, None));
     assert_eq!(scene.connect(&stapling, STAPLED).0, "ok", "nobody knows better yet");
@@ -90,15 +106,8 @@ fn older_good_answer_never_replaces_a_revoked_one() {
 
 #[test]
 fn later_crl_counts_over_an_older_response_after_restart() {
-    let mut scene = Scene::new();
-    let cache = tempfile::tempdir().unwrap();
-    scene.keep_answers_in(cache.path());
+    let Kept { mut scene, cache, web_root, nginx, port, leaf } = kept();
     let root = scene.root().clone();
-    let port = closed_port("127.0.0.1");
-    let web_root = tempfile::tempdir().unwrap();
-    let nginx = Peer::nginx_files(web_root.path());
-    let crl_url = format!("http://127.0.0.1:{}/new.crl", nginx.port);
-    let leaf = scene.leaf(Some(&format!("http://127.0.0.1:{port}/")), Some(&crl_url));
     let hour_ago = Setup { at: Some("-1h"), arguments: &["-ndays", "3"] };
     let known = [(&leaf.certificate, Known::Good)];
     let responder = Responder::start(port, scene.folder(), &root.certificate, &root, &known, hour_ago);
@@ -107,7 +116,7 @@ fn later_crl_counts_over_an_older_response_after_restart() {
     assert_eq!(scene.connect(&target, OCSP).0, "ok");
     eventually("the response is written", Duration::from_secs(5), || files() == 1);
     drop(responder);
-    fs::write(web_root.path().join("new.crl"), crl(&root, &[&leaf.certificate], HOUR, &[])).unwrap();
+    fs::write(web_root.path().join("a.crl"), crl(&root, &[&leaf.certificate], HOUR, &[])).unwrap();
     assert!(scene.connect(&target, CRL).1.contains("certificate revoked"));
     eventually("the list has taken its place", Duration::from_secs(5), || {
         fs::read_dir(cache.path())
