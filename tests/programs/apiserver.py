@@ -33,13 +33,18 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         url = urllib.parse.urlsplit(self.path)
         asked = dict(urllib.parse.parse_qsl(url.query))
-        print(json.dumps([url.path, asked.get("fieldSelector"), asked.get("watch"), self.headers["Accept"]]), flush=True)
+        print(
+            json.dumps([url.path, asked.get("fieldSelector"), asked.get("watch"), self.headers["Accept"]]),
+            flush=True,
+        )
         if url.path != "/api/v1/pods" or "PartialObjectMetadata" not in self.headers["Accept"]:
             return self.send_error(404)
         if asked.get("watch") != "true":
             with lock:
                 items = [kind("PartialObjectMetadata", metadata=pod) for pod in pods.values()]
-                answer = kind("PartialObjectMetadataList", metadata={"resourceVersion": str(version)}, items=items)
+                answer = kind(
+                    "PartialObjectMetadataList", metadata={"resourceVersion": str(version)}, items=items
+                )
             body = json.dumps(answer).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
@@ -69,8 +74,18 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-GONE = {"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "too old",
-                                    "reason": "Expired", "code": 410}}
+GONE = {
+    "type": "ERROR",
+    "object": {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": "too old",
+        "reason": "Expired",
+        "code": 410,
+    },
+}
 
 server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 server.daemon_threads = True
@@ -84,7 +99,10 @@ for line in sys.stdin:
         if what == "put":
             known = rest[0]["uid"] in pods
             pods[rest[0]["uid"]] = dict(rest[0], resourceVersion=str(version))
-            event = {"type": "MODIFIED" if known else "ADDED", "object": kind("PartialObjectMetadata", metadata=pods[rest[0]["uid"]])}
+            event = {
+                "type": "MODIFIED" if known else "ADDED",
+                "object": kind("PartialObjectMetadata", metadata=pods[rest[0]["uid"]]),
+            }
         elif what == "delete":
             pod = dict(pods.pop(rest[0]), resourceVersion=str(version))
             event = {"type": "DELETED", "object": kind("PartialObjectMetadata", metadata=pod)}

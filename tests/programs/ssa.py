@@ -1,6 +1,6 @@
-"""What the test programs have in common: the option numbers, and a few short-cuts.
+"""What the tests' applications have in common: how they talk to their test, and a few short-cuts.
 
-Knows sockets only: this is what any program could do.
+Knows sockets only: this is what any application could do.
 """
 
 import array
@@ -17,15 +17,13 @@ import sys
 import threading
 import time
 
-IPPROTO_TLS = 205
-HOSTNAME, TRUSTED, ID, CIPHER, ERROR = 85, 87, 96, 98, 100
-CONTEXT, REUSE, RESUMED, VERSION, STATE = 107, 108, 109, 113, 130
-FRESH, CONNECTING, CONNECTED, LISTENING, FAILED, PEER_CLOSED = range(6)
+from in_tls import *
 
 args = sys.argv[1:]
 # Repetitions are divided by this: 10 on a slow machine.
 FEWER = 10 if "SSA_SLOW_MACHINE" in os.environ else 1
 libc = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 
 
 def out(value):
@@ -46,10 +44,38 @@ def tls(host, ca=None, family=socket.AF_INET):
     """A fresh TLS socket."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     if host is not None:
-        sock.setsockopt(IPPROTO_TLS, HOSTNAME, text(host))
+        sock.setsockopt(IPPROTO_TLS, TLS_HOSTNAME, text(host))
     if ca is not None:
-        sock.setsockopt(IPPROTO_TLS, TRUSTED, text(ca))
+        sock.setsockopt(IPPROTO_TLS, TLS_TRUSTED_PEER_CERTIFICATES, text(ca))
     return sock
+
+
+def set_credentials(sock, chain, key):
+    """A chain, and the key that belongs to it: paths or texts."""
+    sock.setsockopt(IPPROTO_TLS, TLS_CERTIFICATE_CHAIN, text(chain))
+    sock.setsockopt(IPPROTO_TLS, TLS_PRIVATE_KEY, text(key))
+
+
+def listener(chain, key, host="127.0.0.1", port=0, family=None, before=None, backlog=128):
+    """A TLS socket that listens; `before` may set more options first."""
+    sock = socket.socket(family or (socket.AF_INET6 if ":" in host else socket.AF_INET))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    set_credentials(sock, chain, key)
+    if before:
+        before(sock)
+    sock.bind((host, port))
+    sock.listen(backlog)
+    return sock
+
+
+def echo(conn):
+    """Sends back what it gets, until the other side ends."""
+    try:
+        while data := conn.recv(65536):
+            conn.sendall(data)
+    except OSError:
+        pass
+    conn.close()
 
 
 def name(code):
@@ -70,18 +96,18 @@ def attempt(call, *arguments):
 
 
 def error(sock):
-    return sock.getsockopt(IPPROTO_TLS, ERROR, 256).rstrip(b"\0").decode()
+    return sock.getsockopt(IPPROTO_TLS, TLS_ERROR, 256).rstrip(b"\0").decode()
 
 
 def state(sock):
-    return number(sock, STATE)
+    return number(sock, TLS_STATE)
 
 
 def number(sock, option):
     return sock.getsockopt(IPPROTO_TLS, option)
 
 
-def id_of(sock, option=ID):
+def id_of(sock, option=TLS_ID):
     return struct.unpack("=Q", sock.getsockopt(IPPROTO_TLS, option, 8))[0]
 
 
@@ -109,4 +135,9 @@ def connect(sock, host, port):
     """What connect(2) gives, and what TLS_ERROR says then."""
     began = time.monotonic()
     result = attempt(sock.connect, (host, int(port)))
-    return {"result": result, "error": error(sock), "ms": (time.monotonic() - began) * 1e3, "state": state(sock)}
+    return {
+        "result": result,
+        "error": error(sock),
+        "ms": (time.monotonic() - began) * 1e3,
+        "state": state(sock),
+    }

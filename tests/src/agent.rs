@@ -1,6 +1,7 @@
 //! An agent that serves a cgroup of the test's own.
 
 use std::{
+    fmt::Display,
     fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
@@ -22,7 +23,7 @@ use tempfile::TempDir;
 
 use crate::eventually;
 
-/// The agent's program, which `cargo xtask test` has built beside the tests.
+/// The agent's executable, which `cargo xtask test` has built beside the tests.
 pub fn program() -> PathBuf {
     let test = std::env::current_exe().expect("the test has a path");
     // Tests are in release/deps, the bench is in release.
@@ -32,7 +33,7 @@ pub fn program() -> PathBuf {
     program
 }
 
-/// What agents log: with the hooks' own messages, but without aya's.
+/// Log filter of agents: the hooks' own messages too, but not aya's.
 const LOG: &str = "debug,aya=info,aya_obj=info";
 
 /// A running agent. Dropping it stops it in order, and removes the cgroup.
@@ -42,7 +43,7 @@ pub struct Agent {
     child: Option<Child>,
     /// The agent that has taken the child's place; no child of ours.
     successor: Option<Pid>,
-    /// Those that were replaced, and may still finish connections.
+    /// Agents that were replaced, and may still finish connections.
     replaced: Vec<Child>,
     log: Arc<Mutex<Vec<String>>>,
     filter: &'static str,
@@ -56,8 +57,8 @@ impl Agent {
         Self::start_with("")
     }
 
-    /// As [`Agent::start`], with this in the configuration, too.
-    pub fn start_with(config: &str) -> Self {
+    /// Starts an agent ([`Agent::start`]) with this in its configuration, too.
+    pub fn start_with(config: impl Display) -> Self {
         let mut agent = Self::absent();
         agent.configure(config);
         agent.restart();
@@ -65,7 +66,8 @@ impl Agent {
     }
 
     /// Writes the configuration, for the next start or reload.
-    pub fn configure(&mut self, config: &str) {
+    pub fn configure(&mut self, config: impl Display) {
+        let config = config.to_string();
         let times = if config.contains("[time]") { "" } else { "[time]\nconnect_seconds = 2\nhandshake_seconds = 2\n" };
         fs::write(self.config(), format!("{times}{config}")).expect("the folder is ours");
     }
@@ -89,7 +91,7 @@ impl Agent {
         agent
     }
 
-    /// As [`Agent::restart`], and as [`Agent::start_quiet`] from then on.
+    /// Starts an agent again, which logs as one of [`Agent::start_quiet`] does, and so do later ones.
     pub fn restart_quiet(&mut self) {
         self.filter = "warn,access=error";
         self.restart();
@@ -121,7 +123,7 @@ impl Agent {
         self.restart_by(Command::new(program()));
     }
 
-    /// As [`Agent::restart`], by a command that runs the agent's program.
+    /// Starts an agent again by a command that runs its executable.
     pub fn restart_by(&mut self, mut command: Command) {
         assert!(self.child.is_none() && self.successor.is_none(), "the last agent still runs");
         let mut child = command
@@ -152,7 +154,7 @@ impl Agent {
         });
     }
 
-    /// One more agent of this cgroup, which SIGKILL ends at its bpf(2) call number `at`: each thread counts its own. What
+    /// Starts one more agent of this cgroup, which SIGKILL ends at its bpf(2) call number `at`: each thread counts its own. What
     /// it logs goes to `log`.
     pub fn killed_at(&self, at: usize, arguments: &[&str], log: Stdio) -> Child {
         Command::new("strace")
@@ -255,7 +257,7 @@ impl Agent {
         &self.cgroup
     }
 
-    /// What the agent has logged so far.
+    /// The log of the running agent so far.
     pub fn log(&self) -> String {
         self.log.lock().expect("no panic holds it").join("\n")
     }

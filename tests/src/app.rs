@@ -1,4 +1,4 @@
-//! Programs in the agent's cgroup: they know sockets, and nothing else of ours.
+//! Applications in the agent's cgroup: they know sockets, and nothing else of ours.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -13,33 +13,20 @@ use serde_json::Value;
 
 use crate::agent::{self, Agent};
 
-/// How long a program may take.
+/// Time limit of an application.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs a Python script in the agent's cgroup, with `programs/ssa.py` at hand, and returns what it
-/// gave to `out(...)`. Panics with its standard error if it fails.
+/// Runs a script ([`App::start`]) in the agent's cgroup to its end, and returns what it gave to `out(...)` last. Panics if it
+/// fails.
 pub fn python(agent: &Agent, script: &str, arguments: &[&str]) -> Value {
     App::start(agent, script, arguments).finish()
 }
 
-/// A script that listens with a chain and a key, tells its port, and echoes to each client on a thread, until it is killed.
-/// Texts that are paths are read first if `as_text` is not empty.
-pub const ECHO_LISTENER: &str = r#"
-chain, key, *as_text = args
-sock = socket.socket()
-for option, path in ((88, chain), (89, key)):
-    sock.setsockopt(IPPROTO_TLS, option, text(open(path).read() if as_text else path))
-sock.bind(("127.0.0.1", 0)); sock.listen(1024)
-out(sock.getsockname()[1])
-def echo(conn):
-    try:
-        while data := conn.recv(65536): conn.sendall(data)
-    except OSError: pass
-    conn.close()
-while True: threading.Thread(target=echo, args=[sock.accept()[0]], daemon=True).start()
-"#;
+/// A script that listens with a chain and a key, tells its port, and echoes to each client on a thread, until it is killed. With
+/// a third argument it sets the files' texts instead of their paths.
+pub const ECHO_LISTENER: &str = "echo_listener.py";
 
-/// A Python script that runs.
+/// A Python script that runs: an application that knows sockets, and nothing else of ours.
 pub struct App {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -47,15 +34,20 @@ pub struct App {
 }
 
 impl App {
-    /// Starts `script` in the agent's cgroup.
+    /// Starts `script` in the agent's cgroup: a file of `programs/` by its name (`bulk.py`), or the text of a short one, which has
+    /// all of `programs/ssa.py` at hand.
     pub fn start(agent: &Agent, script: &str, arguments: &[&str]) -> Self {
         Self::start_by(command(agent, "python3"), script, arguments)
     }
 
-    /// Starts `script` by a command that ends in a Python.
+    /// Starts `script` ([`Self::start`]) by a command that ends in a Python.
     pub fn start_by(mut command: Command, script: &str, arguments: &[&str]) -> Self {
+        if is_file(script) {
+            command.arg(programs().join(script));
+        } else {
+            command.args(["-c", &format!("from ssa import *\n{script}")]);
+        }
         let mut child = command
-            .args(["-c", &format!("from ssa import *\n{script}")])
             .args(arguments)
             .env("PYTHONPATH", programs())
             .env("PYTHONDONTWRITEBYTECODE", "1")
@@ -76,24 +68,24 @@ impl App {
         Self { child, stdin, lines }
     }
 
-    /// What the script's next `out(...)` says.
+    /// Waits for the script's next `out(...)`, and returns its value.
     pub fn said(&mut self) -> Value {
         self.said_within(LIMIT)
     }
 
-    /// As [`Self::said`], within `limit`.
+    /// Waits for the next `out(...)` within `limit`.
     pub fn said_within(&mut self, limit: Duration) -> Value {
         let line = match self.lines.recv_timeout(crate::long(limit)) {
             Ok(line) => line,
             Err(error) => {
                 let _gone = self.child.kill();
-                panic!("the program said nothing ({error}); {:?}", self.child.wait());
+                panic!("the application said nothing ({error}); {:?}", self.child.wait());
             }
         };
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
     }
 
-    /// What the script says within `limit`, if it does.
+    /// Returns the next `out(...)`, or none within `limit`.
     pub fn try_said(&mut self, limit: Duration) -> Option<Value> {
         let line = self.lines.recv_timeout(limit).ok()?;
         Some(serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}")))
@@ -107,8 +99,8 @@ impl App {
     /// Gives the script a line.
     pub fn say(&mut self, line: &str) {
         let stdin = self.stdin.as_mut().expect("it was not closed");
-        writeln!(stdin, "{line}").expect("the program reads");
-        stdin.flush().expect("the program reads");
+        writeln!(stdin, "{line}").expect("the application reads");
+        stdin.flush().expect("the application reads");
     }
 
     /// Waits for the end; returns the last `out(...)`.
@@ -119,7 +111,7 @@ impl App {
             last = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
         }
         let status = self.child.wait().expect("it is our child");
-        assert!(status.success(), "the program failed: {status}; its last words: {last}");
+        assert!(status.success(), "the application failed: {status}; its last words: {last}");
         last
     }
 
@@ -142,7 +134,7 @@ impl Drop for App {
     }
 }
 
-/// A command that runs `program` in the agent's cgroup.
+/// A command that runs `program` as an application in the agent's cgroup.
 pub fn command(agent: &Agent, program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(agent::program());
     command.arg("exec").arg("--cgroup").arg(agent.cgroup()).arg("--").arg(program);
@@ -165,7 +157,12 @@ pub fn compile(folder: &Path, source: &Path, compiler: &str, flags: &[&str]) -> 
     binary
 }
 
-/// The folder of the test programs.
+/// Whether a script is a file of `programs/`, and not the text of one.
+pub fn is_file(script: &str) -> bool {
+    script.ends_with(".py")
+}
+
+/// The folder of the tests' applications.
 pub fn programs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("programs")
 }

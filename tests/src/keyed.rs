@@ -17,9 +17,9 @@ use crate::{
     server::{self, Server},
 };
 
-/// What the stream repeats after: a prime, so that no usual length of a buffer hides a hole.
+/// Bytes after which the stream repeats: a prime, so that no usual length of a buffer hides a hole.
 pub const PERIOD: usize = 65521;
-/// What a sniffer looks for; several times in each period.
+/// The text that a sniffer looks for; several times in each period.
 pub const CANARY: &[u8] = b"canary-in-plain-sight";
 
 /// A peer that sends back what it gets, and checks it.
@@ -40,7 +40,7 @@ impl Keyed {
         Self { server, wrong }
     }
 
-    /// What was wrong with what arrived.
+    /// Faults in what arrived: other bytes, an end that nobody sent.
     pub fn wrong(&self) -> Vec<String> {
         self.wrong.lock().expect("no panic holds it").clone()
     }
@@ -86,50 +86,9 @@ fn echo(mut stream: SslStream<TcpStream>) -> Result<(), String> {
 }
 
 /// Programs that transfer, for [`Transfers`].
-const SCRIPT: &str = r#"
-import random, select
-name_, ca, canary = args
-PERIOD = 65521
-pad = bytearray(random.Random(name_).randbytes(PERIOD))
-for at in range(100, PERIOD - 100, 4000): pad[at:at + len(canary)] = canary.encode()
-pad = bytes(pad) * 2
-def transfer(port, total, pause):
-    try: sock = tls(name_, ca)
-    except OSError as failed: return {"end": name(failed.errno), "connected": False}
-    come = attempt(sock.connect, ("127.0.0.1", port))
-    if come != "ok": return {"end": come, "connected": False, "error": error(sock)}
-    said = {"connected": True, "got": 0}
-    try:
-        sock.sendall(struct.pack("<Q", total))
-        print(json.dumps("connected"), flush=True)
-        sock.setblocking(False)
-        sent = got = 0
-        while True:
-            readable, writable, _ = select.select([sock], [sock] if sent < total else [], [], 60)
-            if not readable and not writable: said["end"] = "stuck"; break
-            if readable:
-                part = sock.recv(PERIOD)
-                if not part:
-                    said["end"] = "complete" if got == total else "false end of file"
-                    break
-                at = got % PERIOD
-                if part != pad[at:at + len(part)]: said["end"] = "wrong bytes"; break
-                got += len(part); said["got"] = got
-            if writable:
-                at = sent % PERIOD
-                sent += sock.send(pad[at:at + min(PERIOD, total - sent)])
-                if sent == total: sock.shutdown(socket.SHUT_WR)
-                if pause: time.sleep(pause)
-    except OSError as failed: said["end"] = name(failed.errno)
-    said["error"] = error(sock)
-    sock.close()
-    return said
-while True:
-    port, total, pause = json.loads(sys.stdin.readline())
-    out(transfer(port, total, pause))
-"#;
+const SCRIPT: &str = "transfers.py";
 
-/// A program that transfers when it is told to.
+/// An application that transfers when it is told to.
 pub struct Transfers(App);
 
 impl Transfers {
@@ -148,7 +107,7 @@ impl Transfers {
         self.0.said()
     }
 
-    /// As [`Self::said`], if it says something within `limit`.
+    /// What the application says within `limit`, or none.
     pub fn said_within(&mut self, limit: Duration) -> Option<Value> {
         self.0.try_said(limit)
     }

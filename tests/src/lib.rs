@@ -2,9 +2,11 @@
 //! programs; a test that can't run fails.
 //!
 //! - [`agent`]: an agent of the test's own, on a cgroup of its own;
-//! - [`app`]: programs in that cgroup, in Python and C;
+//! - [`config`]: its configuration, [`app`]: applications in its cgroup, in Python and C;
+//! - [`cgroup`]: more cgroups of a test's own;
 //! - [`firewall`]: one on a cgroup, as systemd makes them;
 //! - [`keyed`]: transfers in which every byte is known, and [`toxic`]: what networks do to them;
+//! - [`in_tls`]: numbers of options by name;
 //! - [`pki`]: certificates of every kind, good and bad;
 //! - [`server`]: peers, from well-behaved to hostile; [`nginx`] and `s_server` are real ones;
 //! - [`sniffer`]: every packet on an interface;
@@ -13,7 +15,10 @@
 
 pub mod agent;
 pub mod app;
+pub mod cgroup;
+pub mod config;
 pub mod firewall;
+pub mod in_tls;
 pub mod keyed;
 pub mod nginx;
 pub mod pki;
@@ -25,7 +30,7 @@ pub mod toxic;
 
 use std::time::{Duration, Instant};
 
-/// So many times; a tenth of it on a slow machine, such as an emulated one ([`slow_machine`]).
+/// Repetitions: `times`, or a tenth of them on a slow machine, such as an emulated one ([`slow_machine`]).
 pub fn few(times: usize) -> usize {
     if slow_machine() { times / 10 } else { times }
 }
@@ -35,7 +40,7 @@ pub fn slow_machine() -> bool {
     std::env::var_os("SSA_SLOW_MACHINE").is_some()
 }
 
-/// So long; four times as long on a slow machine.
+/// A time limit: `limit`, or four times as long on a slow machine.
 pub fn long(limit: Duration) -> Duration {
     if slow_machine() { limit * 4 } else { limit }
 }

@@ -30,7 +30,7 @@ impl Peer {
         Self::nginx_with(pki, chain, key, "")
     }
 
-    /// As [`Self::nginx`], with these lines in its `server` block.
+    /// nginx with TLS ([`Self::nginx`]), and these lines in its `server` block.
     pub fn nginx_with(pki: &Pki, chain: &str, key: &str, lines: &str) -> Self {
         let port = closed_port("127.0.0.1");
         let folder = pki.folder().join(format!("nginx-{port}"));

@@ -33,7 +33,7 @@ pub struct Identity {
     pub intermediates: Vec<X509>,
 }
 
-/// What a leaf is like.
+/// Names, validity and extensions of a leaf.
 #[derive(Clone, Copy)]
 pub struct Leaf<'a> {
     /// Names that are not IP addresses are DNS names.
@@ -114,7 +114,7 @@ impl Pki {
         &self.root
     }
 
-    /// As [`Self::leaf`], with a key of the test's own.
+    /// Signs a leaf with a key of the test's own.
     pub fn leaf_with_key(&self, leaf: Leaf<'_>, key: PKey<Private>) -> Identity {
         let name = leaf.names.first().copied().unwrap_or("leaf");
         let certificate = build(name, &key, Some(&self.root), Some(leaf), leaf.valid, leaf.extensions);

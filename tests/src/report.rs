@@ -4,7 +4,7 @@ use std::{fs::OpenOptions, io::Write as _, path::PathBuf, time::Duration};
 
 use serde_json::Value;
 
-/// Notes how a failing case came out: what `connect` in the program gave.
+/// Notes how a failing case came out: what `connect` in the application gave.
 pub fn errno(case: &str, came: &Value) {
     let line = format!(
         "{case}\t{}\t{:.0}\t{}\n",
@@ -16,7 +16,7 @@ pub fn errno(case: &str, came: &Value) {
     file.write_all(line.as_bytes()).expect("there is room");
 }
 
-/// Notes what came of a fault, for the table of docs/reliability.md: what the program saw, how much plaintext was on the wire,
+/// Notes what came of a fault, for the table of docs/reliability.md: what the application saw, how much plaintext was on the wire,
 /// what was wrong with what arrived, and how long the next connection took.
 pub fn fault(fault: &str, times: usize, saw: &str, (leaks, wrong): (usize, usize), mut recoveries: Vec<Duration>) {
     recoveries.sort();

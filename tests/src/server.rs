@@ -12,7 +12,7 @@ use std::{
 
 use openssl::ssl::{ShutdownState, Ssl, SslAcceptor, SslContext, SslMethod, SslStream, SslVersion};
 
-use crate::pki::Identity;
+use crate::pki::{Identity, Leaf, Pki};
 
 /// A listening server. Its threads end with the test.
 pub struct Server {
@@ -71,6 +71,13 @@ impl Server {
     }
 }
 
+/// A CA, and an echo server on 127.0.0.1 that has a certificate of it for this name.
+pub fn echo_peer(name: &str) -> (Pki, Server) {
+    let pki = Pki::new();
+    let server = Server::echo("127.0.0.1", &pki.leaf(Leaf::of(&[name])));
+    (pki, server)
+}
+
 /// Does the server's side of a handshake.
 pub fn handshake(context: &SslContext, stream: TcpStream) -> Option<SslStream<TcpStream>> {
     let _off = stream.set_nodelay(true);
@@ -108,7 +115,7 @@ pub fn context(identity: &Identity) -> SslContext {
     context_with(identity, |_acceptor| {})
 }
 
-/// As [`context`], and changed by `change`.
+/// TLS 1.2 and 1.3 with this identity, changed by `change`.
 pub fn context_with(identity: &Identity, change: impl FnOnce(&mut openssl::ssl::SslAcceptorBuilder)) -> SslContext {
     let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).expect("OpenSSL works");
     acceptor.set_min_proto_version(Some(SslVersion::TLS1_2)).expect("TLS 1.2 is there");

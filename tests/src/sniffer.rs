@@ -27,7 +27,7 @@ impl Sniffer {
         Self::of(|_packet| true)
     }
 
-    /// As [`Self::start`]; packets of which `keep` is false are let go.
+    /// Starts a sniffer that keeps the packets of which `keep` is true.
     pub fn of(keep: impl Fn(&[u8]) -> bool + Send + 'static) -> Self {
         let all = Some(nix::sys::socket::SockProtocol::EthAll);
         let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, all).expect("root can sniff");
@@ -69,7 +69,7 @@ impl Sniffer {
     }
 }
 
-/// What ends the sniffers of this process.
+/// Text of the datagram that ends the sniffers of this process.
 fn mark() -> Vec<u8> {
     format!("the sniffers of {} are to stop", std::process::id()).into_bytes()
 }

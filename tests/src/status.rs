@@ -25,7 +25,7 @@ use crate::{
     server::{Server, closed_port},
 };
 
-/// What is known of a certificate.
+/// Status of a certificate, as its issuer tells it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Known {
     Good,
@@ -40,7 +40,7 @@ pub struct Responder {
     pub port: u16,
 }
 
-/// How a responder is run.
+/// Clock and arguments of a responder.
 #[derive(Clone, Copy, Default)]
 pub struct Setup<'a> {
     /// When it thinks that it is, such as `-2d` (faketime(1)).
@@ -190,7 +190,7 @@ fn at(seconds: i64) -> Result<Asn1Time, openssl::error::ErrorStack> {
     Asn1Time::from_unix(i64::try_from(now.as_secs()).expect("it is before the end of time") + seconds)
 }
 
-/// What a web server does with a request.
+/// Answer of a web server to a request.
 #[derive(Clone)]
 pub enum Page {
     Bytes(Vec<u8>),

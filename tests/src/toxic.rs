@@ -9,12 +9,12 @@ use std::{
 
 use crate::server::{Server, reset};
 
-/// What it does with what goes from the peer to the agent, and the other way.
+/// Harm that the proxy does to each direction.
 #[derive(Clone, Copy, Debug)]
 pub enum Toxic {
     /// Each piece is late.
     Latency(Duration),
-    /// In pieces of so many bytes at most.
+    /// Pieces of so many bytes at most.
     Slices(usize),
     /// Bytes in a second, at most.
     Bandwidth(usize),

@@ -1,12 +1,19 @@
 //! `cargo xtask ci`: what CI runs, the same on a laptop.
 
+use std::process::Command;
+
 use anyhow::Result;
 
 use crate::{
     codegen, layers, manifests,
-    process::{cargo, check},
+    process::{cargo, check, root},
     setup, test, vm,
 };
+
+/// Parses every Python file of the tests; fails at the first that is none.
+const PARSE: &str = "import ast, pathlib, sys
+for path in sorted(pathlib.Path('tests').rglob('*.py')):
+    ast.parse(path.read_text(), str(path))";
 
 pub(crate) fn run() -> Result<()> {
     setup::run(&setup::Args { tests: true })?;
@@ -28,6 +35,7 @@ pub(crate) fn run() -> Result<()> {
         "--no-deps",
         "--document-private-items",
     ]))?;
+    check(Command::new("python3").current_dir(root()).args(["-c", PARSE]))?;
     manifests::run()?;
     test::run(&test::Args::default())?;
     vm::ends()

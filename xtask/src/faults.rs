@@ -1,4 +1,5 @@
-//! `cargo xtask faults`: the long form of what injects faults (tests/tests/faults.rs, upgrade.rs, calls.rs), and its table.
+//! `cargo xtask faults`: the long form of what injects faults (tests/tests/lifecycle/faults.rs and upgrade.rs,
+//! tests/tests/never/calls.rs), and its table.
 
 use std::fs;
 
@@ -29,8 +30,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let _absent = fs::remove_file(&rows);
     let mut test = cargo();
     test.args(["test", "--locked", "--release", "--no-fail-fast", "--package", "ssa-tests"]);
-    test.args(["--test", "faults", "--test", "upgrade", "--test", "calls", "--", "--test-threads", "1"]);
-    check(test.args(&args.filter).env("SSA_FAULTS", "long"))?;
+    test.args(["--test", "lifecycle", "--test", "never", "--", "--test-threads", "1"]);
+    match &args.filter {
+        Some(name) => test.arg(name),
+        None => test.args(["faults::", "upgrade::", "calls::"]),
+    };
+    check(test.env("SSA_FAULTS", "long"))?;
     let rows = fs::read_to_string(&rows)?;
     println!("\n{HEAD}{rows}");
     if args.write {

@@ -20,6 +20,7 @@ mod run;
 mod setup;
 mod soak;
 mod test;
+mod usage;
 mod vm;
 
 #[derive(Parser)]
@@ -62,7 +63,7 @@ enum Verb {
     Layers,
     /// What CI runs: formatting, lints on both targets, generated files, documentation, tests
     Ci,
-    /// Write the generated files (include/in_tls.h, docs/man)
+    /// Write the generated files (include/in_tls.h, tests/programs/in_tls.py, docs/man)
     Codegen(codegen::Args),
 }
 

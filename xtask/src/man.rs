@@ -12,7 +12,7 @@ use ssa_common::{
     uapi::{ALIASES, OPTIONS, Opt},
 };
 
-use crate::codegen::usage;
+use crate::usage::usage;
 
 /// `ssa-tls.7`: how a program uses TLS.
 pub(crate) fn options() -> String {
@@ -687,7 +687,7 @@ version_min = "1.3"
 [trust]
 system = false
 files = ["/etc/ssa/company-ca.pem"]
-programs_may_bring_cas = false
+applications_may_bring_cas = false
 
 [[profile]]
 name = "backup"

@@ -19,11 +19,29 @@ pub(crate) struct Args {
     filter: Option<String>,
 }
 
-/// Tests that have passed and failed.
+/// Tests that have passed, failed, and not run.
 #[derive(Default)]
 struct Count {
     passed: usize,
     failed: usize,
+    /// Ignored for want of what this machine lacks: `cargo xtask vm` has it.
+    not_run: usize,
+}
+
+impl Count {
+    /// Adds what is behind `test result: ` in a summary of cargo's.
+    fn add(&mut self, summary: &str) {
+        self.passed += number_before(summary, " passed");
+        self.failed += number_before(summary, " failed");
+        self.not_run += number_before(summary, " ignored");
+    }
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { passed, failed, not_run } = self;
+        write!(formatter, "{passed} passed, {failed} failed, {not_run} not run")
+    }
 }
 
 /// Builds in release mode: the system tests move much data. They need root, so that all tests run
@@ -39,10 +57,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     eprintln!("\n=== system tests: a real kernel, real sockets, real peers ===");
     let system = tests(&["--package", "ssa-tests"], args)?;
     print_table(&fs::read_to_string(&table).unwrap_or_default());
-    println!("\nunit tests: {} passed, {} failed", unit.passed, unit.failed);
-    println!("system tests: {} passed, {} failed", system.passed, system.failed);
-    println!("{} passed, {} failed", unit.passed + system.passed, unit.failed + system.failed);
-    ensure!(unit.failed + system.failed == 0, "tests failed");
+    println!("\nunit tests: {unit}\nsystem tests: {system}");
+    let both = Count {
+        passed: unit.passed + system.passed,
+        failed: unit.failed + system.failed,
+        not_run: unit.not_run + system.not_run,
+    };
+    println!("{both}");
+    if both.not_run > 0 {
+        println!("Tests that did not run need what this machine lacks: `cargo xtask vm`.");
+    }
+    ensure!(both.failed == 0, "tests failed");
     ensure!(args.filter.is_some() || (unit.passed > 0 && system.passed > 0), "no test ran");
     Ok(())
 }
@@ -68,8 +93,7 @@ fn count(test: &mut Command) -> Result<Count> {
         let line = line?;
         println!("{line}");
         if let Some(rest) = line.strip_prefix("test result: ") {
-            count.passed += number_before(rest, " passed");
-            count.failed += number_before(rest, " failed");
+            count.add(rest);
         }
     }
     let status = child.wait()?;
@@ -104,7 +128,9 @@ mod tests {
 
     #[test]
     fn numbers_are_found_in_cargos_summary() {
-        let line = "ok. 12 passed; 3 failed; 0 ignored";
-        assert_eq!((number_before(line, " passed"), number_before(line, " failed")), (12, 3));
+        let mut count = Count::default();
+        count.add("FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out");
+        count.add("ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
+        assert_eq!(count.to_string(), "13 passed, 3 failed, 1 not run");
     }
 }

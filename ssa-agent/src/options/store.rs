@@ -220,7 +220,7 @@ impl Options {
             return Err(Error::Lost("the cipher suites"));
         }
         let key = session_key(&context, effective)?;
-        if context.trust_set != 0 && !effective.policy.trust.programs_may_bring_cas {
+        if context.trust_set != 0 && !effective.policy.trust.applications_may_bring_cas {
             let what = "TLS_TRUSTED_PEER_CERTIFICATES: applications may not bring CAs of their own";
             return Err(Error::Weaker(what.to_owned()));
         }

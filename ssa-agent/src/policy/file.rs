@@ -149,7 +149,7 @@ impl File {
     pub(super) fn parse(text: &str) -> Result<Self, Wrong> {
         let file: Self = toml::from_str(text).map_err(|error| Wrong {
             at: error.span().map(|span| span.start),
-            what: error.message().replace('\n', ", "),
+            what: renamed(error.message()).unwrap_or_else(|| error.message().replace('\n', ", ")),
         })?;
         std::iter::once(&file.tls).chain(file.profiles.iter().map(|profile| &profile.tls)).try_for_each(Tls::check)?;
         if let Some(soft) = file.revocation.soft_fail.as_ref().filter(|soft| *soft.get_ref()) {
@@ -271,6 +271,18 @@ impl File {
         set(&mut limits.handshakes, given.handshakes.map(u64::from));
         policy
     }
+}
+
+/// Keys by their former names, and what they are now.
+const RENAMED: [(&str, &str); 2] = [
+    ("own_tls", "`app_tls`: \"passthrough\" for what was \"pass\", \"reject\" for what was \"refuse\""),
+    ("programs_may_bring_cas", "`applications_may_bring_cas`"),
+];
+
+/// What to say of a key that is refused under its former name; none of any other mistake.
+fn renamed(message: &str) -> Option<String> {
+    let is_about = |old: &str| message.starts_with(&format!("unknown field `{old}`"));
+    RENAMED.iter().find(|(old, _new)| is_about(old)).map(|(old, new)| format!("`{old}` is called {new} now"))
 }
 
 /// Where `[name]` stands, after a byte; none if the section is not there.

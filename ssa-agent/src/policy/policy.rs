@@ -42,7 +42,7 @@ pub(crate) struct Trust {
     pub(crate) system: bool,
     pub(crate) files: Vec<PathBuf>,
     pub(crate) directories: Vec<PathBuf>,
-    pub(crate) programs_may_bring_cas: bool,
+    pub(crate) applications_may_bring_cas: bool,
     /// Intermediates between a root and a leaf, at most.
     pub(crate) verify_depth: u64,
     /// `X509_V_FLAG_X509_STRICT`.
@@ -134,7 +134,7 @@ impl Default for Policy {
                 system: true,
                 files: Vec::new(),
                 directories: Vec::new(),
-                programs_may_bring_cas: true,
+                applications_may_bring_cas: true,
                 verify_depth: 100,
                 strict: false,
             },
@@ -184,8 +184,10 @@ impl Policy {
             return Err(("tls", what.to_owned()));
         }
         let trust = &self.trust;
-        if !trust.system && trust.files.is_empty() && trust.directories.is_empty() && !trust.programs_may_bring_cas {
-            let what = "nobody is trusted: give `files` or `directories`, or set `system` or `programs_may_bring_cas`";
+        if !trust.system && trust.files.is_empty() && trust.directories.is_empty() && !trust.applications_may_bring_cas
+        {
+            let what =
+                "nobody is trusted: give `files` or `directories`, or set `system` or `applications_may_bring_cas`";
             return Err(("trust", what.to_owned()));
         }
         let revocation = &self.revocation;

@@ -59,7 +59,7 @@ pub(crate) fn exact(policy: &Policy) -> Row {
         most: [0; SETTINGS],
         sockets_per_user: policy.limits.sockets_per_user,
         sockets: policy.limits.sockets,
-        own_trust: u32::from(policy.trust.programs_may_bring_cas),
+        own_trust: u32::from(policy.trust.applications_may_bring_cas),
         reserved: 0,
         allowed: cipher::set(policy.suites()),
         ciphers: cipher::list(policy.usable_suites()),

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde::{Deserialize, Serialize};
 use ssa_common::rule::{Action, Traffic};
 use toml::{Spanned, Value};
 
@@ -40,9 +40,6 @@ pub(crate) struct Rule {
     /// What becomes of an application that speaks TLS itself.
     #[serde(default)]
     app_tls: AppTls,
-    /// The key's former name, which is refused.
-    #[serde(default, rename = "own_tls", deserialize_with = "renamed")]
-    _own_tls: (),
     /// How the peer is asked for TLS, if it does not begin with it.
     starttls: Option<StartTls>,
     /// A profile whose sections hold, before the rule's own.
@@ -132,13 +129,6 @@ pub(crate) enum NameError {
     /// Several of them were.
     #[error("the application has resolved several names to this address: {}", .0.join(", "))]
     Several(Vec<String>),
-}
-
-/// Refuses `own_tls`, and says what it is called now.
-fn renamed<'de, D: Deserializer<'de>>(_value: D) -> Result<(), D::Error> {
-    Err(D::Error::custom(
-        "`own_tls` is called `app_tls` now: \"passthrough\" for what was \"pass\", \"reject\" for what was \"refuse\"",
-    ))
 }
 
 /// A name, or `*.` and a name: all below it.

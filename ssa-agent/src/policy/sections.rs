@@ -31,7 +31,7 @@ pub(super) struct Trust {
     pub(super) system: Option<bool>,
     pub(super) files: Option<Vec<PathBuf>>,
     pub(super) directories: Option<Vec<PathBuf>>,
-    pub(super) programs_may_bring_cas: Option<bool>,
+    pub(super) applications_may_bring_cas: Option<bool>,
     pub(super) verify_depth: Option<Count>,
     pub(super) strict: Option<bool>,
 }
@@ -114,7 +114,7 @@ pub(super) fn refine(
     set(&mut policy.trust.system, trust.system);
     set(&mut policy.trust.files, trust.files.clone());
     set(&mut policy.trust.directories, trust.directories.clone());
-    set(&mut policy.trust.programs_may_bring_cas, trust.programs_may_bring_cas);
+    set(&mut policy.trust.applications_may_bring_cas, trust.applications_may_bring_cas);
     set(&mut policy.trust.verify_depth, trust.verify_depth.map(u64::from));
     set(&mut policy.trust.strict, trust.strict);
     let checks = &mut policy.revocation;

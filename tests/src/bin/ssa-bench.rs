@@ -26,6 +26,7 @@ use ssa_common::uapi::{
 use ssa_tests::{
     agent::Agent,
     app::{self, root},
+    config::Config,
     eventually,
     pki::{Identity, Leaf, Pki},
     server::{Server, closed_port, context_with},
@@ -122,7 +123,7 @@ fn bench() -> String {
     text
 }
 
-/// What it costs to know that the server's certificate is not revoked.
+/// Measures what it costs to know that the server's certificate is not revoked.
 fn revocation(text: &mut String, pki: &Pki) {
     let port = closed_port("127.0.0.1");
     let url = format!("OCSP;URI:http://127.0.0.1:{port}/");
@@ -138,7 +139,9 @@ fn revocation(text: &mut String, pki: &Pki) {
         acceptor.set_status_callback(staples).expect("it can be set");
     });
     let server = Server::tls("127.0.0.1", context, serve);
-    let agent = Agent::start_with("[revocation]\nfetch_local = true\n[cache]\ndirectory = \"\"\n");
+    let revocation = Config::section("revocation").set("fetch_local", true);
+    let revocation = revocation.and(Config::section("cache").set("directory", ""));
+    let agent = Agent::start_with(revocation);
     let way = |name, mode| Way { name, mode, full: server.addr, resumed: server.addr, inside: Some(&agent) };
     let ways = [
         way("not checked", "ssa"),
@@ -160,20 +163,17 @@ fn revocation(text: &mut String, pki: &Pki) {
     section(text, "The same", "ms, p99", &ways, pki, false, &["latency", "200"], 1);
 }
 
-/// What a lookup among many rules costs a connect, which none of them is for in the end.
+/// Measures what a lookup among many rules costs a connect, which none of them is for in the end.
 fn rules(text: &mut String, agent: &Agent, pki: &Pki) {
-    let rule = |number: u32, address: &str, port: u32| {
-        format!(
-            "[[rule]]\nname = \"{number}\"\ndirection = \"out\"\naddress = \"{address}\"\nport = {port}\nmode = \"deny\"\n"
-        )
-    };
+    let rule =
+        |number: u16, address: &str, port: u16| Config::rule(&number.to_string()).to(address, port).set("mode", "deny");
     let closed = SocketAddr::from(([127, 0, 0, 1], closed_port("127.0.0.1")));
-    let free = |port: u32| if port == u32::from(closed.port()) { 1 } else { port };
+    let free = |port: u16| if port == closed.port() { 1 } else { port };
     // One after the other: an agent sees the cgroup of every other.
-    let hosts: String =
+    let hosts: Config =
         (0..10_000).map(|one| rule(one, &format!("10.{}.{}.{}", one >> 8, one & 255, one & 7), 443)).collect();
-    let ports: String = (0..10_000).map(|one| rule(one, "127.0.0.0/8", free(10_000 + one))).collect();
-    let (many_hosts, many_ports) = (Agent::start_with(&hosts), Agent::start_with(&ports));
+    let ports: Config = (0..10_000).map(|one| rule(one, "127.0.0.0/8", free(10_000 + one))).collect();
+    let (many_hosts, many_ports) = (Agent::start_with(hosts), Agent::start_with(ports));
     let way = |name, inside| Way { name, mode: "plain", full: closed, resumed: closed, inside };
     let ways = [
         way("no rules", Some(agent)),
@@ -484,7 +484,7 @@ impl Stream for SslStream<TcpStream> {
     }
 }
 
-/// How a program connects.
+/// Kinds of clients: how each connects.
 enum Client {
     OpenSsl {
         target: SocketAddr,

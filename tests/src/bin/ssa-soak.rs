@@ -1,6 +1,6 @@
 //! `cargo xtask soak`: the agent under load for a long time, and what it holds meanwhile: memory, descriptors, map entries.
 //!
-//! Half of the connections are made by programs, half are accepted by one; each carries a few KiB that are checked. In the end all
+//! Half of the connections are made by applications, half are accepted by one; each carries a few KiB that are checked. In the end all
 //! of it is drawn (docs/soak.svg), and must be as flat as it was after the first tenth of the time.
 
 use std::{
@@ -29,35 +29,9 @@ use ssa_tests::{
 const NAME: &str = "soak.ssa.test";
 
 /// Connects so many times a second, and says how many came to nothing.
-const CLIENTS: &str = r#"
-host, ca, port, rate, seconds = args
-rate, seconds = float(rate), float(seconds)
-done, wrong = 0, []
-payload = bytes(range(256)) * 16
-lock = threading.Lock()
-began = time.monotonic()
-def work(share):
-    global done
-    turn = 0
-    while (left := began + turn / share - time.monotonic()) < 1e9 and time.monotonic() - began < seconds:
-        if left > 0: time.sleep(left)
-        turn += 1
-        try:
-            sock = tls(host, ca); sock.settimeout(20)
-            sock.connect(("127.0.0.1", int(port))); sock.sendall(payload); sock.shutdown(socket.SHUT_WR)
-            why = None if read_all(sock) == payload else "other bytes"
-        except OSError as failed: why = f"{failed}; {error(sock)}"
-        sock.close()
-        with lock:
-            done += 1
-            if why: wrong.append(why)
-threads = [threading.Thread(target=work, args=[rate / 8]) for _ in range(8)]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-out([done, wrong])
-"#;
+const CLIENTS: &str = "soak_clients.py";
 
-/// What is looked at.
+/// Values that are sampled.
 const SERIES: [&str; 4] = ["memory, MiB", "descriptors", "map entries", "connections a second"];
 const MAPS: [&str; 10] =
     ["BLOBS", "CERTIFICATES", "CHAINS", "CONNECTIONS", "CONTEXTS", "LEGS", "LISTENING", "PATHS", "SCRATCH", "USERS"];

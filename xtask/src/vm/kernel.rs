@@ -16,10 +16,10 @@ const FLAVOUR: &str = "-cloud-amd64";
 
 /// A kernel with its modules.
 pub(crate) struct Kernel {
-    /// As `uname -r` says it.
+    /// Version, as `uname -r` says it.
     pub(crate) release: String,
     pub(crate) image: PathBuf,
-    /// What has `lib/modules/RELEASE` in it.
+    /// Folder that has `lib/modules/RELEASE` in it.
     pub(crate) base: PathBuf,
 }
 
@@ -71,7 +71,7 @@ fn begins_with(release: &str, wanted: &str) -> bool {
 }
 
 /// The numbers of a release, in order: what is newer has greater ones.
-fn numbers(release: &str) -> Vec<u32> {
+pub(super) fn numbers(release: &str) -> Vec<u32> {
     release.split(|next: char| !next.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
 }
 

@@ -24,12 +24,12 @@ use crate::process::{as_root, output};
 const MODULES: [&str; 4] = ["virtio_pci", "virtiofs", "overlay", "virtio_rng"];
 /// Memory, in MiB; half of it holds what is written.
 const MEMORY: u32 = 4096;
-/// How long the machine may take to begin.
+/// Time limit of the boot.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
-/// What the machine says when it has begun.
+/// Line that the machine says when it has begun.
 const BEGUN: &str = "ssa-vm: begun";
 
-/// How the processor is had.
+/// Kind of processor: the host's, or an emulated one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Accel {
     Kvm,
@@ -40,7 +40,7 @@ pub(crate) enum Accel {
 pub(crate) enum System<'a> {
     /// This machine's; the script is the first process.
     Own,
-    /// Those below a folder, with systemd as the first process and the script as its service.
+    /// The files below a folder, with systemd as the first process and the script as its service.
     Systemd(&'a Path),
 }
 

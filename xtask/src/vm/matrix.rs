@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use super::Row;
 
-/// The document of some rows.
+/// Writes the document of some rows.
 pub(super) fn document(rows: &[Row]) -> Result<String> {
     let mut text = String::from(
         "# Kernels\n\nWritten by `cargo xtask vm --write`: the system tests on Debian's kernels, in virtual machines. What is\n\
@@ -29,7 +29,7 @@ pub(super) fn document(rows: &[Row]) -> Result<String> {
     Ok(text)
 }
 
-/// What a document says.
+/// Reads the rows of a document.
 pub(super) fn read(text: &str) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     let mut columns: Vec<usize> = Vec::new();

@@ -1,0 +1,211 @@
+//! Pods of Kubernetes: selected by what the API server says of them, found by their cgroups.
+//!
+//! The API server is one of the tests' own, which speaks the watch protocol; cgroups are laid out as the kubelet does.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use ssa_tests::{
+    agent::{Agent, program},
+    app::{App, programs},
+    cgroup::Cgroup,
+    eventually, server,
+};
+
+const NAME: &str = "peer.ssa.test";
+const FIRST: &str = "0d3f1d5a-93a5-4c5e-b0a8-3b1f8d1c6a01";
+const SECOND: &str = "0d3f1d5a-93a5-4c5e-b0a8-3b1f8d1c6a02";
+const THIRD: &str = "0d3f1d5a-93a5-4c5e-b0a8-3b1f8d1c6a03";
+const CONTAINER: &str = "5f1c0e7d8a9b4c3d2e1f0a9b8c7d6e5f4a3b2c1d0e9f8a7b6c5d4e3f2a1b0c9d";
+
+/// A tree of cgroups, which goes with the test.
+struct Tree(Cgroup);
+
+impl Tree {
+    fn new() -> Self {
+        Self(Cgroup::absent("node"))
+    }
+
+    /// Pod and container as the kubelet lays them out with the cgroup driver `systemd`, and containerd below it.
+    fn by_systemd(&self, class: &str, uid: &str) -> (PathBuf, PathBuf) {
+        let uid = uid.replace('-', "_");
+        let pod = self.0.path().join(format!("kubepods.slice/kubepods-{class}.slice/kubepods-{class}-pod{uid}.slice"));
+        let container = pod.join(format!("cri-containerd-{CONTAINER}.scope"));
+        (pod, container)
+    }
+
+    /// Pod and container as with the cgroup driver `cgroupfs`.
+    fn by_cgroupfs(&self, class: &str, uid: &str) -> (PathBuf, PathBuf) {
+        let pod = self.0.path().join(format!("kubepods/{class}/pod{uid}"));
+        let container = pod.join(CONTAINER);
+        (pod, container)
+    }
+}
+
+struct ApiServer {
+    child: Child,
+    stdin: ChildStdin,
+    port: u16,
+    requests: mpsc::Receiver<Value>,
+}
+
+impl ApiServer {
+    fn start() -> Self {
+        let mut child = Command::new("python3")
+            .arg(programs().join("apiserver.py"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let port = lines.next().unwrap().parse().unwrap();
+        let (sender, requests) = mpsc::channel();
+        thread::spawn(move || lines.for_each(|line| drop(sender.send(serde_json::from_str(&line).unwrap()))));
+        let stdin = child.stdin.take().unwrap();
+        Self { child, stdin, port, requests }
+    }
+
+    fn say(&mut self, command: Value) {
+        writeln!(self.stdin, "{command}").unwrap();
+    }
+
+    fn put(&mut self, uid: &str, labels: Value) {
+        let name = format!("pod-{}", &uid[34..]);
+        self.say(json!(["put", {"name": name, "namespace": "shop", "uid": uid, "labels": labels}]));
+    }
+
+    /// Waits for a request of this kind.
+    fn was_asked(&self, watch: bool) {
+        let wanted = if watch { json!("true") } else { Value::Null };
+        loop {
+            let request = self.requests.recv_timeout(ssa_tests::long(Duration::from_secs(30))).expect("it is asked");
+            assert_eq!(request[1], "spec.nodeName=node-1", "{request}");
+            if request[2] == wanted {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+    }
+}
+
+fn attached(agent: &Agent) -> Vec<PathBuf> {
+    let output = Command::new(program()).args(["list", "--json", "--agent"]).arg(agent.cgroup()).output().unwrap();
+    let list: Value = serde_json::from_slice(&output.stdout).unwrap();
+    list.as_array().unwrap().iter().map(|one| PathBuf::from(one["cgroup"].as_str().unwrap())).collect()
+}
+
+#[test]
+fn pods_are_served_by_labels_that_the_api_server_tells() {
+    let (pki, server) = server::echo_peer(NAME);
+    let tree = Tree::new();
+    let mut api = ApiServer::start();
+    let on = || json!({"ssa.dev/tls": "enabled", "app": "web"});
+    api.put(FIRST, on());
+    api.put(SECOND, json!({"app": "web"}));
+    let (first, first_container) = tree.by_systemd("burstable", FIRST);
+    let (second, second_container) = tree.by_systemd("besteffort", SECOND);
+    for container in [&first_container, &second_container] {
+        fs::create_dir_all(container).unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = folder.path().join("config");
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{"name": "test", "cluster": {"server": format!("http://127.0.0.1:{}", api.port)}}],
+        "users": [{"name": "test", "user": {}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+    });
+    fs::write(&kubeconfig, config.to_string()).unwrap();
+    let mut agent = Agent::absent();
+    agent.configure("[[service]]\npod = { namespace = 'sh*', selector = 'ssa.dev/tls=enabled,app in (web,db)' }");
+    let start = |agent: &mut Agent| {
+        let mut command = Command::new(program());
+        command.env("KUBECONFIG", &kubeconfig).env("NODE_NAME", "node-1");
+        agent.restart_by(command);
+    };
+    start(&mut agent);
+    let serves = |agent: &Agent, path: &Path, is: bool| {
+        let what = format!("{} is {}served", path.display(), if is { "" } else { "not " });
+        eventually(&what, Duration::from_secs(20), || attached(agent).contains(&path.to_owned()) == is);
+    };
+    let fetch = |container: &Path| {
+        let mut command = Command::new(program());
+        command.arg("exec").arg("--cgroup").arg(container).args(["--", "python3"]);
+        let script = "port, name_, ca = args\ntry: out(connect(tls(name_, ca), '127.0.0.1', port)['result'])\n\
+                      except OSError as error: out(name(error.errno))";
+        App::start_by(command, script, &[&server.port(), NAME, &pki.ca()]).finish()
+    };
+
+    serves(&agent, &first, true);
+    assert!(!attached(&agent).contains(&second));
+    assert_eq!(fetch(&first_container), "ok");
+    assert_eq!(fetch(&second_container), "ENOPROTOOPT");
+
+    // Labels change both ways.
+    api.put(SECOND, on());
+    serves(&agent, &second, true);
+    assert_eq!(fetch(&second_container), "ok");
+    api.put(FIRST, json!({"ssa.dev/tls": "disabled"}));
+    serves(&agent, &first, false);
+    assert_eq!(fetch(&first_container), "ENOPROTOOPT");
+    eventually("the log says so", Duration::from_secs(5), || agent.log().contains("no rule is for the pod any more"));
+
+    // A pod that is known before its cgroup is made, by the other driver: served before anything runs in it.
+    api.put(THIRD, on());
+    let (third, third_container) = tree.by_cgroupfs("burstable", THIRD);
+    fs::create_dir_all(&third_container).unwrap();
+    serves(&agent, &third, true);
+    assert_eq!(fetch(&third_container), "ok");
+
+    // Versions are too old; connections are cut: what has changed meanwhile is seen in the new list.
+    while api.requests.try_recv().is_ok() {}
+    api.say(json!(["gone"]));
+    api.put(FIRST, on());
+    api.was_asked(false);
+    api.was_asked(true);
+    serves(&agent, &first, true);
+    api.say(json!(["drop"]));
+    api.was_asked(true);
+    api.put(SECOND, json!({}));
+    serves(&agent, &second, false);
+
+    // What was attached before a crash is taken up, and let go if no rule is for it any more.
+    agent.kill();
+    api.put(FIRST, json!({}));
+    start(&mut agent);
+    serves(&agent, &first, false);
+    serves(&agent, &third, true);
+    assert_eq!(fetch(&third_container), "ok");
+
+    // A deleted pod is let go with its cgroup.
+    api.say(json!(["delete", THIRD]));
+    fs::remove_dir(&third_container).unwrap();
+    fs::remove_dir(&third).unwrap();
+    serves(&agent, &third, false);
+}
+
+#[test]
+fn pods_without_a_cluster_are_said_to_be_out_of_reach() {
+    let mut agent = Agent::absent();
+    agent.configure("[[service]]\npod = { selector = 'a=b' }");
+    let mut command = Command::new(program());
+    command.env_remove("KUBECONFIG").env("HOME", "/nonexistent").env("NODE_NAME", "node-1");
+    agent.restart_by(command);
+    eventually("the log says so", Duration::from_secs(20), || {
+        agent.log().contains("neither in a cluster nor is there a KUBECONFIG")
+    });
+}
