@@ -1,11 +1,11 @@
-//! `cargo xtask codegen`: writes `include/in_tls.h` from the table of options, and the manual pages.
+//! `cargo xtask codegen`: writes `include/in_tls.h` from the table of options, and the pages about options and keys.
 
 use std::{fmt::Write as _, fs};
 
 use anyhow::{Context as _, Result, ensure};
 use ssa_common::uapi::{ALIASES, IPPROTO_TLS, Kind, OPTIONS, Opt, When};
 
-use crate::{man, process::root};
+use crate::{man, options_page, process::root};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -29,12 +29,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Every generated file: its path in the workspace, and what is in it.
-fn files() -> Result<[(&'static str, String); 3]> {
+fn files() -> Result<[(&'static str, String); 4]> {
     let configuration = fs::read_to_string(root().join("deploy/agent.toml")).context("deploy/agent.toml")?;
     Ok([
         ("include/in_tls.h", header()),
         ("docs/man/ssa-tls.7", man::options()),
         ("docs/man/ssa-agent.toml.5", man::configuration(&configuration)?),
+        ("docs/options.md", options_page::page()),
     ])
 }
 
@@ -65,7 +66,12 @@ fn define(text: &mut String, name: &str, value: &str) {
 
 /// Type and directions of an option, in words.
 pub(crate) fn usage(option: &Opt) -> String {
-    let kind = match option.kind {
+    format!("{}; set: {}; get: {}", value(option), when(option.set), when(option.get))
+}
+
+/// Type of an option's value, in words.
+pub(crate) fn value(option: &Opt) -> String {
+    match option.kind {
         Kind::Bool => "int, 0 or 1".to_owned(),
         Kind::Bytes(count) => format!("{count} bytes"),
         Kind::Cipher => "string, an OpenSSL or IANA name, with its NUL".to_owned(),
@@ -78,8 +84,7 @@ pub(crate) fn usage(option: &Opt) -> String {
         Kind::PathOrPem => "string, a path or PEM text, with its NUL".to_owned(),
         Kind::String(_) => "string, with its NUL".to_owned(),
         Kind::Version => "int, 0x0303 or 0x0304".to_owned(),
-    };
-    format!("{kind}; set: {}; get: {}", when(option.set), when(option.get))
+    }
 }
 
 fn when(when: When) -> &'static str {

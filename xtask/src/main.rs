@@ -14,6 +14,7 @@ mod image;
 mod layers;
 mod man;
 mod manifests;
+mod options_page;
 mod package;
 mod process;
 mod run;
@@ -62,7 +63,7 @@ enum Verb {
     Layers,
     /// What CI runs: formatting, lints on both targets, generated files, documentation, tests
     Ci,
-    /// Write the generated files (include/in_tls.h, docs/man)
+    /// Write the generated files (include/in_tls.h, docs/man, docs/options.md)
     Codegen(codegen::Args),
 }
 
