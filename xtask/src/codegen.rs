@@ -1,12 +1,12 @@
 //! `cargo xtask codegen`: writes `include/in_tls.h` and its twins in Python and Rust from the table of options, and the
-//! manual pages.
+//! pages about options and keys.
 
 use std::{fmt::Write as _, fs};
 
 use anyhow::{Context as _, Result, ensure};
 use ssa_common::uapi::{ALIASES, IPPROTO_TLS, OPTIONS};
 
-use crate::{man, process::root, usage::usage};
+use crate::{man, options_page, process::root, usage::usage};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Every generated file: its path in the workspace, and what is in it.
-fn files() -> Result<[(&'static str, String); 5]> {
+fn files() -> Result<[(&'static str, String); 6]> {
     let configuration = fs::read_to_string(root().join("deploy/agent.toml")).context("deploy/agent.toml")?;
     Ok([
         ("include/in_tls.h", header()),
@@ -38,6 +38,7 @@ fn files() -> Result<[(&'static str, String); 5]> {
         ("tests/src/in_tls.rs", rust()),
         ("docs/man/ssa-tls.7", man::options()),
         ("docs/man/ssa-agent.toml.5", man::configuration(&configuration)?),
+        ("docs/options.md", options_page::page()),
     ])
 }
 

@@ -14,6 +14,7 @@ mod image;
 mod layers;
 mod man;
 mod manifests;
+mod options_page;
 mod package;
 mod process;
 mod run;

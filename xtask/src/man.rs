@@ -223,7 +223,7 @@ fn guarded(text: &str) -> String {
 }
 
 /// A line of a table as a sentence.
-fn sentence(text: &str) -> String {
+pub(crate) fn sentence(text: &str) -> String {
     let mut letters = text.chars();
     let first = letters.next().map(|letter| letter.to_ascii_uppercase());
     first.into_iter().chain(letters).chain(['.']).collect()
@@ -240,7 +240,7 @@ fn tag(option: &Opt) -> String {
 }
 
 /// Which options at other levels hold on the connection to the peer.
-fn other_levels() -> String {
+pub(crate) fn other_levels() -> String {
     let names = |follows: Option<bool>| {
         let wanted = PEER_OPTIONS.iter().filter(|option| follows.is_none_or(|follows| option.follows == follows));
         wanted.map(|option| format!("`{}`", option.name)).collect::<Vec<_>>().join(", ")
@@ -297,7 +297,7 @@ impl<'a> Entry<'a> {
 }
 
 /// What is said of an option in [`MORE`].
-fn more(option: &str) -> &'static str {
+pub(crate) fn more(option: &str) -> &'static str {
     MORE.iter().find(|(name, _text)| *name == option).map_or("", |(_name, text)| *text)
 }
 
@@ -461,7 +461,7 @@ A server sets `TLS_CERTIFICATE_CHAIN` and `TLS_PRIVATE_KEY`, then calls `bind`(2
 connection can be read of the new socket. If the socket can't serve, because chain and key do not fit, `accept` fails with \
 `EINVAL` or `ECONNABORTED`, and `TLS_ERROR` of the listening socket says why. Without an agent nothing reaches it.";
 
-const PHASES: &[(&str, &str)] = &[
+pub(crate) const PHASES: &[(&str, &str)] = &[
     ("0", "`TLS_STATE_FRESH`: neither `connect` nor `listen`(2) was called. Options may be set."),
     ("1", "`TLS_STATE_CONNECTING`: `connect` runs, or is in progress."),
     ("2", "`TLS_STATE_CONNECTED`: the peer is verified."),
@@ -474,15 +474,15 @@ const PHASES: &[(&str, &str)] = &[
     ),
 ];
 
-const AFTER_PHASES: &str = "\
+pub(crate) const AFTER_PHASES: &str = "\
 A `connect` to an address of family `AF_UNSPEC` makes a socket fresh again, with the settings that it has.";
 
-const VALUES: &str = "\
+pub(crate) const VALUES: &str = "\
 Numbers are in host byte order and want their exact size: 4 bytes for an `int`, 8 for `int64_t` and `uint64_t`.
 A string has one NUL, at its end, which the length counts. A string that is returned has its NUL as well. A buffer \
 that is too small gives `EINVAL`, and nothing is written. A value has at most 4096 bytes.";
 
-const VALUE_FILES: &str = "\
+pub(crate) const VALUE_FILES: &str = "\
 Where a path or PEM text is wanted, a value that begins with `-----BEGIN` is the text itself. Anything else is a path. \
 A relative one starts at the program's working directory.
 The agent opens the file with the rights of the program: its user and groups, its root directory and mounts, and no \
@@ -490,7 +490,7 @@ capability that it lacks. The user is the real one; where that is root, the effe
 This happens once the option is set. If a file can't be read or used, the next `connect` fails with `EPROTO`, and \
 `TLS_ERROR` says what is wrong. Set the right one on a new socket.";
 
-const END: &str = "\
+pub(crate) const END: &str = "\
 `shutdown`(2) of the writing side becomes `close_notify`, and the peer's `close_notify` an end of file. The other \
 direction stays open.
 A connection that is cut short is a reset, never an end of file: if the peer ends without `close_notify`, breaks TLS, \
@@ -500,7 +500,7 @@ const BEFORE_OPTIONS: &str = "\
 In brackets stand the type, and when an option can be set and read. A socket whose `connect` has failed counts as one \
 before `connect`.";
 
-const SOCKOPT_ERRORS: &[(&str, &str)] = &[
+pub(crate) const SOCKOPT_ERRORS: &[(&str, &str)] = &[
     ("EBADFD", "The socket's state is lost."),
     ("EFAULT", "The buffer is at a bad address, or a null pointer with a length."),
     ("EINVAL", "The value or the length is not valid, the buffer is too small, or there is no such context."),
@@ -525,7 +525,7 @@ const SOCKOPT_ERRORS: &[(&str, &str)] = &[
     ("EPROTO", "Weaker than the policy allows."),
 ];
 
-const CONNECT_ERRORS: &[(&str, &str)] = &[
+pub(crate) const CONNECT_ERRORS: &[(&str, &str)] = &[
     ("ECONNREFUSED", "The peer refuses connections."),
     (
         "EHOSTUNREACH",
@@ -549,7 +549,7 @@ const CONNECT_ERRORS: &[(&str, &str)] = &[
     ),
 ];
 
-const STREAM_ERRORS: &[(&str, &str)] =
+pub(crate) const STREAM_ERRORS: &[(&str, &str)] =
     &[("ECONNRESET", "The peer has ended without `close_notify` or broken TLS, or the agent has ended.")];
 
 const NOTES: &str = "\

@@ -4,7 +4,12 @@ use ssa_common::uapi::{Kind, Opt, When};
 
 /// Type and directions of an option, in words.
 pub(crate) fn usage(option: &Opt) -> String {
-    let kind = match option.kind {
+    format!("{}; set: {}; get: {}", value(option), when(option.set), when(option.get))
+}
+
+/// Type of an option's value, in words.
+pub(crate) fn value(option: &Opt) -> String {
+    match option.kind {
         Kind::Bool => "int, 0 or 1".to_owned(),
         Kind::Bytes(count) => format!("{count} bytes"),
         Kind::Cipher => "string, an OpenSSL or IANA name, with its NUL".to_owned(),
@@ -17,8 +22,7 @@ pub(crate) fn usage(option: &Opt) -> String {
         Kind::PathOrPem => "string, a path or PEM text, with its NUL".to_owned(),
         Kind::String(_) => "string, with its NUL".to_owned(),
         Kind::Version => "int, 0x0303 or 0x0304".to_owned(),
-    };
-    format!("{kind}; set: {}; get: {}", when(option.set), when(option.get))
+    }
 }
 
 fn when(when: When) -> &'static str {
