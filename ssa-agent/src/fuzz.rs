@@ -11,20 +11,11 @@ use openssl::x509::X509;
 
 use crate::{
     app::upgrade,
-    control,
-    enforce::learned_names,
-    kernel::{
-        events,
-        packet::{Errno, Syn},
-    },
-    policy::file::File,
-    revocation::{self, subject::Subject},
-    tls::{
-        credentials::{Credentials, certificates},
-        record,
-        server_name::ServerName,
-        staples,
-    },
+    control, enforce,
+    kernel::{self, Errno, Syn},
+    policy::File,
+    revocation::{self, Subject},
+    tls::{self, Credentials, ServerName, certificates},
 };
 
 /// A parser by name.
@@ -58,12 +49,12 @@ fn control(bytes: &[u8]) {
 
 /// What goes to name servers and comes from them, by UDP or in segments of TCP.
 fn dns(bytes: &[u8]) {
-    learned_names::fuzz(bytes, Instant::now());
+    enforce::fuzz_names(bytes, Instant::now());
 }
 
 /// Records of the ring buffer.
 fn events(bytes: &[u8]) {
-    let _unknown = events::parse(bytes);
+    let _unknown = kernel::parse_event(bytes);
 }
 
 /// Names for SNI and for the check of certificates: OpenSSL must be given nothing that it takes for "any".
@@ -108,12 +99,12 @@ fn pem(bytes: &[u8]) {
 
 /// TLS that an application speaks itself, cut in any way.
 fn records(bytes: &[u8]) {
-    record::fuzz(bytes);
+    tls::fuzz_records(bytes);
 }
 
 /// A Certificate message of a peer.
 fn staples(bytes: &[u8]) {
-    staples::fuzz(bytes);
+    tls::fuzz_staples(bytes);
 }
 
 /// OCSP responses and CRLs. Nobody but the issuer, whose key no fuzzer has, can make one that counts.
@@ -127,7 +118,7 @@ fn status(bytes: &[u8]) {
         );
         Subject::new(&leaf, &issuer).expect("both are good")
     });
-    revocation::fuzz::fuzz(bytes, subject);
+    revocation::fuzz_status(bytes, subject);
 }
 
 #[cfg(test)]

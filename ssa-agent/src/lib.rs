@@ -1,14 +1,18 @@
 //! `ssa-agent`: TLS as a service of the operating system.
 //!
-//! The path of a connection through these modules:
+//! The layers, from the top down; a folder imports only folders below it (`cargo xtask layers`):
 //!
-//! 1. `kernel::events`: a hook has held a SYN;
-//! 2. `registry`: which attempt of which socket it is;
-//! 3. `outbound`: dials (`dial`) from inside the program's `netns`, shakes hands (`tls`), with the settings of
-//!    the socket's context (`contexts`, and `caller` for files that they name);
-//! 4. `kernel::maps`: the answers to the program's questions are published;
-//! 5. `kernel::packet`: the SYN is resumed, or refused with what `error` says;
-//! 6. `relay`: bytes both ways.
+//! - `cli`: the command line; `app`: the running agent;
+//! - `outbound`, `inbound`: one connect(2), one accept(2); `control`: the control socket;
+//! - `connection`: what both directions share; `options`: what applications have set; `revocation`;
+//! - `dial`: TCP to a peer; `enforce`: policy, rules and limits in force;
+//! - `netns`: inside a network namespace; `services`: attached cgroups;
+//! - `kernel`: the kernel half; `policy`: what the administrator wrote; `relay`: bytes both ways;
+//! - `tls`: OpenSSL; `telemetry`; `sys`: system calls;
+//! - `drain`: what the process is doing; `sync`: locks.
+//!
+//! A held connect walks them once: `kernel` reads its event, `app` gives it to `outbound`, which asks `enforce` whether it may
+//! and as what, `options` with which settings, dials, shakes hands, publishes the answers, ends the hold and relays.
 #![deny(unsafe_code)]
 
 mod app;

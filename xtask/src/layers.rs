@@ -80,7 +80,9 @@ fn read(source: &Path) -> Result<BTreeMap<PathBuf, String>> {
 /// A file's text without comments, and without its tests, which stand last.
 fn code(text: &str) -> String {
     let text = text.split("\n#[cfg(test)]\nmod tests").next().unwrap_or(text);
-    text.lines().map(|line| line.split("//").next().unwrap_or(line)).collect::<Vec<_>>().join("\n")
+    let lines = text.lines().map(|line| line.split("//").next().unwrap_or(line));
+    // How far something is visible is no import.
+    lines.map(|line| line.replace("pub(in crate::", "pub(in ")).collect::<Vec<_>>().join("\n")
 }
 
 /// The row of a folder; the higher, the further down.
@@ -117,11 +119,16 @@ fn climbs(path: &Path, text: &str) -> Vec<String> {
 
 /// Whether a file has nothing but `mod` and `use`.
 fn is_list(text: &str) -> bool {
-    const STARTS: [&str; 7] = ["mod ", "use ", "pub mod ", "pub use ", "pub(crate) mod ", "pub(crate) use ", "#"];
+    const STARTS: [&str; 5] = ["mod ", "use ", "pub mod ", "pub use ", "#"];
     let statements = text.split(';').map(str::trim).filter(|statement| !statement.is_empty());
-    statements
-        .flat_map(|statement| statement.lines().next())
-        .all(|first| STARTS.iter().any(|start| first.starts_with(start)))
+    statements.flat_map(|statement| statement.lines().next()).all(|first| {
+        let bare = if first.starts_with("pub(") {
+            first.split_once(") ").map_or(first, |(_visible, rest)| rest)
+        } else {
+            first
+        };
+        STARTS.iter().any(|start| bare.starts_with(start))
+    })
 }
 
 /// The imports of each file. `mod.rs` of a folder, or the file of that name, stands for what it exports.

@@ -13,18 +13,18 @@ use tracing::error;
 
 use super::upgrade::successor::{self, Successor};
 use crate::{
-    connection::table::ConnectionTable,
+    connection::ConnectionTable,
     control::{
         protocol::{Answer, Command, Status},
         server::Handler,
     },
     drain::{Lifecycle, Phase},
-    enforce::decision::Enforcement,
-    inbound::inbound::Inbound,
-    kernel::maps::sockets::SocketMaps,
-    policy::file::Config,
-    services::services::Services,
-    telemetry::metrics::Metrics,
+    enforce::Enforcement,
+    inbound::Inbound,
+    kernel::SocketMaps,
+    policy::Config,
+    services::Services,
+    telemetry::Metrics,
 };
 
 /// What commands need.

@@ -19,18 +19,15 @@ use super::{
     upgrade::successor::{Successor, Transfer},
 };
 use crate::{
-    connection::{answers::Answers, ids::new_id, table::ConnectionTable},
+    connection::{Answers, ConnectionTable, new_id},
     drain::{Drain, Lifecycle},
-    enforce::decision::Enforcement,
-    inbound::inbound::Inbound,
-    kernel::{
-        events::{Event, Events},
-        maps::sockets::SocketMaps,
-    },
-    netns::namespaces::Namespaces,
-    options::store::Options,
-    outbound::attempts::Attempts,
-    telemetry::health::Health,
+    enforce::Enforcement,
+    inbound::Inbound,
+    kernel::{Event, Events, SocketMaps},
+    netns::Namespaces,
+    options::Options,
+    outbound::Attempts,
+    telemetry::Health,
 };
 
 /// How often ids are refilled and lost events made up for, if no event comes.

@@ -1,8 +1,15 @@
-pub(crate) mod admin;
-pub(crate) mod events;
-pub(crate) mod reconcile;
-pub(crate) mod run;
-pub(crate) mod shutdown;
-pub(crate) mod tasks;
+//! The running agent: builds the parts, reads the events, does what an administrator asks, hands over, and ends.
+
+mod admin;
+mod events;
+mod reconcile;
+mod run;
+mod shutdown;
+mod tasks;
 pub(crate) mod upgrade;
-pub(crate) mod wiring;
+mod wiring;
+
+pub(crate) use self::{
+    events::End,
+    run::{RunOptions, run},
+};

@@ -8,11 +8,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    enforce::decision::Enforcement,
-    policy::{file::File, pod::Pods},
-    services::{pods, services::Services},
+    enforce::Enforcement,
+    policy::{File, Pods},
+    services::{Services, pods},
     sys::{cgroup, cgroup_watch::CgroupWatch},
-    telemetry::metrics::Metrics,
+    telemetry::Metrics,
 };
 
 /// What inotify has missed, such as a queue that was full, is found so much later.

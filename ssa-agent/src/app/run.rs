@@ -22,20 +22,16 @@ use super::{
     wiring::{Parts, wire},
 };
 use crate::{
-    connection::table::ConnectionTable,
+    connection::ConnectionTable,
     drain::{Lifecycle, Phase},
-    enforce::decision::Enforcement,
+    enforce::Enforcement,
     inbound,
-    kernel::{
-        events::Events,
-        loader::{Hooks, LoadedHooks},
-        maps::sockets::SocketMaps,
-    },
-    outbound::attempts::Attempts,
-    policy::file::Config,
-    services::services::Services,
+    kernel::{Events, Hooks, LoadedHooks, SocketMaps},
+    outbound::Attempts,
+    policy::Config,
+    services::Services,
     sys::{async_fd::async_fd, on_behalf},
-    telemetry::{metrics::Snapshot, service_manager},
+    telemetry::{self, Snapshot},
 };
 
 /// Where the agent works, and by what policy.
@@ -87,8 +83,8 @@ pub(crate) async fn run(options: RunOptions, attended: impl AsyncFnOnce() -> Res
         table: parts.table.clone(),
         leave_guards: options.leave_guards,
     };
-    tokio::spawn(inbound::connection::serve(Arc::clone(&parts.inbound), accepted));
-    let service_manager = tokio::spawn(service_manager::follow(parts.lifecycle.drain(), Arc::clone(&parts.health)));
+    tokio::spawn(inbound::serve(Arc::clone(&parts.inbound), accepted));
+    let service_manager = tokio::spawn(telemetry::follow(parts.lifecycle.drain(), Arc::clone(&parts.health)));
     let finish = file.finish_limit();
     let mut serving = serve(parts, &options, predecessor, (candidates, ready), finish).await?;
     let attended = tokio::select! {

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use super::{events::EventLoop, upgrade::successor::Successor};
-use crate::{kernel::maps::sockets::SocketMaps, telemetry::service_manager::tell};
+use crate::{kernel::SocketMaps, telemetry::tell};
 
 /// How often an agent that finishes looks for what nobody has told it of.
 const POLL_CLOSED: Duration = Duration::from_secs(1);

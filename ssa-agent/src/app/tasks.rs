@@ -13,11 +13,7 @@ use super::{admin::Admin, reconcile::Reconciler};
 use crate::{
     control::server::{self, SocketFile},
     drain::Drain,
-    telemetry::{
-        health::Health,
-        metrics::{Metrics, Snapshot},
-        monitor,
-    },
+    telemetry::{self, Health, Metrics, Snapshot},
 };
 
 /// What background tasks are begun with, at the start and after a handover that failed.
@@ -54,7 +50,7 @@ impl ActiveTasks {
         if let Some(at) = file.monitor() {
             let snapshot = Arc::clone(&with.snapshot);
             let (health, metrics) = (Arc::clone(&with.health), Arc::clone(&with.metrics));
-            answering.push(monitor::serve(at, health, metrics, move || snapshot()).await?);
+            answering.push(telemetry::serve(at, health, metrics, move || snapshot()).await?);
         }
         let stop = with.drain.child_token();
         let mut tasks = JoinSet::new();

@@ -7,21 +7,18 @@ use tokio::sync::mpsc;
 
 use super::upgrade::protocol::TransferredState;
 use crate::{
-    connection::{answers::Answers, table::ConnectionTable},
+    connection::{Answers, ConnectionTable},
     drain::Lifecycle,
-    enforce::{decision::Enforcement, learned_names::LearnedNames, limits::Limits, policies::Policies, rules::Rules},
-    inbound::{accepted::AcceptedSockets, inbound::Inbound, listeners::Listeners},
-    kernel::{
-        loader::Hooks,
-        maps::{all::Maps, answers::AnswerMap, sockets::SocketMaps},
-    },
-    netns::{client_listener::Client, namespaces::Namespaces},
-    options::store::Options,
-    outbound::outbound::Outbound,
-    policy::{file::File, pod::Pods},
-    revocation::revocation::Revocation,
-    services::services::Services,
-    telemetry::{health::Health, metrics::Metrics},
+    enforce::{Enforcement, LearnedNames, Limits, Policies, Rules},
+    inbound::{AcceptedSockets, Inbound, Listeners},
+    kernel::{AnswerMap, Hooks, Maps, SocketMaps},
+    netns::{Client, Namespaces},
+    options::Options,
+    outbound::Outbound,
+    policy::{File, Pods},
+    revocation::Revocation,
+    services::Services,
+    telemetry::{Health, Metrics},
 };
 
 /// The parts, to be given out by [`super::run::run`] and kept by nobody.

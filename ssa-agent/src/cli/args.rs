@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use crate::{control::client::names, policy::file::Config, sys::cgroup};
+use crate::{control::client::names, policy::Config, sys::cgroup};
 
 /// The configuration to use.
 #[derive(clap::Args, Clone, Debug)]

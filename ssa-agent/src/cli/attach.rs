@@ -12,8 +12,8 @@ use crate::{
         client::ask,
         protocol::{Answer, Command},
     },
-    policy::{pod::Pods, selector::Selector},
-    services::{services::ServiceInfo, uncaptured::Why},
+    policy::{Pods, Selector},
+    services::{ServiceInfo, uncaptured::Why},
     sys::cgroup,
 };
 

@@ -6,13 +6,7 @@ use anyhow::{Context as _, Result};
 
 use ssa_common::rule::Traffic;
 
-use crate::policy::{
-    application::Application,
-    file::{Config, File},
-    pod::Pods,
-    policy::Policy,
-    rule::Mode,
-};
+use crate::policy::{Application, Config, File, Mode, Pods, Policy};
 
 /// Check a configuration, and print the policy that it makes
 ///

@@ -1,3 +1,5 @@
+//! The command line: one file per subcommand, and the exit status.
+
 pub(crate) mod args;
 pub(crate) mod attach;
 pub(crate) mod check;

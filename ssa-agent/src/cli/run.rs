@@ -22,11 +22,8 @@ use tracing::warn;
 
 use super::selftest;
 use crate::{
-    app::{
-        events::End,
-        run::{self as app, RunOptions},
-    },
-    kernel::objects::release,
+    app::{self, End, RunOptions},
+    kernel::release,
     sys::{capabilities, cgroup},
 };
 

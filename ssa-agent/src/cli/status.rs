@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
-    connection::info::{ConnectionInfo, Failure},
+    connection::{ConnectionInfo, Failure},
     control::{
         client::ask,
         protocol::{Answer, Command},

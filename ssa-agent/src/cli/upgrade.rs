@@ -13,7 +13,7 @@ use crate::control::{
 ///
 /// The agent starts the file that it was started from, with the same arguments. The new process takes over listeners and new
 /// connections, of which none is refused; the old one finishes its open connections and ends, after
-/// `finish_seconds` of [control] at the latest. Should the new one fail to start, the old one goes on. Where an agent keeps
+/// `finish_seconds` of \[control\] at the latest. Should the new one fail to start, the old one goes on. Where an agent keeps
 /// its state in another form than the last, which the changelog says, it must be restarted instead.
 #[derive(clap::Args)]
 pub(crate) struct Args {

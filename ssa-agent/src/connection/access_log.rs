@@ -6,7 +6,7 @@ use super::{
     error::Error,
     info::{ConnectionInfo, ConnectionLabels},
 };
-use crate::policy::rule::Direction;
+use crate::policy::Direction;
 
 /// Logs the end of a connection, with the bytes that were relayed; `error` says why it was reset.
 pub(super) fn ended(of: &ConnectionInfo, seconds: f64, (up, down): (u64, u64), error: Option<&str>) {

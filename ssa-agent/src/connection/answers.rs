@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use ssa_common::connection::{Connection, Scalar, State, Text};
 
 use super::{chains::Chains, error::Error};
-use crate::{kernel::maps::answers::AnswerMap, relay::peer::PeerConnection};
+use crate::{kernel::AnswerMap, relay::PeerConnection};
 
 /// The answers of all connections.
 #[derive(Clone)]
@@ -180,7 +180,7 @@ fn addresses(attempt: u32, peer: SocketAddr, local: Option<SocketAddr>) -> Box<C
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::fake::FakeAnswers;
+    use crate::kernel::FakeAnswers;
 
     #[test]
     fn late_answer_of_an_attempt_never_answers_the_next_one() {

@@ -16,7 +16,7 @@ use ssa_common::{
 };
 
 use super::error::Error;
-use crate::{kernel::maps::answers::AnswerMap, sync::lock};
+use crate::{kernel::AnswerMap, sync::lock};
 
 /// Certificate chains in the hooks' maps, and the sockets that have them.
 pub(crate) struct Chains {

@@ -6,10 +6,10 @@ use openssl::error::ErrorStack;
 
 use crate::{
     dial, enforce,
-    kernel::{error as kernel, packet::Errno},
+    kernel::{self, Errno},
     netns, options, revocation,
-    telemetry::error_chain::error_chain,
-    tls::{self, error::Failed},
+    telemetry::error_chain,
+    tls::{self, Failed},
 };
 
 /// A connection that was not made, by whose fault.
@@ -17,13 +17,13 @@ use crate::{
 pub(crate) enum Error {
     /// Sockets for the clients of a listener.
     #[error("clients can't be taken in")]
-    ClientListener(#[source] netns::error::Error),
+    ClientListener(#[source] netns::Error),
     /// The peer's network, the way there, or the servers of its name.
     #[error(transparent)]
-    Dial(#[from] dial::error::Error),
+    Dial(#[from] dial::Error),
     /// The administrator's configuration.
     #[error(transparent)]
-    Enforce(#[from] enforce::error::Error),
+    Enforce(#[from] enforce::Error),
     /// The peer accepted the connection, and no more.
     #[error("{to} did not finish the TLS handshake within {} s", limit.as_secs_f32())]
     HandshakeTimeout { to: SocketAddr, limit: Duration },
@@ -40,25 +40,25 @@ pub(crate) enum Error {
     Leg { limit: Duration },
     /// Sockets and programs for a namespace.
     #[error("the TLS agent can't work in the network namespace")]
-    Namespace(#[source] netns::error::Error),
+    Namespace(#[source] netns::Error),
     /// The maps of certificates are full.
     #[error("no room for the peer's certificates: {0}")]
     NoRoom(#[source] kernel::Error),
     /// What the application has set.
     #[error(transparent)]
-    Options(#[from] options::error::Error),
+    Options(#[from] options::Error),
     /// Files of the application's, from a slow file system; or the agent lacks descriptors.
     #[error("the certificates that the application has named could not be read within {} s", limit.as_secs_f32())]
     ReadTimeout { limit: Duration },
     /// A certificate of the peer's chain is revoked, or nobody says that it is not.
     #[error(transparent)]
-    Revocation(#[from] revocation::error::Error),
+    Revocation(#[from] revocation::Error),
     /// The administrator ends the agent, or detaches the service.
     #[error("the TLS agent ends")]
     Stopping,
     /// The peer, or the settings of the handshake.
     #[error(transparent)]
-    Tls(#[from] tls::error::Error),
+    Tls(#[from] tls::Error),
 }
 
 impl From<ErrorStack> for Error {
@@ -67,8 +67,8 @@ impl From<ErrorStack> for Error {
     }
 }
 
-impl From<Failed<revocation::error::Error>> for Error {
-    fn from(failed: Failed<revocation::error::Error>) -> Self {
+impl From<Failed<revocation::Error>> for Error {
+    fn from(failed: Failed<revocation::Error>) -> Self {
         match failed {
             Failed::Check(error) => Self::Revocation(error),
             Failed::Tls(error) => Self::Tls(error),
@@ -80,7 +80,7 @@ impl Error {
     /// The errno that the application's `connect` fails with. Exhaustive on purpose. A held SYN can't end with
     /// any other errno (docs/adr/0001-hold-the-syn.md).
     pub(crate) fn errno(&self) -> Errno {
-        use enforce::error::Error as Enforce;
+        use enforce::Error as Enforce;
         match self {
             Self::Dial(error) => error.errno(),
             Self::Enforce(Enforce::Limit(_) | Enforce::NoRule) => Errno::HostUnreachable,
@@ -107,7 +107,7 @@ impl Error {
 
     /// What failed, in a word: for metrics and logs.
     pub(crate) fn reason(&self) -> &'static str {
-        use enforce::error::Error as Enforce;
+        use enforce::Error as Enforce;
         match self {
             Self::Dial(error) => error.reason(),
             Self::Enforce(Enforce::Limit(_)) => "limit",
@@ -134,7 +134,7 @@ impl Error {
 
     /// Whether a limit of the configuration is the reason, of which the log tells once a second.
     pub(crate) fn is_limit(&self) -> bool {
-        matches!(self, Self::Enforce(enforce::error::Error::Limit(_)))
+        matches!(self, Self::Enforce(enforce::Error::Limit(_)))
     }
 
     /// The whole story in one line, at most `limit` bytes, for `TLS_ERROR`.
@@ -157,7 +157,7 @@ mod tests {
     fn text_has_the_causes_and_fits() {
         let to = "127.0.0.1:1".parse().unwrap();
         let source = std::io::Error::from_raw_os_error(libc::ECONNREFUSED);
-        let error = Error::from(dial::error::Error::Dial { to, source });
+        let error = Error::from(dial::Error::Dial { to, source });
         assert_eq!(error.text(255), "connecting to 127.0.0.1:1 failed: Connection refused (os error 111)");
         assert_eq!(error.text(10), "connecting");
         assert_eq!(error.errno(), Errno::ConnectionRefused);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use ssa_common::socket::Caller;
 
-use crate::policy::rule::Direction;
+use crate::policy::Direction;
 
 /// What tells a connection from others, in the log and in tables.
 pub(crate) struct ConnectionLabels<'a> {

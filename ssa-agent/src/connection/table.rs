@@ -12,9 +12,9 @@ use super::{
     info::{ConnectionInfo, ConnectionLabels, Failure},
 };
 use crate::{
-    relay::{peer::PeerConnection, relay::Copied},
+    relay::{Copied, PeerConnection},
     sync::lock,
-    telemetry::metrics::{Labels, Metrics},
+    telemetry::{Labels, Metrics},
 };
 
 /// All connections, each with its line in the access log and in the metrics.

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    connection::info::{ConnectionInfo, Failure},
-    services::{services::ServiceInfo, uncaptured::Uncaptured},
+    connection::{ConnectionInfo, Failure},
+    services::{ServiceInfo, uncaptured::Uncaptured},
 };
 
 /// Version of the protocol, which every request names.

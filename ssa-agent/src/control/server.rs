@@ -24,7 +24,7 @@ use super::{
     client::{FOLDER, path},
     protocol::{Answer, Command, Request, VERSION},
 };
-use crate::policy::value::UserGroup;
+use crate::policy::UserGroup;
 
 /// Does what is asked.
 pub(crate) trait Handler: Send + Sync + 'static {

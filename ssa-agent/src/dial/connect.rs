@@ -14,7 +14,7 @@ use super::{
     resolve::{self, Families},
     socket::{SocketSetup, dial},
 };
-use crate::{kernel::packet::Errno, netns::namespace::Namespace};
+use crate::{kernel::Errno, netns::Namespace};
 
 /// Connects to an address, as the application's socket is set up.
 ///

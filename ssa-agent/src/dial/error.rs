@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use super::resolve;
-use crate::{kernel::packet::Errno, telemetry::error_chain::error_chain};
+use crate::{kernel::Errno, telemetry::error_chain};
 
 /// A peer that was not reached.
 #[derive(Debug, thiserror::Error)]

@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use crate::{
-    netns::namespace::Namespace,
+    netns::Namespace,
     sys::{
         as_caller::{self, read},
         on_behalf::SocketOwner,

@@ -12,7 +12,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tracing::debug;
 
 use crate::{
-    netns::namespace::Namespace,
+    netns::Namespace,
     sys::{on_behalf::SocketOwner, sockopt},
 };
 

@@ -7,8 +7,8 @@ use ssa_common::{rule::Traffic, socket::Caller};
 
 use super::{error::Error, learned_names::LearnedNames, limits::Limits, policies::Policies, rules::Rules};
 use crate::{
-    policy::{application::Application, effective::Effective, file::File, rule::Direction, rule_tables::RuleMatch},
-    tls::server_name::ServerName,
+    policy::{Application, Direction, Effective, File, RuleMatch},
+    tls::ServerName,
 };
 
 /// All that is in force: policy, rules, names that applications have resolved, limits.

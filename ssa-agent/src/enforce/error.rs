@@ -2,10 +2,10 @@
 
 use super::limits::LimitExceeded;
 use crate::{
-    kernel::error as kernel,
-    policy::{effective::LoadError, rule::NameError},
+    kernel,
+    policy::{LoadError, NameError},
     sys::as_caller,
-    tls::server_name,
+    tls,
 };
 
 /// A connection that the configuration in force does not allow, or for which it can't be told.
@@ -31,7 +31,7 @@ pub(crate) enum Error {
     Name(#[from] NameError),
     /// The host name can't be verified.
     #[error(transparent)]
-    Invalid(#[from] server_name::Invalid),
+    Invalid(#[from] tls::Invalid),
     /// The rules have changed since the hooks have held the connect.
     #[error("the rule by which this would be TLS is no longer there")]
     NoRule,

@@ -154,7 +154,7 @@ impl Inner {
 
 /// For fuzzers: each piece has a byte that says where it comes from, a number, and two bytes of length before it.
 #[cfg(any(fuzzing, test))]
-pub(crate) fn fuzz(mut bytes: &[u8], now: Instant) {
+pub(crate) fn fuzz_names(mut bytes: &[u8], now: Instant) {
     use zerocopy::FromZeros as _;
     let (mut streams, mut talk) = (Streams::default(), Talk::default());
     let mut piece = Datagram::new_zeroed();

@@ -10,7 +10,7 @@ use std::{
 use ssa_common::socket::Caller;
 use tracing::{info, warn};
 
-use crate::policy::policy;
+use crate::policy;
 use crate::sync::lock;
 
 /// Counts of what is open, and what may be.

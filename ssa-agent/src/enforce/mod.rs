@@ -1,6 +1,20 @@
-pub(crate) mod decision;
-pub(crate) mod error;
-pub(crate) mod learned_names;
-pub(crate) mod limits;
-pub(crate) mod policies;
-pub(crate) mod rules;
+//! The administrator's configuration in force: in the hooks' maps, and for each connection.
+
+mod decision;
+mod error;
+mod learned_names;
+mod limits;
+mod policies;
+mod rules;
+
+pub(crate) use self::{
+    decision::{Decision, DecisionLabels, Enforcement, Question},
+    error::Error,
+    learned_names::{Learned, LearnedNames},
+    limits::{Limits, Permit},
+    policies::Policies,
+    rules::Rules,
+};
+
+#[cfg(any(fuzzing, test))]
+pub(crate) use self::learned_names::fuzz_names;

@@ -17,18 +17,9 @@ use tracing::{info, warn};
 
 use super::error::Error;
 use crate::{
-    kernel::{self, maps::policy::PolicyMaps},
-    policy::{
-        application::Application,
-        effective::{Effective, LoadError, stamps},
-        file::File,
-        pod::Pods,
-        policy::Policy,
-        profile::Profile,
-        row::{loosen, row},
-        rule_tables::RuleMatch,
-    },
-    services::attached::Attached,
+    kernel::{self, PolicyMaps},
+    policy::{Application, Effective, File, LoadError, Pods, Policy, Profile, RuleMatch, loosen, row, stamps},
+    services::Attached,
     sync::lock,
     sys::{as_caller::executable, cgroup},
 };
@@ -334,7 +325,7 @@ impl Now {
         key: PolicyKey,
         row: &Row,
         rows: &mut HashSet<PolicyKey>,
-    ) -> Result<(), kernel::error::Error> {
+    ) -> Result<(), kernel::Error> {
         maps.set_policy(&key, row)?;
         self.rows.insert(key);
         rows.insert(key);

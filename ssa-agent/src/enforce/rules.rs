@@ -12,13 +12,8 @@ use ssa_common::rule::{NO_RULES_BELOW, Traffic};
 use tracing::warn;
 
 use crate::{
-    kernel::maps::rules::{RuleKey, RuleMaps},
-    policy::{
-        file::File,
-        pod::Pods,
-        rule::{Mode, Rule},
-        rule_tables::RuleMatch,
-    },
+    kernel::{RuleKey, RuleMaps},
+    policy::{File, Mode, Pods, Rule, RuleMatch},
     sync::lock,
     sys::cgroup,
 };

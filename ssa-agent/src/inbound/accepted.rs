@@ -9,7 +9,7 @@ use std::{
 use ssa_common::peer_option::{ABSENT, SLOTS};
 use tokio::sync::watch;
 
-use crate::{dial::socket_options::SocketOptions, sync::lock};
+use crate::{dial::SocketOptions, sync::lock};
 
 /// Accepted sockets by id.
 #[derive(Default)]

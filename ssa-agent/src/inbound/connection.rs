@@ -19,20 +19,14 @@ use tracing::{Instrument as _, debug, info_span, warn};
 
 use super::{inbound::Inbound, leg, listener::Listener};
 use crate::{
-    connection::{error::Error, ids::new_id, info::ConnectionLabels},
-    dial::socket_options::option_updates,
-    enforce::{
-        self,
-        decision::{Decision, DecisionLabels},
-    },
-    netns::client_listener::Client,
-    policy::rule::{Direction, Mode},
-    relay::{app_stream::AppStream, peer::PeerConnection, relay},
-    revocation::{
-        check::{Check, deadline},
-        handshake,
-    },
-    tls::record::record,
+    connection::{ConnectionLabels, Error, new_id},
+    dial::option_updates,
+    enforce::{self, Decision, DecisionLabels},
+    netns::Client,
+    policy::{Direction, Mode},
+    relay::{self, AppStream, PeerConnection},
+    revocation::{self, Check, deadline},
+    tls::content_type,
 };
 
 /// Serves clients as they come, until the agent stops.
@@ -82,14 +76,14 @@ impl Connection {
     async fn drive(
         &self,
         decided: &DecisionLabels,
-        decision: Result<Decision, enforce::error::Error>,
+        decision: Result<Decision, enforce::Error>,
         stream: TcpStream,
         permit: OwnedSemaphorePermit,
     ) -> Result<(), Error> {
         let (inbound, listener) = (&*self.inbound, &*self.listener);
         let limits = &inbound.enforcement.limits;
-        let _permit = limits.connection(&listener.caller).map_err(enforce::error::Error::from)?;
-        let handshake = limits.handshake().map_err(enforce::error::Error::from)?;
+        let _permit = limits.connection(&listener.caller).map_err(enforce::Error::from)?;
+        let handshake = limits.handshake().map_err(enforce::Error::from)?;
         let decision = decision?;
         let time = &decision.effective.policy.time;
         let (limit, idle) = (time.handshake_seconds.get(), Duration::from_secs(time.idle_seconds));
@@ -161,7 +155,7 @@ impl Connection {
             stapling.keep_fresh(&decision.effective.policy.revocation, || listener.origin.clone());
         }
         let check = settings.checks.clone().map(|checks| inbound.revocation.check(checks, listener.origin.clone()));
-        let secured = handshake::accept(&settings.tls, check.as_ref(), stream, until).await?;
+        let secured = revocation::accept(&settings.tls, check.as_ref(), stream, until).await?;
         Ok((PeerConnection::Tls(Box::new(secured)), check))
     }
 
@@ -182,7 +176,7 @@ impl Connection {
 /// Whether a client begins with a handshake of TLS. It has to speak first.
 async fn speaks_tls(stream: &TcpStream) -> bool {
     let mut first = [0];
-    matches!(stream.peek(&mut first).await, Ok(1)) && first[0] == record::HANDSHAKE
+    matches!(stream.peek(&mut first).await, Ok(1)) && first[0] == content_type::HANDSHAKE
 }
 
 #[cfg(test)]
@@ -205,7 +199,7 @@ mod tests {
     #[tokio::test]
     async fn clients_of_prefer_are_told_apart_by_their_first_byte() {
         use tokio::{io::AsyncWriteExt as _, net::TcpListener};
-        for (first, is_tls) in [(record::HANDSHAKE, true), (b'G', false)] {
+        for (first, is_tls) in [(content_type::HANDSHAKE, true), (b'G', false)] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (stream, _from) = listener.accept().await.unwrap();

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::{accepted::AcceptedSockets, listeners::Listeners};
 use crate::{
-    connection::{answers::Answers, table::ConnectionTable},
+    connection::{Answers, ConnectionTable},
     drain::Drain,
-    enforce::decision::Enforcement,
-    kernel::maps::listeners::ListenerMaps,
-    netns::namespaces::Namespaces,
-    options::store::Options,
-    revocation::revocation::Revocation,
-    services::attached::Attached,
+    enforce::Enforcement,
+    kernel::ListenerMaps,
+    netns::Namespaces,
+    options::Options,
+    revocation::Revocation,
+    services::Attached,
 };
 
 /// The parts that inbound connections share.

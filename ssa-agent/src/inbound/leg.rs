@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{inbound::Inbound, listener::Listener};
-use crate::{connection::error::Error, dial, netns::legs::AnnouncedLeg};
+use crate::{connection::Error, dial, netns::AnnouncedLeg};
 
 /// How long an application's listener may take to have room for one more.
 const LEG_LIMIT: Duration = Duration::from_secs(30);
@@ -28,7 +28,7 @@ pub(super) async fn connect(
     id: u64,
     local: SocketAddr,
 ) -> Result<(TcpStream, AnnouncedLeg), Error> {
-    let failed = |source| Error::Dial(dial::error::Error::Dial { to: local, source });
+    let failed = |source| Error::Dial(dial::Error::Dial { to: local, source });
     let mut tries = 0;
     loop {
         tries += 1;
@@ -43,7 +43,7 @@ pub(super) async fn connect(
             // A connection that has just ended still has these very addresses.
             Ok(Err(error)) if error.kind() == io::ErrorKind::AddrNotAvailable && tries < LEG_TRIES => {}
             Ok(Err(error)) => return Err(failed(error)),
-            Err(_elapsed) => return Err(dial::error::Error::DialTimeout { to: local, limit: LEG_LIMIT }.into()),
+            Err(_elapsed) => return Err(dial::Error::DialTimeout { to: local, limit: LEG_LIMIT }.into()),
         }
     }
 }

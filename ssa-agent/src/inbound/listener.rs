@@ -13,10 +13,10 @@ use ssa_common::{
 use tokio::sync::Semaphore;
 
 use crate::{
-    enforce::decision::Question,
-    netns::{client_listener::ClientListener, namespace::Namespace},
-    policy::{application::Application, rule::Direction},
-    revocation::fetch::Origin,
+    enforce::Question,
+    netns::{ClientListener, Namespace},
+    policy::{Application, Direction},
+    revocation::Origin,
 };
 
 /// Where a socket listens.

@@ -9,8 +9,8 @@ use std::{
 
 use super::listener::Listener;
 use crate::{
-    connection::error::Error,
-    netns::{client_listener::ClientListener, namespace::Namespace},
+    connection::Error,
+    netns::{ClientListener, Namespace},
     sync::lock,
     sys::on_behalf::SocketOwner,
 };

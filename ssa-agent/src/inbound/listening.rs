@@ -19,16 +19,16 @@ use super::{
     listener::{ListenAddr, Listener},
 };
 use crate::{
-    connection::{answers::Attempt, error::Error},
-    enforce::{self, decision::Question},
-    netns::namespace::Namespace,
-    policy::rule::Direction,
-    revocation::fetch::Origin,
+    connection::{Attempt, Error},
+    enforce::{self, Question},
+    netns::Namespace,
+    policy::Direction,
+    revocation::Origin,
     sys::{
         on_behalf::SocketOwner,
         sock_diag::{self, Listed},
     },
-    telemetry::log_once::LogOnce,
+    telemetry::LogOnce,
 };
 
 /// Handshakes that one listener may have in flight; one more client is reset.
@@ -150,7 +150,7 @@ async fn keep_trying(inbound: &Arc<Inbound>, listening: &Listening, mut error: E
     let mut trouble = LogOnce::default();
     loop {
         let unknown = !inbound.enforcement.rules.knows(listening.caller.cgroup);
-        if matches!(error, Error::Enforce(enforce::error::Error::NoRule)) && !unknown {
+        if matches!(error, Error::Enforce(enforce::Error::NoRule)) && !unknown {
             // The rules say that it is plain: it stays so until they change.
             return;
         }
@@ -272,7 +272,7 @@ async fn refresh(inbound: Arc<Inbound>, listener: Arc<Listener>) {
         let (_labels, decision) = inbound.enforcement.decide(&listener.question());
         let effective = match decision {
             Ok(decision) => decision.effective,
-            Err(enforce::error::Error::NoRule) => {
+            Err(enforce::Error::NoRule) => {
                 info!(id = listener.id, at = %listener.addr.at, "no rule is for the listener any more");
                 return inbound.end(listener.id);
             }

@@ -1,8 +1,15 @@
-pub(crate) mod accepted;
-pub(crate) mod connection;
-pub(crate) mod inbound;
-pub(crate) mod leg;
-pub(crate) mod listener;
-pub(crate) mod listeners;
-pub(crate) mod listening;
-pub(crate) mod steering;
+//! Connections that applications accept, from listen(2) to the end of a relay.
+//!
+//! - [`listening`]: a listener from listen(2) to its last close; [`steering`]: how its clients come to the agent;
+//! - [`connection`]: one client as one function; [`leg`]: the agent's connection to the application's listener.
+
+mod accepted;
+mod connection;
+mod inbound;
+mod leg;
+mod listener;
+mod listeners;
+mod listening;
+mod steering;
+
+pub(crate) use self::{accepted::AcceptedSockets, connection::serve, inbound::Inbound, listeners::Listeners};

@@ -9,8 +9,8 @@ use ssa_common::steer::ListenKey;
 
 use super::{listener::Listener, listeners::Listeners};
 use crate::{
-    kernel::error as kernel,
-    netns::{client_listener::ClientListener, namespace::Steered},
+    kernel,
+    netns::{ClientListener, Steered},
     sync::lock,
     sys::sock_diag::Listed,
 };

@@ -42,7 +42,7 @@ impl Events {
                 ready.clear_ready();
                 break;
             };
-            match parse(&record) {
+            match parse_event(&record) {
                 Some(event) => handle(event),
                 None => error!(length = record.len(), "the hooks sent an unknown event"),
             }
@@ -51,7 +51,8 @@ impl Events {
     }
 }
 
-pub(crate) fn parse(record: &[u8]) -> Option<Event> {
+/// Reads a record of the ring buffer; none if it is of no known kind, or of another length.
+pub(crate) fn parse_event(record: &[u8]) -> Option<Event> {
     let number = u32::from_ne_bytes(record.get(..4)?.try_into().ok()?);
     match EventKind::try_from(number).ok()? {
         EventKind::OPENED => Opened::read_from_bytes(record).ok().map(Event::Opened),

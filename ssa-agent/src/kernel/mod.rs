@@ -1,11 +1,28 @@
-pub(crate) mod bpf;
-pub(crate) mod error;
-pub(crate) mod events;
+//! The kernel half seen from user space: loads and attaches the hooks, reads their events, reads and writes their maps.
+
+mod bpf;
+mod error;
+mod events;
 #[cfg(test)]
-pub(crate) mod fake;
-pub(crate) mod fmod_ret;
-pub(crate) mod loader;
-pub(crate) mod maps;
-pub(crate) mod objects;
-pub(crate) mod packet;
-pub(crate) mod steer;
+mod fake;
+mod fmod_ret;
+mod loader;
+mod maps;
+mod objects;
+mod packet;
+mod steer;
+
+pub(crate) use self::{
+    error::Error,
+    events::{Event, Events},
+    loader::{Hooks, LoadedHooks, trial},
+    maps::{AnswerMap, ListenerMaps, Maps, OptionMaps, PolicyMaps, RuleKey, RuleMaps, SocketMaps},
+    objects::release,
+    packet::{Errno, Syn, be32},
+    steer::{Steer, steer},
+};
+
+#[cfg(any(fuzzing, test))]
+pub(crate) use self::events::parse_event;
+#[cfg(test)]
+pub(crate) use self::fake::FakeAnswers;

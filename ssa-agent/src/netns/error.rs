@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::kernel::error as kernel;
+use crate::kernel;
 
 /// A namespace that can't be served.
 #[derive(Debug, thiserror::Error)]

@@ -15,11 +15,7 @@ use tokio::{net::TcpStream, sync::oneshot};
 use tracing::debug;
 
 use crate::{
-    kernel::{
-        error as kernel,
-        maps::listeners::ListenerMaps,
-        packet::{Syn, be32},
-    },
+    kernel::{self, ListenerMaps, Syn, be32},
     sync::lock,
     sys::sockopt,
 };

@@ -1,7 +1,19 @@
-pub(crate) mod client_listener;
-pub(crate) mod error;
-pub(crate) mod legs;
-pub(crate) mod namespace;
-pub(crate) mod namespaces;
-pub(crate) mod raw;
-pub(crate) mod thread;
+//! What the agent has inside the network namespaces of applications: sockets, listeners, the steering program, a thread.
+
+mod client_listener;
+mod error;
+mod legs;
+mod namespace;
+mod namespaces;
+mod raw;
+mod thread;
+
+pub(crate) use self::{
+    client_listener::{Client, ClientListener},
+    error::Error,
+    legs::AnnouncedLeg,
+    namespace::{Namespace, Steered},
+    namespaces::Namespaces,
+    raw::EndHold,
+    thread::raw_sockets_of,
+};

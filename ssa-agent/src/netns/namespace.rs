@@ -33,12 +33,7 @@ use super::{
     thread::NamespaceThread,
 };
 use crate::{
-    kernel::{
-        error as kernel,
-        maps::listeners::ListenerMaps,
-        packet::Syn,
-        steer::{Steer, steer},
-    },
+    kernel::{self, ListenerMaps, Steer, Syn, steer},
     sync::lock,
     sys::on_behalf::{self, SocketOwner},
 };

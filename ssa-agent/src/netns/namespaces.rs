@@ -11,7 +11,7 @@ use tokio::sync::{OnceCell, mpsc as queue};
 use tracing::debug;
 
 use super::{client_listener::Client, error::Error, namespace::Namespace};
-use crate::{kernel::maps::listeners::ListenerMaps, sync::lock};
+use crate::{kernel::ListenerMaps, sync::lock};
 
 /// The namespaces that are served, by cookie.
 pub(crate) struct Namespaces {

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::kernel::packet::{Errno, Syn};
+use crate::kernel::{Errno, Syn};
 
 /// Ends held connects of one network namespace. A trait, so that what decides on them can be tested without a kernel.
 pub(crate) trait EndHold: Send + Sync {

@@ -1,6 +1,6 @@
 //! Why what an application has set can't be used for a connection.
 
-use crate::tls::error as tls;
+use crate::tls;
 
 /// Settings that no connection can be made with.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,9 @@
-pub(crate) mod error;
-pub(crate) mod settings;
-pub(crate) mod store;
-pub(crate) mod transfer;
-pub(crate) mod upload;
+//! What applications have set on their sockets, and what it comes to under a policy.
+
+mod error;
+mod settings;
+mod store;
+mod transfer;
+mod upload;
+
+pub(crate) use self::{error::Error, settings::ClientSettings, store::Options, transfer::TransferredText};

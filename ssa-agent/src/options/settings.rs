@@ -11,20 +11,10 @@ use tokio::sync::OnceCell;
 
 use super::{error::Error, upload::Upload};
 use crate::{
-    policy::effective::Effective,
-    revocation::{
-        checks::{Checks, Sources},
-        stapling::Stapling,
-    },
+    policy::Effective,
+    revocation::{Checks, Sources, Stapling},
     sys::as_caller::Read,
-    tls::{
-        cipher::Suite,
-        config::ClientConfig,
-        context::context,
-        credentials::{Credential, Credentials, certificates},
-        parameters::Parameters,
-        server::ServerConfig,
-    },
+    tls::{ClientConfig, Credential, Credentials, Parameters, ServerConfig, Suite, certificates, context},
 };
 
 /// With what an application's connect is made.
@@ -187,7 +177,7 @@ mod tests {
     use zerocopy::FromZeros as _;
 
     use super::*;
-    use crate::policy::{policy::Policy, value::Version};
+    use crate::policy::{Policy, Version};
 
     fn set(context: &mut Context, setting: Setting, value: i64) {
         context.scalars[setting as usize] = value;

@@ -24,18 +24,12 @@ use super::{
     upload::{INLINE, Upload, keep, read_value},
 };
 use crate::{
-    kernel::{self, maps::options::OptionMaps},
-    policy::effective::Effective,
-    revocation::{revocation::Revocation, stapling::Stapling},
+    kernel::{self, OptionMaps},
+    policy::Effective,
+    revocation::{Revocation, Stapling},
     sync::lock,
     sys::as_caller::Read,
-    tls::{
-        cipher::Suite,
-        config::ClientConfig,
-        parameters::Parameters,
-        server::{ServerConfig, ServerParameters},
-        session::Sessions,
-    },
+    tls::{ClientConfig, Parameters, ServerConfig, ServerParameters, Sessions, Suite},
 };
 
 /// What applications have set, by context id.
@@ -74,7 +68,7 @@ const TICKET_KEY_LIFE: Duration = Duration::from_secs(12 * 3600);
 
 impl Options {
     /// Gives the hooks the names of the cipher suites.
-    pub(crate) fn new(maps: Arc<OptionMaps>, revocation: Arc<Revocation>) -> Result<Self, kernel::error::Error> {
+    pub(crate) fn new(maps: Arc<OptionMaps>, revocation: Arc<Revocation>) -> Result<Self, kernel::Error> {
         let same = Suite::all().all(|suite| {
             let before = maps.cipher_name(suite.number());
             before.is_empty() || before == suite.name()

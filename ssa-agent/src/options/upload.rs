@@ -13,7 +13,7 @@ use ssa_common::{
 use tokio::sync::watch;
 
 use crate::{
-    kernel::maps::options::OptionMaps,
+    kernel::OptionMaps,
     sys::as_caller::{Read, read},
 };
 

@@ -13,7 +13,7 @@ use super::{
     hold::{HeldSyn, Progress},
     outbound::Outbound,
 };
-use crate::{connection::answers::Attempt, dial::socket_options::SocketOptions, kernel::packet::Syn};
+use crate::{connection::Attempt, dial::SocketOptions, kernel::Syn};
 
 /// Attempts by socket id. Owned by the one task that reads events.
 pub(crate) struct Attempts {

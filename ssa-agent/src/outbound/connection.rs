@@ -14,16 +14,13 @@ use super::{
     target::{labels, question},
 };
 use crate::{
-    connection::{answers::Published, error::Error},
-    dial::socket_options::{SocketOptions, option_updates},
-    enforce::{
-        self,
-        decision::{Decision, DecisionLabels},
-    },
-    netns::{self, namespace::Namespace},
-    policy::rule_tables::RuleMatch,
-    relay::{app_stream::AppStream, peer::PeerConnection, relay},
-    revocation::check::Check,
+    connection::{Error, Published},
+    dial::{SocketOptions, option_updates},
+    enforce::{self, Decision, DecisionLabels},
+    netns::{self, Namespace},
+    policy::RuleMatch,
+    relay::{self, AppStream, PeerConnection},
+    revocation::Check,
 };
 
 /// Drives one attempt from its first held SYN to the end of its relay.
@@ -45,7 +42,7 @@ async fn drive(
     outbound: &Outbound,
     mut held: HeldSyn,
     decided: &DecisionLabels,
-    decision: Result<Decision, enforce::error::Error>,
+    decision: Result<Decision, enforce::Error>,
     options: watch::Receiver<SocketOptions>,
 ) {
     // Until the application has its connection, a successor may begin anew.
@@ -94,7 +91,7 @@ async fn drive(
 
 /// The namespace of the application's socket; an error if it can't be served. None if the application has given up before
 /// that, or the service is detached.
-async fn enter(outbound: &Outbound, held: &mut HeldSyn) -> Option<Result<Arc<Namespace>, netns::error::Error>> {
+async fn enter(outbound: &Outbound, held: &mut HeldSyn) -> Option<Result<Arc<Namespace>, netns::Error>> {
     /// With each SYN once: for 7 s.
     const TRIES: u32 = 4;
     let stop = held.stop().clone();

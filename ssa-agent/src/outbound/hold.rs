@@ -13,13 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::{
-    connection::{
-        answers::{Answers, Attempt},
-        error::Error,
-    },
+    connection::{Answers, Attempt, Error},
     drain::Drain,
-    kernel::packet::{Errno, Syn},
-    netns::{raw::EndHold, thread::raw_sockets_of},
+    kernel::{Errno, Syn},
+    netns::{EndHold, raw_sockets_of},
 };
 
 /// What the kernel says of an attempt while it is worked on.
@@ -250,7 +247,7 @@ mod tests {
     use zerocopy::FromZeros as _;
 
     use super::*;
-    use crate::{drain::Lifecycle, kernel::fake::FakeAnswers, sync::lock};
+    use crate::{drain::Lifecycle, kernel::FakeAnswers, sync::lock};
 
     /// What was sent, and when.
     #[derive(Default)]

@@ -1,8 +1,15 @@
-pub(crate) mod attempts;
-pub(crate) mod connection;
-pub(crate) mod hold;
-pub(crate) mod outbound;
-pub(crate) mod passthrough;
-pub(crate) mod secure;
-pub(crate) mod starttls;
-pub(crate) mod target;
+//! Connections that applications connect, from a held SYN to the end of a relay.
+//!
+//! - [`attempts`]: which connect of which socket an event is about; [`connection`]: one connect as one function;
+//! - [`target`]: whom it means; [`secure`]: from a decision to a verified peer; [`hold`]: the obligation to answer.
+
+mod attempts;
+mod connection;
+mod hold;
+mod outbound;
+mod passthrough;
+mod secure;
+mod starttls;
+mod target;
+
+pub(crate) use self::{attempts::Attempts, outbound::Outbound};

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use crate::{
-    connection::{answers::Answers, table::ConnectionTable},
+    connection::{Answers, ConnectionTable},
     drain::Drain,
-    enforce::decision::Enforcement,
-    netns::namespaces::Namespaces,
-    options::store::Options,
-    revocation::revocation::Revocation,
-    services::attached::Attached,
+    enforce::Enforcement,
+    netns::Namespaces,
+    options::Options,
+    revocation::Revocation,
+    services::Attached,
 };
 
 /// The parts that outbound connections share.

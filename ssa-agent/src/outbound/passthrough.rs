@@ -9,17 +9,10 @@ use tokio::{
 };
 
 use crate::{
-    connection::error::Error,
-    relay::peer::PeerConnection,
-    revocation::{
-        check::{Check, deadline},
-        handshake,
-    },
-    tls::{
-        config::ClientConfig,
-        record::{HELLO_BYTES, may_be_hello},
-        server_name::ServerName,
-    },
+    connection::Error,
+    relay::PeerConnection,
+    revocation::{self, Check, deadline},
+    tls::{ClientConfig, HELLO_BYTES, ServerName, may_be_hello},
 };
 
 /// A handshake that waits for what the application sends first.
@@ -45,7 +38,7 @@ impl DeferredHandshake {
             return Ok(PeerConnection::Passthrough(self.stream));
         }
         let until = deadline(self.limit);
-        match timeout(self.limit, handshake::connect(&self.tls, check, self.stream, &self.name, until)).await {
+        match timeout(self.limit, revocation::connect(&self.tls, check, self.stream, &self.name, until)).await {
             Ok(secured) => Ok(PeerConnection::Tls(Box::new(secured?))),
             Err(_elapsed) => Err(Error::HandshakeTimeout { to: self.to, limit: self.limit }),
         }

@@ -8,18 +8,14 @@ use tracing::warn;
 
 use super::{outbound::Outbound, passthrough::DeferredHandshake, starttls};
 use crate::{
-    connection::error::Error,
-    dial::{connect as dial, socket::SocketSetup},
-    enforce::{self, decision::Decision, limits::Permit},
-    netns::namespace::Namespace,
-    options::settings::ClientSettings,
-    policy::rule::Mode,
-    relay::peer::PeerConnection,
-    revocation::{
-        check::{Check, deadline},
-        fetch::Origin,
-        handshake,
-    },
+    connection::Error,
+    dial::{self, SocketSetup},
+    enforce::{self, Decision, Permit},
+    netns::Namespace,
+    options::ClientSettings,
+    policy::Mode,
+    relay::PeerConnection,
+    revocation::{self, Check, Origin, deadline},
     sys::on_behalf::SocketOwner,
     tls,
 };
@@ -59,12 +55,12 @@ impl Dialled {
 pub(super) async fn admit_and_secure(
     outbound: &Outbound,
     held: &Held,
-    decision: Result<Decision, enforce::error::Error>,
+    decision: Result<Decision, enforce::Error>,
     namespace: &Arc<Namespace>,
 ) -> Result<(PeerLeg, Permit), Error> {
     let limits = &outbound.enforcement.limits;
-    let permit = limits.connection(&held.caller).map_err(enforce::error::Error::from)?;
-    let _handshake = limits.handshake().map_err(enforce::error::Error::from)?;
+    let permit = limits.connection(&held.caller).map_err(enforce::Error::from)?;
+    let _handshake = limits.handshake().map_err(enforce::Error::from)?;
     let leg = secure(outbound, held, decision?, namespace).await?;
     Ok((leg, permit))
 }
@@ -77,7 +73,7 @@ async fn secure(
     namespace: &Arc<Namespace>,
 ) -> Result<PeerLeg, Error> {
     let Decision { effective, rule, name } = decision;
-    let Some(name) = name else { return Err(enforce::error::Error::NoRule.into()) };
+    let Some(name) = name else { return Err(enforce::Error::NoRule.into()) };
     let orig_dst = SocketAddr::from(held.orig_dst);
     let time = &effective.policy.time;
     let (connect_limit, handshake_limit) = (time.connect_seconds.get(), time.handshake_seconds.get());
@@ -112,8 +108,8 @@ async fn secure(
             Some(protocol) => starttls::ask(protocol, &mut stream).await,
             None => Ok(Vec::new()),
         };
-        let greeting = greeting.map_err(|error| tls::error::Error::NoTls(error.to_string()))?;
-        let secured = handshake::connect(&tls, check.as_ref(), stream, &name, until).await?;
+        let greeting = greeting.map_err(|error| tls::Error::NoTls(error.to_string()))?;
+        let secured = revocation::connect(&tls, check.as_ref(), stream, &name, until).await?;
         let peer = Dialled::Decided(PeerConnection::Tls(Box::new(secured)));
         Ok::<_, Error>((peer, greeting))
     };
@@ -123,7 +119,7 @@ async fn secure(
     };
     match (shaken, rule) {
         (Ok((peer, greeting)), _) => Ok(PeerLeg { peer, idle, greeting, check }),
-        (Err(error @ (Error::Tls(tls::error::Error::NoTls(_)) | Error::HandshakeTimeout { .. })), Some(rule))
+        (Err(error @ (Error::Tls(tls::Error::NoTls(_)) | Error::HandshakeTimeout { .. })), Some(rule))
             if rule.mode() == Mode::Prefer =>
         {
             let rule = rule.name.get_ref();

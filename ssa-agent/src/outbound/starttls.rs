@@ -9,7 +9,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::policy::rule::StartTls;
+use crate::policy::StartTls;
 
 /// Longest line of a peer before TLS, in bytes, and how many there may be.
 const LINE_BYTES: usize = 4096;

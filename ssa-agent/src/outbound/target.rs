@@ -6,9 +6,9 @@ use ssa_common::event::Held;
 
 use super::outbound::Outbound;
 use crate::{
-    connection::info::ConnectionLabels,
-    enforce::decision::{DecisionLabels, Question},
-    policy::rule::Direction,
+    connection::ConnectionLabels,
+    enforce::{DecisionLabels, Question},
+    policy::Direction,
 };
 
 /// What is to be decided of a held connect.

@@ -13,12 +13,7 @@ use openssl::ssl::SslContext;
 use ssa_common::policy::Policy as Row;
 
 use super::{file::File, policy::Policy, row::exact};
-use crate::tls::{
-    context::context,
-    credentials::{Credential, Credentials as PendingCredentials},
-    parameters::{Parameters, TrustAnchors},
-    session::Sessions,
-};
+use crate::tls::{Credential, Credentials as PendingCredentials, Parameters, Sessions, TrustAnchors, context};
 
 /// A policy with what its files have in them: all that connections need of it.
 pub(crate) struct Effective {

@@ -1,14 +1,33 @@
-pub(crate) mod application;
-pub(crate) mod effective;
-pub(crate) mod file;
-pub(crate) mod net;
-pub(crate) mod pod;
-pub(crate) mod policy;
-pub(crate) mod profile;
-pub(crate) mod refinement;
-pub(crate) mod row;
-pub(crate) mod rule;
-pub(crate) mod rule_tables;
-pub(crate) mod sections;
-pub(crate) mod selector;
-pub(crate) mod value;
+//! What the administrator wrote: pure data, without a kernel and without a running agent.
+
+mod application;
+mod effective;
+mod file;
+mod net;
+mod pod;
+mod policy;
+mod profile;
+mod refinement;
+mod row;
+mod rule;
+mod rule_tables;
+mod sections;
+mod selector;
+mod value;
+
+pub(crate) use self::{
+    application::Application,
+    effective::{Effective, LoadError, stamps},
+    file::{Config, File},
+    pod::{Pod, Pods, is_pod},
+    policy::{FetchFrom, Limits, Policy, Revocation},
+    profile::Profile,
+    row::{loosen, row},
+    rule::{Direction, Mode, NameError, Rule, StartTls},
+    rule_tables::RuleMatch,
+    selector::Selector,
+    value::UserGroup,
+};
+
+#[cfg(test)]
+pub(crate) use self::value::Version;

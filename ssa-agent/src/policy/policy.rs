@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::value::{Seconds, Version};
-use crate::tls::cipher::Suite;
+use crate::tls::Suite;
 
 /// What is in force for a program. Printed, it is a file that says the same.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -11,7 +11,7 @@ use super::{
     policy::{Policy, Revocation, SESSION_SECONDS},
     value::Version,
 };
-use crate::tls::cipher;
+use crate::tls;
 
 /// Lets a row allow what another one allows, too.
 pub(crate) fn loosen(row: &mut Row, other: &Row) {
@@ -61,8 +61,8 @@ pub(crate) fn exact(policy: &Policy) -> Row {
         sockets: policy.limits.sockets,
         own_trust: u32::from(policy.trust.applications_may_bring_cas),
         reserved: 0,
-        allowed: cipher::set(policy.suites()),
-        ciphers: cipher::list(policy.usable_suites()),
+        allowed: tls::set(policy.suites()),
+        ciphers: tls::list(policy.usable_suites()),
     };
     for (setting, default, least, most) in [
         (Setting::SessionReuse, reuse, 0, reuse),

@@ -14,7 +14,7 @@ use super::{
     sections::{Credentials, Revocation, Sessions, Time, Tls, Trust, refine},
     selector::Selector,
 };
-use crate::tls::server_name::ServerName;
+use crate::tls::ServerName;
 
 /// What becomes of connections that a service's applications make, or of those that they accept.
 #[derive(Clone, Debug, Deserialize)]

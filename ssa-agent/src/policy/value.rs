@@ -5,7 +5,7 @@ use openssl::ssl::{SslContextBuilder, SslMethod};
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
-use crate::tls::cipher::Suite;
+use crate::tls::Suite;
 
 /// A TLS version that may be spoken.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]

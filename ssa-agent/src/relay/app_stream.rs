@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::tls::record::{Records, is_client_hello};
+use crate::tls::{Records, is_client_hello};
 
 /// A `TcpStream` that reads on after a short read.
 ///

@@ -1,4 +1,12 @@
-pub(crate) mod app_stream;
-pub(crate) mod peer;
-pub(crate) mod pipe;
-pub(crate) mod relay;
+//! Bytes both ways between an application and its peer.
+
+mod app_stream;
+mod peer;
+mod pipe;
+mod relay;
+
+pub(crate) use self::{
+    app_stream::AppStream,
+    peer::PeerConnection,
+    relay::{Copied, Error},
+};

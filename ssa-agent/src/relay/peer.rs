@@ -4,7 +4,7 @@ use super::{
     app_stream::AppStream,
     relay::{self, Copied},
 };
-use crate::tls::secured::Secured;
+use crate::tls::Secured;
 use openssl::x509::X509;
 use std::{
     task::{Context, Poll},

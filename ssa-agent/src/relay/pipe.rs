@@ -16,7 +16,7 @@ use tokio_openssl::SslStream;
 use tokio_util::io::poll_read_buf;
 
 use super::app_stream::AppStream;
-use crate::tls::peer::PeerStream;
+use crate::tls::PeerStream;
 
 /// Bytes of a direction's buffer: four TLS records of the longest kind.
 const BUFFER_BYTES: usize = 64 * 1024;

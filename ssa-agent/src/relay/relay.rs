@@ -24,7 +24,7 @@ use super::{
     app_stream::{AppStream, ProtocolMismatch},
     pipe::{Failed, Peer, Pipe},
 };
-use crate::{sys::sockopt, telemetry::error_chain::error_chain};
+use crate::{sys::sockopt, telemetry::error_chain};
 
 /// Bytes that went through so far, by direction.
 #[derive(Debug, Default)]

@@ -24,7 +24,7 @@ use super::{
     servers::Outcome,
     subject::{Key, Subject},
 };
-use crate::{policy::policy, sync::lock, tls::staples::Staples};
+use crate::{policy, sync::lock, tls::Staples};
 
 /// The check of one connection: whether a certificate of its chain is revoked, now or while it is open.
 pub(crate) struct Check {

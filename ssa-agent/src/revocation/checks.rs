@@ -1,6 +1,6 @@
 //! How a peer's chain is checked: by which sources, and under which policy.
 
-use crate::policy::policy;
+use crate::policy;
 
 /// Sources that may answer: options 103 to 106, as far as the policy allows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

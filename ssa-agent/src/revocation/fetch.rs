@@ -29,13 +29,10 @@ use tokio_openssl::SslStream;
 use zerocopy::FromZeros as _;
 
 use crate::{
-    dial::{
-        resolve::{self, Families, Files},
-        socket::{self, SocketSetup},
-    },
-    netns::namespace::Namespace,
+    dial::{self, Families, Files, SocketSetup},
+    netns::Namespace,
     sys::on_behalf::{SocketOwner, cgroup_path},
-    telemetry::error_chain::error_chain,
+    telemetry::error_chain,
 };
 
 /// The place from where servers are asked.
@@ -165,7 +162,7 @@ async fn dial(origin: &Origin, host: &str, port: u16, local: bool) -> Result<Tcp
         (Err(_name), Origin::Application { namespace, caller, owner, files }) => {
             let files = files.get_or_try_init(|| Files::read(*caller)).await;
             let files = files.map_err(|error| Error::NotAsked(unknown(error.to_string())))?;
-            let found = resolve::addresses(namespace, files, *owner, host, Families::Both).await;
+            let found = dial::addresses(namespace, files, *owner, host, Families::Both).await;
             found.map_err(|error| unknown(error.to_string()))?
         }
     };
@@ -181,7 +178,7 @@ async fn dial(origin: &Origin, host: &str, port: u16, local: bool) -> Result<Tcp
         let to = SocketAddr::new(addr, port);
         let dialled = match origin {
             Origin::Host => TcpStream::connect(to).await,
-            Origin::Application { namespace, owner, .. } => socket::dial(namespace, to, plain(*owner)).await,
+            Origin::Application { namespace, owner, .. } => dial::dial(namespace, to, plain(*owner)).await,
         };
         match dialled {
             // Nobody else has this machine's addresses.

@@ -5,14 +5,7 @@ use std::{sync::Arc, time::Instant};
 use tokio::net::TcpStream;
 
 use super::{check::Check, error::Error};
-use crate::tls::{
-    client::{self, ChainChecks},
-    config::ClientConfig,
-    error::Failed,
-    secured::Secured,
-    server::{self, ServerConfig},
-    server_name::ServerName,
-};
+use crate::tls::{self, ChainChecks, ClientConfig, Failed, Secured, ServerConfig, ServerName};
 
 /// Shakes hands with a peer that must prove to be `name`. Whether its certificates are revoked must be known by `until`, if
 /// that is to be checked.
@@ -33,7 +26,7 @@ pub(crate) async fn connect(
             None => Ok(()),
         },
     };
-    client::connect(config, stream, name, checks).await
+    tls::connect(config, stream, name, checks).await
 }
 
 /// Shakes hands with a client. Whether its certificates are revoked, if it has shown any, must be known by `until`, if that is
@@ -50,5 +43,5 @@ pub(crate) async fn accept(
         Some(check) => check.check(&chain, None, until).await,
         None => Ok(()),
     };
-    server::accept(config, stream, checked).await
+    tls::accept(config, stream, checked).await
 }

@@ -1,14 +1,4 @@
-//! Whether a peer's certificates were revoked.
-//!
-//! Every certificate of the chain that was verified needs an answer, but the root: from the cache, a stapled response, an OCSP
-//! responder, or a CRL, as the application's options and the policy allow. Stapled and cached ones come first; then responders
-//! and lists are asked side by side, and the first that has something to say counts. None: no connection.
-//!
-//! - [`subject`]: a certificate with its issuer, and what it says of where to ask;
-//! - [`answer`]: what was said, and for how long it counts;
-//! - [`ocsp`], [`crl`]: what a response or a list is worth, by OpenSSL's own verification;
-//! - [`check`]: one connection's question; [`servers`]: who is asked, and left alone for a while where that fails;
-//! - [`mod@fetch`]: HTTP, within limits; [`cache`]: memory and disk.
+//! Revocation for all connections: the cache, the servers, and what is asked just now.
 
 use std::{
     collections::HashMap,
@@ -27,7 +17,7 @@ use super::{
     servers::{Outcome, Servers},
     subject::Subject,
 };
-use crate::{policy::policy, telemetry::metrics::Metrics};
+use crate::{policy, telemetry::Metrics};
 
 /// Revocation for all connections: the cache, the servers, and what is asked just now.
 pub(crate) struct Revocation {

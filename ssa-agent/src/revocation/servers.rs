@@ -18,7 +18,7 @@ use super::{
     ocsp,
     subject::{Key, Subject},
 };
-use crate::policy::policy;
+use crate::policy;
 use crate::sync::lock;
 
 /// The servers that certificates name.

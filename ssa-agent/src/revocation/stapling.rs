@@ -14,8 +14,8 @@ use tracing::warn;
 
 use super::{fetch::Origin, revocation::Revocation, subject::Subject};
 use crate::{
-    policy::policy,
-    tls::{credentials::Credential, server::Staple},
+    policy,
+    tls::{Credential, Staple},
 };
 
 /// The certificates of one listener that responses are fetched for.

@@ -8,7 +8,7 @@ use openssl::{
     x509::{X509, X509Ref},
 };
 
-use crate::tls::certificate;
+use crate::tls;
 
 /// What an answer is stored under: who has issued the certificate (name and key), and its serial number. Two certificates
 /// of one issuer, such as an old one and its renewal, are one issuer.
@@ -50,8 +50,8 @@ impl Subject {
     /// For people: whose certificate it is.
     pub(super) fn name(&self) -> String {
         let certificate = &self.certificate;
-        let issuer = certificate::name(certificate.issuer_name());
-        format!("{}, issued by {issuer}", certificate::name(certificate.subject_name()))
+        let issuer = tls::name(certificate.issuer_name());
+        format!("{}, issued by {issuer}", tls::name(certificate.subject_name()))
     }
 
     /// URLs of OCSP responders (RFC 5280, section 4.2.2.1).

@@ -1,4 +1,11 @@
-pub(crate) mod attached;
+//! Attached cgroups: attaches and detaches them, follows pods, finds what can't be served.
+
+mod attached;
 pub(crate) mod pods;
-pub(crate) mod services;
+mod services;
 pub(crate) mod uncaptured;
+
+pub(crate) use self::{
+    attached::Attached,
+    services::{ServiceInfo, Services},
+};

@@ -16,8 +16,8 @@ use kube::{
 use tracing::{info, warn};
 
 use crate::{
-    policy::pod::{Pod, Pods},
-    telemetry::{error_chain::error_chain, log_once::LogOnce},
+    policy::{Pod, Pods},
+    telemetry::{LogOnce, error_chain},
 };
 
 /// Keeps `pods` as the API server tells of them; `on_change` is called after each change that may select or let go of one.

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     drain::Drain,
-    kernel::{loader::Hooks, maps::sockets::SocketMaps},
-    policy::pod::is_pod,
+    kernel::{Hooks, SocketMaps},
+    policy::is_pod,
     sync::lock,
     sys::{cgroup, on_behalf},
 };

@@ -1,3 +1,5 @@
+//! System calls that know nothing of this project.
+
 pub(crate) mod as_caller;
 pub(crate) mod async_fd;
 pub(crate) mod capabilities;

@@ -1,6 +1,17 @@
-pub(crate) mod error_chain;
-pub(crate) mod health;
-pub(crate) mod log_once;
-pub(crate) mod metrics;
-pub(crate) mod monitor;
-pub(crate) mod service_manager;
+//! What people and machines are told: metrics, health, systemd, the texts of errors.
+
+mod error_chain;
+mod health;
+mod log_once;
+mod metrics;
+mod monitor;
+mod service_manager;
+
+pub(crate) use self::{
+    error_chain::error_chain,
+    health::Health,
+    log_once::LogOnce,
+    metrics::{Labels, Metrics, Snapshot},
+    monitor::serve,
+    service_manager::{follow, tell},
+};

@@ -23,7 +23,7 @@ use openssl::{
 
 use super::{
     config::ClientConfig,
-    record::record,
+    record::content_type,
     server_name::ServerName,
     session::{Cached, Sessions},
     staples::Staples,
@@ -142,7 +142,7 @@ unsafe extern "C" fn message(
     _own: *mut c_void,
 ) {
     const TLS_1_3: c_int = 0x0304;
-    const RECORD: c_int = record::HANDSHAKE as c_int;
+    const RECORD: c_int = content_type::HANDSHAKE as c_int;
     if is_own != 0 || version != TLS_1_3 || content_type != RECORD || bytes.is_null() {
         return;
     }

@@ -1,16 +1,39 @@
-pub(crate) mod certificate;
-pub(crate) mod cipher;
-pub(crate) mod client;
-pub(crate) mod config;
-pub(crate) mod context;
-pub(crate) mod credentials;
-pub(crate) mod error;
-pub(crate) mod handshake;
-pub(crate) mod parameters;
-pub(crate) mod peer;
-pub(crate) mod record;
-pub(crate) mod secured;
-pub(crate) mod server;
-pub(crate) mod server_name;
-pub(crate) mod session;
-pub(crate) mod staples;
+//! OpenSSL: contexts, handshakes whose only way out is a verified peer, sessions, certificates. Knows no policy.
+
+mod certificate;
+mod cipher;
+mod client;
+mod config;
+mod context;
+mod credentials;
+mod error;
+mod handshake;
+mod parameters;
+mod peer;
+mod record;
+mod secured;
+mod server;
+mod server_name;
+mod session;
+mod staples;
+
+pub(crate) use self::{
+    certificate::{date, name},
+    cipher::{Suite, list, set},
+    client::{ChainChecks, connect},
+    config::ClientConfig,
+    context::context,
+    credentials::{Credential, Credentials, certificates},
+    error::{Error, Failed},
+    parameters::{Parameters, TrustAnchors},
+    peer::PeerStream,
+    record::{HELLO_BYTES, Records, content_type, is_client_hello, may_be_hello},
+    secured::Secured,
+    server::{ServerConfig, ServerParameters, Staple, accept},
+    server_name::{Invalid, ServerName},
+    session::Sessions,
+    staples::Staples,
+};
+
+#[cfg(any(fuzzing, test))]
+pub(crate) use self::{record::fuzz_records, staples::fuzz_staples};

@@ -1,7 +1,7 @@
 //! Records as they travel, for whoever has to look at them without speaking TLS (RFC 8446, section 5.1).
 
 /// Types of records (`ContentType`).
-pub(crate) mod record {
+pub(crate) mod content_type {
     /// The first type there is; gone in TLS 1.3 but for the sake of middleboxes.
     pub(crate) const CHANGE_CIPHER_SPEC: u8 = 20;
     /// ClientHello and all that follows it.
@@ -16,7 +16,7 @@ pub(crate) const HELLO_BYTES: usize = 6;
 /// Whether this is, or can still become, a record of the handshake with a ClientHello in it (RFC 8446, sections 5.1 and 4).
 pub(crate) fn may_be_hello(bytes: &[u8]) -> bool {
     let fits = |(at, byte): (usize, &u8)| match at {
-        0 => *byte == record::HANDSHAKE,
+        0 => *byte == content_type::HANDSHAKE,
         1 => *byte == 3,
         2 => *byte <= 4,
         5 => *byte == 1,
@@ -63,7 +63,7 @@ impl Records {
                 self.filled = 0;
                 let [kind, major, minor, high, low] = self.header;
                 self.fragment = usize::from(u16::from_be_bytes([high, low]));
-                if !(record::CHANGE_CIPHER_SPEC..=record::APPLICATION_DATA).contains(&kind)
+                if !(content_type::CHANGE_CIPHER_SPEC..=content_type::APPLICATION_DATA).contains(&kind)
                     || major != 3
                     || minor > 4
                     || self.fragment > FRAGMENT_BYTES
@@ -78,7 +78,7 @@ impl Records {
 
 /// Entry point for fuzzers: however a stream is cut, it is a row of records or not.
 #[cfg(any(fuzzing, test))]
-pub(crate) fn fuzz(bytes: &[u8]) {
+pub(crate) fn fuzz_records(bytes: &[u8]) {
     let whole = Records::default().go_on(bytes);
     let mut one_by_one = Records::default();
     let all = bytes.iter().all(|byte| one_by_one.go_on(&[*byte]));

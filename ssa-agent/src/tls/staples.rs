@@ -65,7 +65,7 @@ fn parse(message: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
 
 /// For fuzzers: what is found was in the message.
 #[cfg(any(fuzzing, test))]
-pub(crate) fn fuzz(message: &[u8]) {
+pub(crate) fn fuzz_staples(message: &[u8]) {
     for (certificate, response) in parse(message).unwrap_or_default() {
         assert!(certificate.len() + response.len() < message.len());
     }

@@ -23,7 +23,7 @@ use tokio::{
     },
 };
 
-use crate::{enforce::learned_names::Learned, options::transfer::TransferredText, policy::pod::Pod};
+use crate::{enforce::Learned, options::TransferredText, policy::Pod};
 
 /// What the kernel does not keep. The texts may be private keys: the socket is root's, or the agent's own user's.
 #[derive(Default, Deserialize, Serialize)]

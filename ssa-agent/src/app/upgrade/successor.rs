@@ -9,14 +9,14 @@ use tracing::warn;
 
 use super::protocol::{JsonLines, Message, TransferredState};
 use crate::{
-    connection::answers::Answers,
+    connection::Answers,
     control::protocol::Answer,
     drain::{HandoverGuard, Lifecycle},
-    enforce::decision::Enforcement,
-    kernel::loader::Hooks,
-    options::store::Options,
-    policy::pod::Pods,
-    services::services::Services,
+    enforce::Enforcement,
+    kernel::Hooks,
+    options::Options,
+    policy::Pods,
+    services::Services,
 };
 
 /// How long the new one may take to load.

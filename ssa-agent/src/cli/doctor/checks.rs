@@ -8,11 +8,13 @@ use nix::{
 };
 use serde::Serialize;
 
-use crate::telemetry::error_chain::error_chain;
+use crate::telemetry::error_chain;
 use crate::{
-    kernel::{loader, objects},
-    sys::capabilities::{CAPABILITIES, Capability, effective_capabilities},
-    sys::cgroup,
+    kernel,
+    sys::{
+        capabilities::{CAPABILITIES, Capability, effective_capabilities},
+        cgroup,
+    },
 };
 
 /// How a check came out.
@@ -83,7 +85,7 @@ pub(crate) fn checks(bpffs: &Path) -> Vec<Check> {
 fn kernel_version() -> Check {
     let release = nix::sys::utsname::uname().map(|names| names.release().to_string_lossy().into_owned());
     let check = Check::new("kernel", "connect hooks give exact errnos from Linux 6.1 on", release.unwrap_or_default());
-    check.need(objects::release() >= (6, 1), "run Linux 6.1 or later")
+    check.need(kernel::release() >= (6, 1), "run Linux 6.1 or later")
 }
 
 fn type_information() -> Check {
@@ -121,7 +123,7 @@ fn capabilities() -> Check {
 
 /// Each program is loaded, and let go.
 fn programs() -> Vec<Check> {
-    let trial = loader::trial();
+    let trial = kernel::trial();
     let mut refused = Vec::new();
     let mut tracing = Vec::new();
     let mut loaded = 0;

@@ -7,10 +7,10 @@ use serde_json::json;
 
 use super::checks::{self as doctor, Check, Outcome};
 use crate::{
-    app::run::{self as app, RunOptions},
+    app::{self, RunOptions},
     cli::selftest,
-    kernel::loader,
-    policy::file::Config,
+    kernel,
+    policy::Config,
     sys::cgroup,
 };
 
@@ -100,7 +100,7 @@ fn trial(args: &Args) -> Result<Vec<Check>> {
 }
 
 fn programs() -> Result<ExitCode> {
-    let trial = loader::trial();
+    let trial = kernel::trial();
     for (name, result) in trial.programs {
         println!("{name} {}", result.with_context(|| name.clone())?);
     }

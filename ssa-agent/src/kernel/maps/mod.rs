@@ -1,8 +1,20 @@
-pub(crate) mod all;
-pub(crate) mod answers;
-pub(crate) mod listeners;
-pub(crate) mod options;
-pub(crate) mod policy;
-pub(crate) mod rules;
-pub(crate) mod sockets;
-pub(crate) mod table;
+//! The maps of the hooks, a handle for each domain. Whoever needs one is given its handle, and no other.
+
+pub(in crate::kernel) mod all;
+pub(in crate::kernel) mod answers;
+pub(in crate::kernel) mod listeners;
+pub(in crate::kernel) mod options;
+pub(in crate::kernel) mod policy;
+pub(in crate::kernel) mod rules;
+pub(in crate::kernel) mod sockets;
+pub(in crate::kernel) mod table;
+
+pub(crate) use self::{
+    all::Maps,
+    answers::AnswerMap,
+    listeners::ListenerMaps,
+    options::OptionMaps,
+    policy::PolicyMaps,
+    rules::{RuleKey, RuleMaps},
+    sockets::SocketMaps,
+};
