@@ -1,37 +1,29 @@
 //! The running agent, from its start to its end.
 
-use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Instant};
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use ssa_common::{event::Held, limits::Counter};
+use ssa_common::event::Held;
 use tokio::{io::unix::AsyncFd, sync::mpsc, task::JoinHandle};
 use tracing::{error, info, warn};
 use zerocopy::FromBytes as _;
 
 use super::{
-    admin::Admin,
-    events::{Duties, End, EventLoop, offer_ids},
-    reconcile::Reconciler,
+    events::{Duties, End, offer_ids},
     shutdown::end_sockets,
-    tasks::{ActiveTasks, Background},
-    upgrade::{
-        predecessor::Predecessor,
-        protocol::TransferredState,
-        successor::{Successor, Transfer},
-    },
-    wiring::{Parts, wire},
+    tasks::ActiveTasks,
+    upgrade::{predecessor::Predecessor, protocol::TransferredState},
+    wiring::{Wired, wire},
 };
 use crate::{
     connection::ConnectionTable,
     drain::{Lifecycle, Phase},
-    enforce::Enforcement,
-    inbound,
+    inbound::serve as serve_clients,
     kernel::{Events, Hooks, LoadedHooks, SocketMaps},
-    outbound::Attempts,
     policy::Config,
     services::Services,
     sys::{async_fd::async_fd, on_behalf},
-    telemetry::{self, Snapshot},
+    telemetry::follow,
 };
 
 /// Where the agent works, and by what policy.
@@ -75,18 +67,30 @@ pub(crate) async fn run(options: RunOptions, attended: impl AsyncFnOnce() -> Res
     };
     let (clients, accepted) = mpsc::channel(CLIENTS_WAITING);
     let (candidates, ready) = mpsc::channel(1);
-    let parts = wire(hooks, maps, &options.cgroups, &file, state, clients)?;
+    let wired = wire(&options, &file, (hooks, maps), state, clients, candidates)?;
+    let Wired { lifecycle, services, mut event_loop, background, transfer, held } = wired;
+    let (inbound, sockets) = (Arc::clone(&event_loop.inbound), Arc::clone(&event_loop.sockets));
     let ending = Ending {
-        lifecycle: Arc::clone(&parts.lifecycle),
-        services: Arc::clone(&parts.services),
-        sockets: Arc::clone(&parts.sockets),
-        table: parts.table.clone(),
+        lifecycle: Arc::clone(&lifecycle),
+        services: Arc::clone(&services),
+        sockets: Arc::clone(&sockets),
+        table: event_loop.table.clone(),
         leave_guards: options.leave_guards,
     };
-    tokio::spawn(inbound::serve(Arc::clone(&parts.inbound), accepted));
-    let service_manager = tokio::spawn(telemetry::follow(parts.lifecycle.drain(), Arc::clone(&parts.health)));
-    let finish = file.finish_limit();
-    let mut serving = serve(parts, &options, predecessor, (candidates, ready), finish).await?;
+    offer_ids(&sockets)?;
+    tokio::spawn(serve_clients(Arc::clone(&inbound), accepted));
+    inbound.listen_all();
+    let tasks = ActiveTasks::begin(&background).await?;
+    services.open().await?;
+    if let Some(predecessor) = predecessor {
+        inbound.settled().await;
+        event_loop.predecessor = Some(predecessor.serving().await?);
+    }
+    lifecycle.serve();
+    let service_manager = tokio::spawn(follow(lifecycle.drain(), Arc::clone(&background.health)));
+    let held = held.iter().filter_map(|held| Held::read_from_bytes(held).ok()).collect();
+    let duties = Duties { lifecycle, tasks, background, candidates: ready, transfer, finish: file.finish_limit() };
+    let mut serving = tokio::spawn(event_loop.run(Events::new(sockets.events()?)?, held, duties));
     let attended = tokio::select! {
         attended = attended() => attended,
         // Without it every connect would wait for nothing: close, and say so.
@@ -96,121 +100,6 @@ pub(crate) async fn run(options: RunOptions, attended: impl AsyncFnOnce() -> Res
         },
     };
     ending.end(serving, service_manager, attended).await
-}
-
-/// Begins to serve: from here on sockets connect. Returns the task that reads the events.
-async fn serve(
-    parts: Parts,
-    options: &RunOptions,
-    predecessor: Option<Predecessor>,
-    (candidates, ready): (mpsc::Sender<Successor>, mpsc::Receiver<Successor>),
-    finish: std::time::Duration,
-) -> Result<JoinHandle<Result<End>>> {
-    let Parts {
-        lifecycle,
-        answers,
-        enforcement,
-        health,
-        inbound,
-        metrics,
-        namespaces,
-        options: application_options,
-        outbound,
-        pods,
-        services,
-        sockets,
-        table,
-        held,
-    } = parts;
-    offer_ids(&sockets)?;
-    inbound.listen_all();
-    let admin = Arc::new(Admin {
-        services: Arc::clone(&services),
-        enforcement: Arc::clone(&enforcement),
-        inbound: Arc::clone(&inbound),
-        table: table.clone(),
-        sockets: Arc::clone(&sockets),
-        metrics: Arc::clone(&metrics),
-        lifecycle: Arc::clone(&lifecycle),
-        config: options.config.clone(),
-        candidates,
-        began: Instant::now(),
-    });
-    let reconciler = Arc::new(Reconciler {
-        services: Arc::clone(&services),
-        enforcement: Arc::clone(&enforcement),
-        pods: Arc::clone(&pods),
-        metrics: Arc::clone(&metrics),
-    });
-    let background = Background {
-        name: options.name.clone(),
-        admin,
-        reconciler,
-        health: Arc::clone(&health),
-        metrics,
-        snapshot: snapshot(&services, &enforcement, &sockets, &table),
-        drain: lifecycle.drain(),
-    };
-    let tasks = ActiveTasks::begin(&background).await?;
-    services.open().await?;
-    let predecessor = match predecessor {
-        Some(predecessor) => {
-            inbound.settled().await;
-            Some(predecessor.serving().await?)
-        }
-        None => None,
-    };
-    lifecycle.serve();
-    let transfer = Transfer {
-        services,
-        options: Arc::clone(&application_options),
-        enforcement: Arc::clone(&enforcement),
-        pods,
-        answers: answers.clone(),
-    };
-    let events = Events::new(sockets.events()?)?;
-    let event_loop = EventLoop {
-        attempts: Attempts::new(outbound),
-        inbound,
-        options: application_options,
-        enforcement,
-        namespaces,
-        answers,
-        table,
-        sockets,
-        health,
-        predecessor,
-        drain: lifecycle.drain(),
-    };
-    let held = held.iter().filter_map(|held| Held::read_from_bytes(held).ok()).collect();
-    let duties = Duties { lifecycle, tasks, background, candidates: ready, transfer, finish };
-    Ok(tokio::spawn(event_loop.run(events, held, duties)))
-}
-
-/// What metrics need of the running agent.
-fn snapshot(
-    services: &Arc<Services>,
-    enforcement: &Arc<Enforcement>,
-    sockets: &Arc<SocketMaps>,
-    table: &ConnectionTable,
-) -> Arc<dyn Fn() -> Snapshot + Send + Sync> {
-    let (services, enforcement) = (Arc::clone(services), Arc::clone(enforcement));
-    let (sockets, table) = (Arc::clone(sockets), table.clone());
-    let gauges = HashSet::from([Counter::Sockets as u32, Counter::Opened as u32]);
-    Arc::new(move || Snapshot {
-        connections: table.counts(),
-        services: services
-            .infos()
-            .into_iter()
-            .map(|info| (info.cgroup.to_string_lossy().into_owned(), info.sockets))
-            .collect(),
-        hooks: Counter::ALL
-            .into_iter()
-            .filter(|(counter, _name)| !gauges.contains(&(*counter as u32)))
-            .map(|(counter, name)| (name, sockets.counter(counter)))
-            .collect(),
-        generation: enforcement.policies.generation(),
-    })
 }
 
 /// What the end of an agent needs.

@@ -1,11 +1,22 @@
 //! Builds the parts of an agent, each with the others that it needs. Nothing else knows all of them.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Instant};
 
 use anyhow::Result;
+use ssa_common::limits::Counter;
 use tokio::sync::mpsc;
 
-use super::upgrade::protocol::TransferredState;
+use super::{
+    admin::Admin,
+    events::EventLoop,
+    reconcile::Reconciler,
+    run::RunOptions,
+    tasks::Background,
+    upgrade::{
+        protocol::TransferredState,
+        successor::{Successor, Transfer},
+    },
+};
 use crate::{
     connection::{Answers, ConnectionTable},
     drain::Lifecycle,
@@ -14,54 +25,52 @@ use crate::{
     kernel::{AnswerMap, Hooks, Maps, SocketMaps},
     netns::{Client, Namespaces},
     options::Options,
-    outbound::Outbound,
+    outbound::{Attempts, Outbound},
     policy::{File, Pods},
     revocation::Revocation,
     services::Services,
-    telemetry::{Health, Metrics},
+    telemetry::{Health, Metrics, Snapshot},
 };
 
-/// The parts, to be given out by [`super::run::run`] and kept by nobody.
-pub(super) struct Parts {
+/// An agent that is built and does not serve yet, by what becomes of it.
+pub(super) struct Wired {
     pub(super) lifecycle: Arc<Lifecycle>,
-    pub(super) answers: Answers,
-    pub(super) enforcement: Arc<Enforcement>,
-    pub(super) health: Arc<Health>,
-    pub(super) inbound: Arc<Inbound>,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) namespaces: Arc<Namespaces>,
-    pub(super) options: Arc<Options>,
-    pub(super) outbound: Arc<Outbound>,
-    pub(super) pods: Arc<Pods>,
     pub(super) services: Arc<Services>,
-    pub(super) sockets: Arc<SocketMaps>,
-    pub(super) table: ConnectionTable,
-    /// Connects that the agent before this one was at.
+    /// To whom events go.
+    pub(super) event_loop: EventLoop,
+    /// What is begun beside it.
+    pub(super) background: Background,
+    /// What a successor gets.
+    pub(super) transfer: Transfer,
+    /// Connects that the agent before this one was at: bytes of [`ssa_common::event::Held`].
     pub(super) held: Vec<Vec<u8>>,
 }
 
-/// Builds all parts, and attaches `cgroups`. Clients of applications' listeners go to `clients`.
+/// Builds all parts, and attaches the cgroups of `options`. Clients of applications' listeners go to `clients`, agents that are
+/// ready to take this one's place to `candidates`.
 pub(super) fn wire(
-    hooks: Hooks,
-    maps: Maps,
-    cgroups: &[PathBuf],
+    options: &RunOptions,
     file: &Arc<File>,
+    (hooks, maps): (Hooks, Maps),
     state: TransferredState,
     clients: mpsc::Sender<Client>,
-) -> Result<Parts> {
-    let Maps { answers, listeners, options, policy, rules, sockets, names } = maps;
+    candidates: mpsc::Sender<Successor>,
+) -> Result<Wired> {
+    let began = Instant::now();
+    let Maps { answers, listeners, options: option_maps, policy, rules, sockets, names } = maps;
     let lifecycle = Lifecycle::new();
     let drain = lifecycle.drain();
     let metrics = Arc::new(Metrics::new()?);
     let pods = Arc::new(Pods::new(state.pods));
     // Before anything is attached: there is no moment in which a rule does not hold.
     let rules = Rules::new(rules, Arc::clone(&pods), Arc::clone(file))?;
-    let services = Services::attach_all(hooks, Arc::clone(&sockets), cgroups, state.detached, drain.clone())?;
+    let attached: &[PathBuf] = &options.cgroups;
+    let services = Services::attach_all(hooks, Arc::clone(&sockets), attached, state.detached, drain.clone())?;
     let services = Arc::new(services);
     let attached = Arc::clone(services.attached());
     let revocation = Revocation::new(file.cache_directory(), Arc::clone(&metrics));
-    let options = Arc::new(Options::new(options, Arc::clone(&revocation))?);
-    options.restore(state.texts);
+    let application_options = Arc::new(Options::new(option_maps, Arc::clone(&revocation))?);
+    application_options.restore(state.texts);
     let policies = Policies::new(policy, Arc::clone(&attached), Arc::clone(&pods), Arc::clone(file))?;
     let names = LearnedNames::new(names, state.names);
     let limits = Limits::new(&file.machine().limits);
@@ -69,9 +78,10 @@ pub(super) fn wire(
     let namespaces = Arc::new(Namespaces::new(Arc::clone(&listeners), clients));
     let answers = Answers::new(answers as Arc<dyn AnswerMap>);
     let table = ConnectionTable::new(Arc::clone(&metrics));
+    let health = Arc::new(Health::new(drain.clone()));
     let outbound = Arc::new(Outbound {
         enforcement: Arc::clone(&enforcement),
-        options: Arc::clone(&options),
+        options: Arc::clone(&application_options),
         namespaces: Arc::clone(&namespaces),
         revocation: Arc::clone(&revocation),
         answers: answers.clone(),
@@ -81,7 +91,7 @@ pub(super) fn wire(
     });
     let inbound = Arc::new(Inbound {
         enforcement: Arc::clone(&enforcement),
-        options: Arc::clone(&options),
+        options: Arc::clone(&application_options),
         namespaces: Arc::clone(&namespaces),
         revocation,
         answers: answers.clone(),
@@ -92,22 +102,78 @@ pub(super) fn wire(
         listeners: Listeners::default(),
         accepted: AcceptedSockets::default(),
     });
-    let health = Arc::new(Health::new(drain));
-    let held = state.held;
-    Ok(Parts {
-        lifecycle,
-        answers,
-        enforcement,
-        health,
-        inbound,
+    let admin = Arc::new(Admin {
+        services: Arc::clone(&services),
+        enforcement: Arc::clone(&enforcement),
+        inbound: Arc::clone(&inbound),
+        table: table.clone(),
+        sockets: Arc::clone(&sockets),
+        metrics: Arc::clone(&metrics),
+        lifecycle: Arc::clone(&lifecycle),
+        config: options.config.clone(),
+        candidates,
+        began,
+    });
+    let reconciler = Arc::new(Reconciler {
+        services: Arc::clone(&services),
+        enforcement: Arc::clone(&enforcement),
+        pods: Arc::clone(&pods),
+        metrics: Arc::clone(&metrics),
+    });
+    let background = Background {
+        name: options.name.clone(),
+        admin,
+        reconciler,
+        health: Arc::clone(&health),
         metrics,
-        namespaces,
-        options,
-        outbound,
+        snapshot: snapshot(&services, &enforcement, &sockets, &table),
+        drain: drain.clone(),
+    };
+    let transfer = Transfer {
+        services: Arc::clone(&services),
+        options: Arc::clone(&application_options),
+        enforcement: Arc::clone(&enforcement),
         pods,
-        services,
-        sockets,
+        answers: answers.clone(),
+    };
+    let event_loop = EventLoop {
+        attempts: Attempts::new(outbound),
+        inbound,
+        options: application_options,
+        enforcement,
+        namespaces,
+        answers,
         table,
-        held,
+        sockets,
+        health,
+        predecessor: None,
+        drain,
+    };
+    Ok(Wired { lifecycle, services, event_loop, background, transfer, held: state.held })
+}
+
+/// Reads what metrics need of the running agent.
+fn snapshot(
+    services: &Arc<Services>,
+    enforcement: &Arc<Enforcement>,
+    sockets: &Arc<SocketMaps>,
+    table: &ConnectionTable,
+) -> Arc<dyn Fn() -> Snapshot + Send + Sync> {
+    let (services, enforcement) = (Arc::clone(services), Arc::clone(enforcement));
+    let (sockets, table) = (Arc::clone(sockets), table.clone());
+    let gauges = HashSet::from([Counter::Sockets as u32, Counter::Opened as u32]);
+    Arc::new(move || Snapshot {
+        connections: table.counts(),
+        services: services
+            .infos()
+            .into_iter()
+            .map(|info| (info.cgroup.to_string_lossy().into_owned(), info.sockets))
+            .collect(),
+        hooks: Counter::ALL
+            .into_iter()
+            .filter(|(counter, _name)| !gauges.contains(&(*counter as u32)))
+            .map(|(counter, name)| (name, sockets.counter(counter)))
+            .collect(),
+        generation: enforcement.policies.generation(),
     })
 }

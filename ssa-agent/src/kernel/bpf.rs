@@ -43,6 +43,13 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     bpf(bpf_cmd::BPF_LINK_UPDATE, &attr).map(drop)
 }
 
+/// Detaches a link's program, at once, though others may have the link open (`BPF_LINK_DETACH`, 5.9).
+pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_detach.link_fd = raw(link);
+    bpf(bpf_cmd::BPF_LINK_DETACH, &attr).map(drop)
+}
+
 /// Keeps an object alive under a path of a bpffs (`BPF_OBJ_PIN`).
 pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;

@@ -280,13 +280,13 @@ impl Hooks {
     pub(crate) fn detach_options(&self, id: u64) -> Result<(), Error> {
         // Absent where `socket(2)` knows no TLS.
         let _absent = bpf::map_remove(self.attached.as_fd(), &id);
-        unpin(&self.folder(id), "ssa_setsockopt")
+        detach_link(&self.folder(id), "ssa_setsockopt")
     }
 
     /// Detaches the guards of a cgroup. Only right when no TLS socket of it is left: an open one would turn into a plain
     /// one.
     pub(crate) fn detach(&self, id: u64) -> Result<(), Error> {
-        unpin(&self.folder(id), CREATE.0)?;
+        detach_link(&self.folder(id), CREATE.0)?;
         self.forget(id)
     }
 
@@ -294,7 +294,7 @@ impl Hooks {
     pub(crate) fn forget(&self, id: u64) -> Result<(), Error> {
         let folder = self.folder(id);
         for name in GUARDS.iter().rev().map(|(name, _kind)| *name).chain([CREATE.0]) {
-            unpin(&folder, name)?;
+            detach_link(&folder, name)?;
         }
         fs::remove_dir(&folder).map_err(|source| Error::Bpffs { path: folder.clone(), source })
     }
@@ -372,6 +372,16 @@ fn socket_call(ebpf: &mut Ebpf, pins: &Path) -> Result<(), Error> {
     let programs = fmod_ret::load(|map| bpf::pinned(&pins.join(map)).ok())?;
     load(ebpf, CREATE.0)?;
     Ok(fmod_ret::attach(&programs, pins)?)
+}
+
+/// Detaches a guard's link and removes its pin. Without its pin alone it would run on for a moment: the kernel frees links from
+/// a work queue (`bpf_link_put` in kernel/bpf/syscall.c, Linux 6.1).
+fn detach_link(pins: &Path, name: &str) -> Result<(), Error> {
+    if let Ok(link) = bpf::pinned(&pins.join(name)) {
+        // The cgroup is gone, and its programs with it.
+        let _gone = bpf::link_detach(link.as_fd());
+    }
+    unpin(pins, name)
 }
 
 fn unpin(pins: &Path, name: &str) -> Result<(), Error> {

@@ -7,7 +7,7 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::watch};
 use tracing::{Instrument as _, debug, info_span, warn};
 
 use super::{
-    hold::HeldSyn,
+    hold::{HeldSyn, Outcome},
     outbound::Outbound,
     secure::{Dialled, PeerLeg, admit_and_secure},
     starttls,
@@ -59,15 +59,13 @@ async fn drive(
         None => return,
     };
     held.entered(namespace.end_hold());
-    let secured = tokio::select! {
-        biased;
-        () = held.over() => return debug!("given up by the application"),
-        () = held.stop().cancelled() => Err(Error::Stopping),
-        () = outbound.drain.handing_over() => {
+    let secured = match held.attempt_to(admit_and_secure(outbound, held.record(), decision, &namespace)).await {
+        Outcome::Done(secured) => secured,
+        Outcome::GivenUp => return debug!("given up by the application"),
+        Outcome::Left => {
             debug!("left to the agent that takes over");
             return held.leave();
         }
-        secured = admit_and_secure(outbound, held.record(), decision, &namespace) => secured,
     };
     let answered = match secured {
         Ok((leg, permit)) => {

@@ -39,6 +39,16 @@ impl Progress {
     }
 }
 
+/// How the work for a held connect has ended.
+pub(crate) enum Outcome<T> {
+    /// It was done, or has failed.
+    Done(Result<T, Error>),
+    /// The application has given up.
+    GivenUp,
+    /// A successor is to answer.
+    Left,
+}
+
 /// How long a connect that was resumed may go without the agent's SYN-ACK. It is resumed again meanwhile, when the kernel
 /// sends the SYN again after 1 and 3 s.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -110,6 +120,18 @@ impl HeldSyn {
         let mut progress = self.progress.clone();
         // Nobody tells any more: the process ends.
         let _ended = progress.wait_for(Progress::is_over).await;
+    }
+
+    /// Does what the connect waits for, unless nobody waits any more, the service is detached, or a successor is to answer: then
+    /// `work` is dropped where it stands.
+    pub(crate) async fn attempt_to<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Outcome<T> {
+        tokio::select! {
+            biased;
+            () = self.over() => Outcome::GivenUp,
+            () = self.stop.cancelled() => Outcome::Done(Err(Error::Stopping)),
+            () = self.drain.handing_over() => Outcome::Left,
+            done = work => Outcome::Done(done),
+        }
     }
 
     /// Completes when the SYN comes again; false if nobody waits for an answer any more.
@@ -393,6 +415,43 @@ mod tests {
         drop(held);
         sleep(Duration::from_secs(1)).await;
         assert!(world.end.refused().is_empty());
+    }
+
+    /// A dial that never ends, and says when it is dropped.
+    async fn dial(cancelled: Arc<Mutex<bool>>) -> Result<(), Error> {
+        struct Cancelled(Arc<Mutex<bool>>);
+        impl Drop for Cancelled {
+            fn drop(&mut self) {
+                *lock(&self.0) = true;
+            }
+        }
+        let _cancelled = Cancelled(cancelled);
+        pending().await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closed_application_cancels_the_dial() {
+        let (world, held) = world();
+        let cancelled = Arc::<Mutex<bool>>::default();
+        let dialling = held.attempt_to(dial(cancelled.clone()));
+        tokio::pin!(dialling);
+        assert!(timeout(Duration::from_secs(1), &mut dialling).await.is_err() && !*lock(&cancelled));
+        world.progress.send_modify(|progress| progress.closed = true);
+        assert!(matches!(dialling.await, Outcome::GivenUp));
+        assert!(*lock(&cancelled));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn detached_service_and_successor_cancel_the_dial_each_in_its_way() {
+        let (world, held) = world();
+        let cancelled = Arc::<Mutex<bool>>::default();
+        let handover = world.lifecycle.begin_handover().unwrap();
+        handover.quiesce(Duration::from_secs(1)).await.unwrap();
+        assert!(matches!(held.attempt_to(dial(cancelled.clone())).await, Outcome::Left));
+        drop(handover);
+        held.stop().cancel();
+        assert!(matches!(held.attempt_to(dial(cancelled)).await, Outcome::Done(Err(Error::Stopping))));
+        held.leave();
     }
 
     #[tokio::test(start_paused = true)]

@@ -149,7 +149,7 @@ impl Check {
             }
         }
         if tried.is_empty() {
-            let why = if sources.cached { "nothing is cached" } else { "no source to ask is allowed" };
+            let why = if sources.cached { "nothing is cached" } else { "no way to ask is allowed" };
             tried.push(why.to_owned());
         }
         Err(tried)

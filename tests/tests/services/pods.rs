@@ -162,7 +162,7 @@ fn pods_are_served_by_labels_that_the_api_server_tells() {
     api.put(FIRST, json!({"ssa.dev/tls": "disabled"}));
     serves(&agent, &first, false);
     assert_eq!(fetch(&first_container), "ENOPROTOOPT");
-    eventually("the log says so", Duration::from_secs(5), || agent.log().contains("no rule is for the pod any more"));
+    eventually("the log says so", Duration::from_secs(5), || agent.log().contains("no rule selects the pod any more"));
 
     // A pod that is known before its cgroup is made, by the other driver: served before anything runs in it.
     api.put(THIRD, on());
