@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::agent::{self, Agent};
 
 /// Time limit of an application.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// Runs a script ([`App::start`]) in the agent's cgroup to its end, and returns what it gave to `out(...)` last. Panics if it
 /// fails.

@@ -2,6 +2,7 @@
 
 use std::{fs, process::Command};
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 use ssa_tests::{
     agent::{Agent, program},
@@ -78,4 +79,45 @@ tls.version_min = "1.3"
     app.go();
     app.finish();
     fs::remove_dir(inner).unwrap();
+}
+
+/// Connects, and becomes another user before the agent can look at it.
+const DROPS_ITS_USER: &str = r#"
+port, host, ca = args
+sock = tls(host, open(ca).read())
+out("set"); wait()
+sock.setblocking(False)
+came = attempt(sock.connect, ("127.0.0.1", int(port)))
+os.setuid(65534)
+out(came); wait()
+select.select([], [sock], [], 30)
+reason = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+out([errno.errorcode.get(reason, "ok"), sock.getsockopt(IPPROTO_TLS, TLS_ERROR, 256).rstrip(b"\0").decode()])
+"#;
+
+fn drops_its_user(profile: &str) -> serde_json::Value {
+    let (pki, server) = echo();
+    let agent = Agent::start_with(format!(
+        "[[profile]]\nname = 'other'\nexecutable = '/usr/bin/other'\n{profile}\ntls.version_min = '1.3'\n"
+    ));
+    let mut app = App::start(&agent, DROPS_ITS_USER, &[&server.port(), NAME, &pki.ca()]);
+    assert_eq!(app.said(), "set");
+    agent.signal(Signal::SIGSTOP);
+    app.go();
+    assert_eq!(app.said(), "EINPROGRESS");
+    agent.signal(Signal::SIGCONT);
+    app.go();
+    app.finish()
+}
+
+#[test]
+fn executable_profile_of_another_user_breaks_no_app_that_drops_its_user() {
+    assert_eq!(drops_its_user("user = 4711"), json!(["ok", ""]));
+}
+
+#[test]
+fn executable_profile_refuses_app_whose_executable_is_not_known_any_more() {
+    let came = drops_its_user("");
+    assert_eq!(came[0], "EPROTO", "{came}");
+    assert!(came[1].as_str().unwrap().starts_with("the policy goes by the application's executable"), "{came}");
 }
