@@ -92,12 +92,25 @@ for turn in range(100):
     sock.close()
 out(1)
 "#;
-    // Those of a namespace that is served are there to stay.
-    python(&agent, &script.replace("100", "1"), &[&server.port(), NAME, &pki.ca()]);
+    // Those of a namespace that is served are there to stay. They are all there when the peer has been dialled.
+    let first = r#"
+port, host, ca = args
+sock = tls(host, ca)
+sock.setblocking(False)
+out(attempt(sock.connect, ("127.0.0.1", int(port)))); wait()
+sock.close()
+"#;
+    let mut app = App::start(&agent, first, &[&server.port(), NAME, &pki.ca()]);
+    assert_eq!(app.said(), "EINPROGRESS");
+    eventually("the peer is dialled", Duration::from_secs(5), || server.accepted() == 1);
+    app.go();
+    app.finish();
+    eventually("the dial has ended", Duration::from_secs(5), || *ended.lock().unwrap() == 1);
+    eventually("nothing is left of it", Duration::from_secs(5), || agent.entries("CONNECTIONS") == 0);
     let before = agent.descriptors();
     python(&agent, script, &[&server.port(), NAME, &pki.ca()]);
     eventually("no dial is left", Duration::from_secs(5), || *ended.lock().unwrap() == server.accepted());
-    assert_eq!(agent.entries("CONNECTIONS"), 0);
+    eventually("no connection is left", Duration::from_secs(5), || agent.entries("CONNECTIONS") == 0);
     eventually("all descriptors are closed", Duration::from_secs(5), || agent.descriptors() < before + 10);
 }
 
