@@ -1,18 +1,18 @@
-//! The capabilities that the agent needs, each with its reason, and those that it has.
+//! Capabilities that the agent needs, each with its reason, and those that it has.
 
 use std::fs;
 
 /// A capability (capabilities(7)) and what it is needed for.
 pub(crate) struct Capability {
-    /// Its bit, as in linux/capability.h.
+    /// Number of its bit, as linux/capability.h has it.
     pub(crate) number: u32,
-    /// As in capabilities(7).
+    /// Name as capabilities(7) has it.
     pub(crate) name: &'static str,
-    /// What the agent does with it.
+    /// Use that the agent makes of it.
     pub(crate) reason: &'static str,
 }
 
-/// All that the agent needs, and nothing else.
+/// Capabilities that the agent needs, and nothing else.
 pub(crate) const CAPABILITIES: [Capability; 11] = [
     Capability {
         number: 1,
@@ -55,7 +55,7 @@ pub(crate) const CAPABILITIES: [Capability; 11] = [
     Capability { number: 39, name: "CAP_BPF", reason: "load eBPF programs, make maps" },
 ];
 
-/// This process's effective capabilities: bit n is capability n. Zero if /proc can't be read.
+/// Effective capabilities of this process: bit n is capability n. Zero if /proc can't be read.
 pub(crate) fn effective_capabilities() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let word = status.lines().find_map(|line| line.strip_prefix("CapEff:"));

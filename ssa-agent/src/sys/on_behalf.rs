@@ -1,18 +1,21 @@
-//! Sockets made on behalf of a program: in its network namespace, in its cgroup and as its user.
+//! Sockets made on behalf of an application: in its network namespace, in its cgroup and as its user.
 //!
-//! Whoever limits what a program may reach goes by one of these: routes and firewalls of a namespace, programs of
+//! Whoever limits what an application may reach goes by one of these: routes and firewalls of a namespace, programs of
 //! others on a cgroup (systemd's `IPAddressDeny=`), nft's `socket cgroupv2` and `meta skuid`. A socket has them from
 //! the moment in which it is made, for good (`cgroup_sk_alloc` in kernel/cgroup/cgroup.c, `sock_alloc` in net/socket.c,
-//! Linux 6.18). So a child is put into the cgroup at its birth (`CLONE_INTO_CGROUP`, clone3(2)), becomes the user, makes
-//! the socket, sends it to the agent, and ends. It lives for some microseconds, and shares the agent's memory:
+//! Linux 6.18). So a child is put into the cgroup at its birth (`CLONE_INTO_CGROUP`, clone3(2)), becomes the user,
+//! makes the socket, sends it to the agent, and ends. It lives for some microseconds, and shares the agent's memory:
 //!
 //! - it consists of system calls only, in one block of assembly: it may be killed at any moment, together with the
-//!   service, and must hold no lock and touch no stack then;
-//! - its descriptors are its own, so that what it has is gone with it. It is born with the agent's, of which it keeps the
-//!   few lowest (`CLOSE_RANGE_UNSHARE`, close_range(2)), as copying all of them would take long. One of these is its
-//!   end of a [`Slot`], into which it puts the socket (`SCM_RIGHTS`, unix(7));
+//! service, and must hold no lock and touch no stack then;
+//!
+//! - its descriptors are its own, so that what it has is gone with it. It is born with the agent's, of which it keeps
+//! the few lowest (`CLOSE_RANGE_UNSHARE`, close_range(2)), as copying all of them would take long. One of these is its
+//! end of a [`Slot`], into which it puts the socket (`SCM_RIGHTS`, unix(7));
+//!
 //! - the calling thread waits for it (`CLONE_VFORK`), so the kernel never picks it when the service is out of memory
-//!   (`in_vfork` in mm/oom_kill.c), which would be the agent's end too;
+//! (`in_vfork` in mm/oom_kill.c), which would be the agent's end too;
+//!
 //! - in a frozen cgroup it waits for the thaw, and the calling thread with it.
 
 #![expect(unsafe_code, reason = "clone3(2) with a child that shares our memory, open_by_handle_at(2)")]
@@ -35,18 +38,19 @@ use socket2::{Domain, Socket, Type};
 use super::cgroup;
 use crate::sync::lock;
 
-/// The owner of a socket that is made on behalf of an application.
+/// Owner of a socket that is made on behalf of an application.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct SocketOwner {
     /// Inodes of the cgroup, and of the one to take if that is gone.
     pub(crate) cgroups: [u64; 2],
-    /// Its user.
+    /// User id that the socket gets.
     pub(crate) uid: u32,
-    /// Its group.
+    /// Group id that the socket gets.
     pub(crate) gid: u32,
 }
 
-/// Makes a socket, not blocking and closed on exec.
+/// Makes a socket on behalf of its owner, not blocking and closed on exec. Blocks for microseconds, but in a frozen
+/// cgroup until the thaw.
 ///
 /// # Errors
 ///
@@ -89,19 +93,19 @@ struct Slot {
     child: OwnedFd,
 }
 
-/// Slots that are free, and where callers wait for one.
+/// Slots that are free, and the condition that callers wait for one by.
 struct Slots {
     free: Mutex<Vec<Slot>>,
     freed: Condvar,
-    /// The first descriptor that no child keeps.
+    /// First descriptor that no child keeps.
     first_closed: RawFd,
 }
 
-/// So many children at once: each lives for microseconds, but in a frozen cgroup.
+/// Number of slots: most children at once. Each lives for microseconds, but in a frozen cgroup.
 const SLOTS: usize = 32;
 static FREE: OnceLock<Option<Slots>> = OnceLock::new();
 
-/// Makes the slots. The earlier, the lower their descriptors, and the less there is to copy for a child.
+/// Makes the slots, once. The earlier, the lower their descriptors, and the less there is to copy for a child.
 pub(crate) fn prepare() -> io::Result<()> {
     slots().map(drop)
 }
@@ -122,7 +126,7 @@ impl Slot {
         Ok(Self { ours, child })
     }
 
-    /// Waits until one is free.
+    /// Takes a free slot. Blocks until one is free.
     fn take() -> io::Result<Taken> {
         let slots = slots()?;
         let mut free = lock(&slots.free);
@@ -134,7 +138,7 @@ impl Slot {
         }
     }
 
-    /// What the child has sent, which has ended since.
+    /// Receives the socket that the child has sent, which has ended since; none if it sent nothing.
     fn receive(&self) -> io::Result<Option<OwnedFd>> {
         let mut byte = [0; 1];
         let mut parts = [io::IoSliceMut::new(&mut byte)];
@@ -176,10 +180,10 @@ impl Drop for Taken {
     }
 }
 
-/// What the child does, and what came of it. Read and written by the assembly below: eight bytes each.
+/// Job of a child: its parameters, and the result. Read and written by the assembly below: eight bytes each.
 #[repr(C)]
 struct Job {
-    /// A `cgroup.procs` to move itself to; none if it is below zero.
+    /// Descriptor of a `cgroup.procs` to move itself to; none if it is below zero.
     procs: i64,
     netns: i64,
     gid: i64,
@@ -199,7 +203,7 @@ struct Job {
 }
 
 impl Job {
-    /// What is left by a child that had no time to say anything.
+    /// Result that is left by a child that had no time to say anything.
     const KILLED: i64 = -(libc::EAGAIN as i64);
 
     fn new(slot: &Taken, owner: &SocketOwner, netns: BorrowedFd<'_>, domain: i32, kind: i32) -> Box<Self> {
@@ -241,7 +245,7 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-/// Runs one child, which is born in a cgroup, or moves to one by itself.
+/// Runs one child, which is born in a cgroup, or moves to one by itself. Blocks until it has ended.
 fn run(job: &mut Job, slot: &Slot, cgroup: Option<&File>) -> io::Result<OwnedFd> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     const SHARED: libc::c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES;
@@ -268,7 +272,7 @@ fn run(job: &mut Job, slot: &Slot, cgroup: Option<&File>) -> io::Result<OwnedFd>
     }
 }
 
-/// Returns the child's process id, or an errno below zero, once the child has ended.
+/// Starts the child, and returns its process id, or an errno below zero, once it has ended.
 ///
 /// # Safety
 ///
@@ -391,7 +395,7 @@ fn open_cgroup(inode: u64) -> io::Result<File> {
     }
 }
 
-/// The path of the cgroup with this inode, if there is one.
+/// Path of the cgroup with this inode. Errors: `ESTALE` if there is none.
 pub(crate) fn cgroup_path(inode: u64) -> io::Result<PathBuf> {
     path(&open_cgroup(inode)?)
 }
