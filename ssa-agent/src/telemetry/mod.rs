@@ -1,4 +1,4 @@
-//! What people and machines are told: metrics, health, systemd, the texts of errors.
+//! Telemetry for people and machines: metrics, health, systemd, the texts of errors.
 
 mod error_chain;
 mod health;

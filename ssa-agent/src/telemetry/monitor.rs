@@ -1,4 +1,4 @@
-//! What machines ask by HTTP: whether the agent is ready and alive, and its metrics.
+//! Monitor: answers by HTTP whether the agent is ready and alive, and its metrics.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -18,14 +18,15 @@ use super::{
     metrics::{Metrics, Snapshot},
 };
 
-/// What the answers are made of.
+/// Parts that the answers are made of.
 struct Monitor<S> {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     snapshot: S,
 }
 
-/// Answers HTTP on an address, until it is aborted. `snapshot` reads what only the running agent knows.
+/// Answers HTTP on an address, in a task that the returned handle ends. `snapshot` reads what only the running agent
+/// knows. Errors: the address can't be bound.
 pub(crate) async fn serve(
     at: SocketAddr,
     health: Arc<Health>,
