@@ -1,4 +1,4 @@
-//! The policy in force: for each connection, and as rows for the hooks.
+//! Policies in force: for each connection, and as rows for the hooks.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,37 +24,38 @@ use crate::{
     sys::{as_caller::executable, cgroup},
 };
 
-/// The policy of one agent.
+/// Policies in force, for applications by their cgroup, user and executable.
 pub(crate) struct Policies {
     maps: Arc<PolicyMaps>,
     attached: Arc<Attached>,
     pods: Arc<Pods>,
-    /// Where the cgroup file system is mounted.
+    /// Mount point of the cgroup file system.
     mount: PathBuf,
     now: Mutex<Now>,
     /// Whether a selector of the file asks for pods.
     wants_pods: watch::Sender<bool>,
 }
 
-/// What is in force now.
+/// Policy in force, and the rows that the hooks have of it.
 struct Now {
     file: Arc<File>,
     generation: u64,
-    /// By the profiles that go into it, and the rule, if it is one's.
+    /// Policies with their files, by the indices of the profiles that go into them, and of the rule, if it is a rule's.
     effective: HashMap<(Vec<usize>, Option<usize>), Arc<Effective>>,
-    /// Each of them once: rules by the thousand have few policies.
+    /// Policies with their files, each once: rules by the thousand have few policies.
     loaded: Vec<Arc<Effective>>,
-    /// Cgroups by inode: path below the mount.
+    /// Paths of cgroups below the mount, by inode.
     cgroups: HashMap<u64, PathBuf>,
     /// Keys of the rows that the hooks have.
     rows: HashSet<PolicyKey>,
-    /// Classes of sets of profiles: of users', or of cgroups'.
+    /// Classes of sets of profiles, by whether the set is of users, or of cgroups.
     numbers: HashMap<(bool, Vec<usize>), u32>,
     next_class: u32,
 }
 
 impl Policies {
-    /// Puts a policy in force for the first time.
+    /// Puts a policy in force for the first time. Reads files of the configuration. Errors: no cgroup mount, unusable
+    /// files, full maps.
     pub(crate) fn new(
         maps: Arc<PolicyMaps>,
         attached: Arc<Attached>,
@@ -87,8 +88,8 @@ impl Policies {
         Ok(policies)
     }
 
-    /// Puts another policy in force. On an error the last one stays. Reads files: call it where that is
-    /// right.
+    /// Puts another policy in force, and returns its generation. On an error the last one stays. Blocks: reads files of
+    /// the configuration.
     pub(crate) fn replace(&self, file: Arc<File>) -> Result<u64, Error> {
         // Files that can't be read show now, not at the first connection.
         let mut effective = HashMap::new();
@@ -114,7 +115,7 @@ impl Policies {
         Ok(generation)
     }
 
-    /// How many policies were in force, this one among them.
+    /// Number of policies that were in force, this one among them.
     pub(crate) fn generation(&self) -> u64 {
         self.lock().generation
     }
@@ -124,8 +125,9 @@ impl Policies {
         self.lock().file.is_from_file
     }
 
-    /// What profiles ask of a caller. Its executable is read from /proc only if a profile of its cgroup and user goes by
-    /// one: an application that has ended, or dropped its user, since it called is none of the others' business.
+    /// Looks up what profiles ask of a caller. Its executable is read from /proc only if a profile of its cgroup and
+    /// user goes by one: an application that has ended, or dropped its user, since it called is none of the others'
+    /// business.
     pub(crate) fn application(&self, caller: &Caller) -> Result<Application, Error> {
         let (cgroup, file) = {
             let mut now = self.lock();
@@ -138,7 +140,8 @@ impl Policies {
         Ok(application)
     }
 
-    /// What is in force for an application; for its connections by a rule, if one is given. May read files.
+    /// Looks up the policy for an application; for its connections by a rule, if one is given. May read files of the
+    /// configuration.
     pub(crate) fn effective(
         &self,
         application: &Application,
@@ -164,7 +167,7 @@ impl Policies {
         Ok(one)
     }
 
-    /// An application was seen: if its cgroup is new, the hooks learn its class.
+    /// Notes an application that was seen: if its cgroup is new, the hooks learn its class.
     pub(crate) fn seen(&self, caller: &Caller) {
         let mut now = self.lock();
         if !now.file.profiles.is_empty() {
@@ -172,8 +175,8 @@ impl Policies {
         }
     }
 
-    /// Takes up certificates and keys that were replaced, for new connections. Some that are no good are left, until others
-    /// come; `told` keeps what was said of them.
+    /// Takes up certificates and keys of the configuration that were replaced, for new connections. If they are no
+    /// good, the old ones stay until others come; `logged` keeps what was logged of that. Blocks.
     pub(crate) fn renew(&self, told: &mut HashSet<String>) {
         let all = self.lock().loaded.clone();
         for before in all.into_iter().filter(|one| stamps(&one.policy) != one.files) {
@@ -197,7 +200,7 @@ impl Policies {
         }
     }
 
-    /// Path of a cgroup below the mount; the attached one's, if it is none of those below.
+    /// Path of a caller's cgroup below the mount; the attached one's, if it is none of those below.
     fn cgroup_of(&self, now: &mut Now, caller: &Caller) -> PathBuf {
         let id = caller.cgroup;
         let of_service =
@@ -222,7 +225,7 @@ impl Policies {
         self.wants_pods.subscribe()
     }
 
-    /// Another cgroup is attached: the hooks learn the classes of what is below.
+    /// Notes that another cgroup is attached: the hooks learn the classes of what is below.
     pub(crate) fn cgroup_attached(&self) {
         self.refresh(&mut self.lock());
     }
@@ -237,8 +240,8 @@ impl Policies {
         Path::new("/").join(path.strip_prefix(&self.mount).unwrap_or(path))
     }
 
-    /// Writes the rows of all classes, then the classes, then deletes the rows of before. For a moment a
-    /// hook may find the row of everybody else, which `connect` makes good.
+    /// Writes the rows of all classes, then the classes, then deletes the rows of before. For a moment a hook may find
+    /// the row of everybody else, which `connect` makes good.
     fn write_rows(&self, now: &mut Now) -> Result<(), Error> {
         self.find_cgroups(now);
         let file = Arc::clone(&now.file);
@@ -283,7 +286,7 @@ impl Policies {
         Ok(())
     }
 
-    /// Notes the attached cgroups and all below them.
+    /// Finds the attached cgroups and all below them.
     fn find_cgroups(&self, now: &mut Now) {
         now.cgroups.clear();
         let mut left: Vec<PathBuf> = self.attached.paths().into_values().collect();
@@ -303,8 +306,8 @@ impl Policies {
 }
 
 impl Now {
-    /// The class of a set of profiles, which keeps its number for as long as the file is in force. No
-    /// number is ever used for another set.
+    /// Class of a set of profiles, which keeps its number for as long as the file is in force. No number is ever used
+    /// for another set.
     fn number(&mut self, of_user: bool, sets: &mut HashMap<Vec<usize>, u32>, set: Vec<usize>) -> u32 {
         if let Some(number) = sets.get(&set) {
             return *number;
@@ -318,7 +321,7 @@ impl Now {
         number
     }
 
-    /// Writes a row. One that is there is known of, whatever comes after.
+    /// Writes a row, and notes that the hooks have it, whatever comes after.
     fn put_row(
         &mut self,
         maps: &PolicyMaps,
@@ -333,7 +336,7 @@ impl Now {
     }
 }
 
-/// A policy with its files, read unless the same policy was before.
+/// Loads a policy's files, unless the same policy was loaded before.
 fn load(loaded: &mut Vec<Arc<Effective>>, policy: Policy) -> Result<Arc<Effective>, LoadError> {
     if let Some(same) = loaded.iter().find(|one| one.policy == policy) {
         return Ok(Arc::clone(same));

@@ -1,4 +1,4 @@
-//! The rules in force: each cgroup's set of them, as the hooks look it up, and the rule that a connection comes under.
+//! Rules in force: each cgroup's set of them, as the hooks look it up, and the rule that a connection comes under.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,22 +18,22 @@ use crate::{
     sys::cgroup,
 };
 
-/// The rules of one agent.
+/// Rules in force, by cgroup.
 pub(crate) struct Rules {
     maps: Arc<RuleMaps>,
     pods: Arc<Pods>,
-    /// Where the cgroup file system is mounted.
+    /// Mount point of the cgroup file system.
     mount: PathBuf,
     now: Mutex<Now>,
 }
 
 struct Now {
     file: Arc<File>,
-    /// Every cgroup of the machine, by inode, with its rules by index.
+    /// Indices of the rules of every cgroup of the machine, by the cgroup's inode.
     cgroups: HashMap<u64, Arc<[usize]>>,
-    /// What the hooks have for each set of rules.
+    /// Sets of rules that the hooks have, by the indices of their rules.
     sets: HashMap<Arc<[usize]>, Set>,
-    /// As the hooks have it.
+    /// Number of each cgroup's set of rules as the hooks have it, by inode, with [`NO_RULES_BELOW`] where that holds.
     ruled: HashMap<u64, u32>,
     last_set: u32,
     last_group: u32,
@@ -46,7 +46,8 @@ struct Set {
 }
 
 impl Rules {
-    /// Puts rules in force, in the place of those that an agent before this one has left.
+    /// Puts rules in force, in the place of those that an agent before this one has left. Blocks: looks at every cgroup
+    /// of the machine.
     pub(crate) fn new(maps: Arc<RuleMaps>, pods: Arc<Pods>, file: Arc<File>) -> Result<Self> {
         let left = maps.rule_keys();
         let last = |of: fn(&RuleKey) -> u32| left.iter().map(of).max().unwrap_or(0);
@@ -60,12 +61,12 @@ impl Rules {
         Ok(rules)
     }
 
-    /// The configuration that they are from.
+    /// Configuration that the rules are from.
     pub(crate) fn file(&self) -> Arc<File> {
         Arc::clone(&self.lock().file)
     }
 
-    /// Puts others in force. On an error the last ones stay.
+    /// Puts other rules in force. On an error the last ones stay. Blocks: looks at every cgroup of the machine.
     pub(crate) fn replace(&self, file: Arc<File>) -> Result<()> {
         let found = cgroup::all_below(&self.mount, |_path| ());
         let (before, sets) = {
@@ -91,7 +92,7 @@ impl Rules {
         done
     }
 
-    /// Names the rules that let plaintext pass.
+    /// Logs the rules that let plaintext pass.
     fn warn(&self) {
         let now = self.lock();
         for rule in now.file.rules().iter().filter(|rule| rule.mode() == Mode::Prefer) {
@@ -143,14 +144,15 @@ impl Rules {
         Ok(())
     }
 
-    /// Gives new cgroups their rules, and those that go by what has changed since. Those that get none stay refused.
+    /// Gives new cgroups their rules, and those whose rules go by something that has changed since. An error is logged;
+    /// cgroups that get none stay refused.
     pub(crate) fn reconcile(&self, found: &[(u64, PathBuf)]) {
         if let Err(error) = self.reconcile_all(found, false) {
             warn!(error = format!("{error:#}"), "new cgroups can't be given their rules, and are refused");
         }
     }
 
-    /// The number of a set of rules, which the hooks have from now on.
+    /// Number of a set of rules, which the hooks have from now on.
     fn set(&self, now: &mut Now, file: &File, rules: &Arc<[usize]>) -> Result<u32> {
         if rules.is_empty() {
             return Ok(0);
@@ -167,7 +169,7 @@ impl Rules {
         Ok(number)
     }
 
-    /// The rule by which a socket of this cgroup is a TLS socket ([`Traffic`]).
+    /// Finds the rule by which a socket of this cgroup is a TLS socket ([`Traffic`]).
     pub(crate) fn find(&self, cgroup: u64, kind: Traffic, at: SocketAddr) -> Option<RuleMatch> {
         let now = self.lock();
         let rules = now.cgroups.get(&cgroup)?;
