@@ -1,4 +1,4 @@
-//! The sockets that connect: turns events into attempts, and tells each attempt what the kernel says.
+//! Sockets that connect: turns events into attempts, and passes later events on to each attempt's task.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -19,13 +19,13 @@ use crate::{connection::Attempt, dial::SocketOptions, kernel::Syn};
 pub(crate) struct Attempts {
     outbound: Arc<Outbound>,
     live: HashMap<u64, Live>,
-    /// The attempts' tasks.
+    /// Tasks of the attempts.
     tasks: TaskTracker,
 }
 
 /// A socket that has connected, or is about to.
 struct Live {
-    /// Which connect it is at.
+    /// Count of the socket's connects, from 1.
     number: u32,
     /// The record of its first SYN, until the hold is over: for a successor.
     held: Option<Box<Held>>,
@@ -34,7 +34,7 @@ struct Live {
 }
 
 impl Live {
-    /// Tells its task that the application has closed the socket.
+    /// Ends its task's waiting: the application has closed the socket.
     fn closed(&self) {
         self.progress.send_modify(|progress| progress.closed = true);
         self.options.send_modify(|options| options.closed = true);
@@ -42,7 +42,7 @@ impl Live {
 }
 
 impl Attempts {
-    /// No attempts yet.
+    /// Makes a table without attempts.
     pub(crate) fn new(outbound: Arc<Outbound>) -> Self {
         Self { outbound, live: HashMap::new(), tasks: TaskTracker::new() }
     }
@@ -52,7 +52,7 @@ impl Attempts {
         self.tasks.is_empty()
     }
 
-    /// A SYN was held: the first of an attempt starts it, others tell it to repeat its answer.
+    /// Takes a SYN that was held: the first of an attempt starts it, later ones make its task repeat the answer.
     pub(crate) fn held(&mut self, record: Box<Held>) {
         let Some(syn) = record.syn.get(..record.syn_len as usize).and_then(Syn::parse) else {
             debug!(id = record.id, "held a packet that is no SYN");
@@ -88,7 +88,7 @@ impl Attempts {
         self.tasks.spawn(connection::run(Arc::clone(outbound), held, follow_options));
     }
 
-    /// An attempt has left SYN_SENT.
+    /// Notes that an attempt has left SYN_SENT.
     pub(crate) fn left(&mut self, left: &HoldEnded) {
         if let Some(live) = self.live.get_mut(&left.id)
             && live.number == left.attempt
@@ -98,21 +98,21 @@ impl Attempts {
         }
     }
 
-    /// An option for the peer leg was set. False if it is no socket of this table.
+    /// Notes an option for the peer leg that was set. False if it is no socket of this table.
     pub(crate) fn changed(&self, changed: &Changed) -> bool {
         let Some(live) = self.live.get(&changed.id) else { return false };
         live.options.send_modify(|options| options.set(changed.slot, changed.value));
         true
     }
 
-    /// A socket was closed for the last time.
+    /// Notes that a socket was closed for the last time.
     pub(crate) fn closed(&mut self, id: u64) {
         if let Some(live) = self.live.remove(&id) {
             live.closed();
         }
     }
 
-    /// Records of connects that nobody works on any more, for a successor.
+    /// Records of connects that nobody works on any more, for a successor: bytes of [`Held`], in host byte order.
     pub(crate) fn left_over(&self) -> Vec<Vec<u8>> {
         let left = self.live.values().filter(|live| live.progress.is_closed());
         left.filter_map(|live| live.held.as_ref()).map(|held| held.as_bytes().to_vec()).collect()
