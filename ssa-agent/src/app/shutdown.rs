@@ -1,4 +1,4 @@
-//! How an agent ends: closed, and with nobody left half served.
+//! End of an agent: closed, and with nobody left half served.
 
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use tracing::{info, warn};
 use super::{events::EventLoop, upgrade::successor::Successor};
 use crate::{kernel::SocketMaps, telemetry::tell};
 
-/// How often an agent that finishes looks for what nobody has told it of.
+/// Period in which an agent that finishes looks for sockets whose close was missed.
 const POLL_CLOSED: Duration = Duration::from_secs(1);
 
-/// Finishes what is open, when a successor serves; at most for `limit`.
+/// Finishes open connections, when a successor serves; at most for `limit`. Those that are left are reset when the
+/// process ends.
 pub(super) async fn finish(events: &mut EventLoop, successor: Successor, limit: Duration) {
     let pid = successor.pid;
     info!(pid, connections = events.connections(), "another agent serves; finishing what is open");
@@ -51,9 +52,8 @@ pub(super) async fn finish(events: &mut EventLoop, successor: Successor, limit: 
     }
 }
 
-/// Waits until no TLS socket of the cgroup is left. Those that were connected are reset by now, and
-/// those that were connecting were refused; but one that is open still must not become a plain
-/// socket.
+/// Waits, without a limit, until no TLS socket of the attached cgroups is left. Those that were connected are reset by
+/// now, and those that were connecting were refused; but one that is open still must not become a plain socket.
 pub(super) async fn end_sockets(sockets: &SocketMaps) {
     let mut told = 0;
     loop {

@@ -1,4 +1,4 @@
-//! Builds the parts of an agent, each with the others that it needs. Nothing else knows all of them.
+//! Wiring: builds the parts of an agent, each with the others that it needs. Nothing else knows all of them.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -21,26 +21,40 @@ use crate::{
     telemetry::{Health, Metrics},
 };
 
-/// The parts, to be given out by [`super::run::run`] and kept by nobody.
+/// Parts of an agent, to be given out by [`super::run::run`] and kept by nobody.
 pub(super) struct Parts {
+    /// Phase of the process, as `app` sets it.
     pub(super) lifecycle: Arc<Lifecycle>,
+    /// Answers to applications.
     pub(super) answers: Answers,
+    /// Configuration in force.
     pub(super) enforcement: Arc<Enforcement>,
+    /// Health of the process.
     pub(super) health: Arc<Health>,
+    /// Parts that inbound connections share.
     pub(super) inbound: Arc<Inbound>,
+    /// Metrics of the agent.
     pub(super) metrics: Arc<Metrics>,
+    /// Network namespaces that are served.
     pub(super) namespaces: Arc<Namespaces>,
+    /// Settings of applications.
     pub(super) options: Arc<Options>,
+    /// Parts that outbound connections share.
     pub(super) outbound: Arc<Outbound>,
+    /// Pods of this node.
     pub(super) pods: Arc<Pods>,
+    /// Attached cgroups.
     pub(super) services: Arc<Services>,
+    /// Maps of ids and counters.
     pub(super) sockets: Arc<SocketMaps>,
+    /// Open connections and failures.
     pub(super) table: ConnectionTable,
-    /// Connects that the agent before this one was at.
+    /// Connects that the agent before this one was at: bytes of [`ssa_common::event::Held`].
     pub(super) held: Vec<Vec<u8>>,
 }
 
-/// Builds all parts, and attaches `cgroups`. Clients of applications' listeners go to `clients`.
+/// Builds all parts, and attaches `cgroups`. Clients of applications' listeners go to `clients`. Must be called inside
+/// the runtime. Blocks.
 pub(super) fn wire(
     hooks: Hooks,
     maps: Maps,
