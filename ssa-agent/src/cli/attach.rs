@@ -30,7 +30,7 @@ pub(crate) struct AttachArgs {
     agent: super::args::AgentArgs,
 }
 
-/// Which cgroups.
+/// Cgroups that a command is about.
 #[derive(clap::Args)]
 #[group(multiple = false)]
 struct Which {
@@ -50,7 +50,7 @@ impl Which {
         self.cgroup.is_some() || self.unit.is_some() || self.container.is_some()
     }
 
-    /// Their paths, among those that are there.
+    /// Paths of the cgroups that are meant, among those that are there.
     fn among(&self, there: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
         let mount = cgroup::mount()?;
         let below = |path: &Path| Path::new("/").join(path.strip_prefix(&mount).unwrap_or(path));
@@ -63,7 +63,7 @@ impl Which {
         Ok(taken)
     }
 
-    /// The path, if it is one without wildcards.
+    /// Path of the cgroup, if it is one without wildcards.
     fn path(&self) -> Option<&Path> {
         self.cgroup.as_deref().filter(|path| !path.to_string_lossy().contains(['*', '?', '[']))
     }
@@ -99,6 +99,7 @@ pub(crate) struct ListArgs {
     agent: super::args::AgentArgs,
 }
 
+/// Runs `ssa-agent attach`.
 pub(crate) fn attach(args: &AttachArgs) -> Result<ExitCode> {
     ensure!(args.which.is_given(), "say which: a cgroup, --unit or --container");
     let cgroups = match args.which.path() {
@@ -115,6 +116,7 @@ pub(crate) fn attach(args: &AttachArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Runs `ssa-agent detach`.
 pub(crate) fn detach(args: &DetachArgs) -> Result<ExitCode> {
     let name = args.agent.name()?;
     let attached = || Ok::<_, anyhow::Error>(listed(&name)?.into_iter().map(|service| service.cgroup).collect());
@@ -130,6 +132,7 @@ pub(crate) fn detach(args: &DetachArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Runs `ssa-agent list`.
 pub(crate) fn list(args: &ListArgs) -> Result<ExitCode> {
     let name = args.agent.name()?;
     if args.uncaptured {

@@ -1,4 +1,4 @@
-//! `ssa-agent check`: what a configuration says, before it is in force.
+//! `ssa-agent check`: explains a configuration before it is in force.
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     udp: bool,
 }
 
-/// Says what the rules make of a socket; gives the policy that is in force for it then.
+/// Explains the rules for a socket; returns the policy that is in force for it then.
 fn explain(args: &Args, file: &File, application: &Application, profiles: &[usize]) -> Option<Policy> {
     let (at, kind) = match (args.to, args.listen) {
         (Some(at), _) => (at, if args.udp { Traffic::OUT_UDP } else { Traffic::OUT_TCP }),
@@ -67,6 +67,7 @@ fn explain(args: &Args, file: &File, application: &Application, profiles: &[usiz
     rule.mode().is_tls().then(|| file.policy_by_rule(profiles, rule))
 }
 
+/// Runs `ssa-agent check`.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let config: Config = args.config.config();
     let file = config.read()?;

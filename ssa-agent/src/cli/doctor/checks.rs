@@ -1,4 +1,4 @@
-//! What the agent needs of a machine, thing by thing: whether it is there, why it matters, what to do.
+//! Checks of a machine, thing by thing: whether it is there, why the agent needs it, what to do.
 
 use std::{fs, path::Path};
 
@@ -17,10 +17,11 @@ use crate::{
     },
 };
 
-/// How a check came out.
+/// Outcome of a check.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Outcome {
+    /// The agent has what it needs.
     Good,
     /// The agent runs, and lacks something.
     Warning,
@@ -28,16 +29,18 @@ pub(crate) enum Outcome {
     Failed,
 }
 
-/// One thing that was looked at.
+/// Check of one thing.
 #[derive(Debug, Serialize)]
 pub(crate) struct Check {
+    /// Name of the thing.
     pub(crate) name: &'static str,
+    /// Outcome of the check.
     pub(crate) outcome: Outcome,
-    /// What is there.
+    /// State that was found.
     pub(crate) found: String,
-    /// What the agent needs it for.
+    /// Use that the agent makes of it.
     pub(crate) why: &'static str,
-    /// What to do; empty if all is well.
+    /// Advice what to do; empty if all is well.
     pub(crate) advice: String,
 }
 
@@ -46,12 +49,12 @@ impl Check {
         Self { name, outcome: Outcome::Good, found: found.into(), why, advice: String::new() }
     }
 
-    /// Failed unless `good`.
+    /// Makes the outcome [`Outcome::Failed`] unless `good`.
     fn need(self, good: bool, advice: impl Into<String>) -> Self {
         self.unless(good, Outcome::Failed, advice)
     }
 
-    /// A warning unless `good`.
+    /// Makes the outcome [`Outcome::Warning`] unless `good`.
     fn want(self, good: bool, advice: impl Into<String>) -> Self {
         self.unless(good, Outcome::Warning, advice)
     }
@@ -121,7 +124,7 @@ fn capabilities() -> Check {
     check.need(lacking.is_empty(), format!("run as root, or with these ambient capabilities: {}", reasons.join("; ")))
 }
 
-/// Each program is loaded, and let go.
+/// Checks whether each program loads, and lets it go.
 fn programs() -> Vec<Check> {
     let trial = kernel::trial();
     let mut refused = Vec::new();
@@ -224,7 +227,7 @@ fn reused_ports() -> Check {
     check.want(value != 0, "sysctl net.ipv4.tcp_tw_reuse=2, or IPv6 servers end at 470 connections a second")
 }
 
-/// What came of serving a cgroup for a moment.
+/// Makes the check of a part of serving a cgroup for a moment.
 pub(crate) fn trial(name: &'static str, done: anyhow::Result<()>) -> Check {
     let (why, advice) = match name {
         "serving" => ("the agent attaches, serves and detaches", "see what was found"),
