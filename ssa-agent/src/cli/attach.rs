@@ -19,7 +19,7 @@ use crate::{
 
 /// Let a running agent serve one more cgroup
 ///
-/// Programs in it, and below it, have TLS sockets from now on; sockets that they have made before do not (`ssa-agent list
+/// Applications in it, and below it, have TLS sockets from now on; sockets that they have made before do not (`ssa-agent list
 /// --uncaptured`). It stays attached until `ssa-agent detach`, or until the agent ends in order; an agent of the same name
 /// that is started after a crash takes it up again. For services that begin later, name them in the configuration.
 #[derive(clap::Args)]
@@ -71,7 +71,7 @@ impl Which {
 
 /// Let a running agent serve a cgroup no longer
 ///
-/// Its connections are reset. Then this waits until its programs have closed their TLS sockets: one that stays open must
+/// Its connections are reset. Then this waits until its applications have closed their TLS sockets: one that stays open must
 /// not become a plain socket. A cgroup that the configuration names is not attached again either, until `ssa-agent attach`
 /// or the agent's next start; but one that takes its place is, when the service begins again.
 #[derive(clap::Args)]
@@ -91,7 +91,7 @@ pub(crate) struct ListArgs {
     /// Print JSON instead
     #[arg(long)]
     json: bool,
-    /// List the TCP sockets of their programs that can't speak TLS instead: those that were made before the service was
+    /// List the TCP sockets of their applications that can't speak TLS instead: those that were made before the service was
     /// attached, or in another cgroup
     #[arg(long)]
     uncaptured: bool,

@@ -32,7 +32,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         bail!("there is no cgroup {}; `ssa-agent run --cgroup {0}` makes it", args.cgroup.display());
     }
     cgroup::enter(&path)?;
-    let [program, arguments @ ..] = &args.command[..] else { bail!("no program given") };
-    let error = Command::new(program).args(arguments).exec();
-    Err(error).with_context(|| format!("running {}", program.display()))
+    let [executable, arguments @ ..] = &args.command[..] else { bail!("no command given") };
+    let error = Command::new(executable).args(arguments).exec();
+    Err(error).with_context(|| format!("running {}", executable.display()))
 }

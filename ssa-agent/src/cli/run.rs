@@ -91,7 +91,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     runtime.shutdown_background();
     let (code, ended) = served?;
     if matches!(ended, End::Detached) {
-        // Programs that are still in it keep it; they may be in it for as long as they like.
+        // Processes that are still in it keep it; they may be in it for as long as they like.
         made.iter().for_each(|path| drop(fs::remove_dir(path)));
     }
     Ok(code)
@@ -181,7 +181,7 @@ async fn attended(args: &Args, cgroups: &[PathBuf], asked: &CancellationToken, c
 }
 
 fn tell(path: &Path) {
-    eprintln!("ssa-agent: ready. Programs in {} speak TLS by IPPROTO_TLS options.", path.display());
+    eprintln!("ssa-agent: ready. Applications in {} speak TLS by IPPROTO_TLS options.", path.display());
     eprintln!("ssa-agent: start one there:  ssa-agent exec --cgroup {} -- COMMAND", path.display());
     eprintln!("ssa-agent: or move one in:   echo PID > {}/cgroup.procs", path.display());
 }

@@ -34,9 +34,9 @@ pub(crate) async fn run(cgroup: &Path) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let addr = listener.local_addr()?.to_string();
     let serving = tokio::spawn(serve(listener, acceptor));
-    let program = std::env::current_exe()?;
-    let mut probe = Command::new(&program);
-    probe.args(["exec".as_ref(), "--cgroup".as_ref(), cgroup.as_os_str(), "--".as_ref(), program.as_os_str()]);
+    let executable = std::env::current_exe()?;
+    let mut probe = Command::new(&executable);
+    probe.args(["exec".as_ref(), "--cgroup".as_ref(), cgroup.as_os_str(), "--".as_ref(), executable.as_os_str()]);
     probe.args(["probe", &addr, NAME, &ca]).kill_on_drop(true);
     let output = timeout(Duration::from_secs(30), probe.output()).await.context("no answer within 30 s")??;
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
@@ -59,9 +59,9 @@ pub(crate) async fn refusals(cgroup: &Path) -> Result<()> {
 }
 
 async fn refused(cgroup: &Path, addr: &str, ca: &str, errno: i32) -> Result<()> {
-    let program = std::env::current_exe()?;
-    let mut probe = Command::new(&program);
-    probe.args(["exec".as_ref(), "--cgroup".as_ref(), cgroup.as_os_str(), "--".as_ref(), program.as_os_str()]);
+    let executable = std::env::current_exe()?;
+    let mut probe = Command::new(&executable);
+    probe.args(["exec".as_ref(), "--cgroup".as_ref(), cgroup.as_os_str(), "--".as_ref(), executable.as_os_str()]);
     probe.args(["probe", "--refused", &errno.to_string(), addr, "other.ssa.test", ca]).kill_on_drop(true);
     let output = timeout(Duration::from_secs(10), probe.output()).await.context("no answer within 10 s")??;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());

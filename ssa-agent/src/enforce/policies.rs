@@ -207,7 +207,7 @@ impl Policies {
             || self.attached.paths().get(&caller.service).map_or_else(PathBuf::new, |path| self.below_mount(path));
         if !now.cgroups.contains_key(&id) && !now.file.profiles.is_empty() {
             self.refresh(now);
-            // A socket may be passed to a program elsewhere: once is enough to look.
+            // A socket may be passed to an application elsewhere: once is enough to look.
             now.cgroups.entry(id).or_insert_with(of_service);
         }
         now.cgroups.get(&id).cloned().unwrap_or_else(of_service)
@@ -265,7 +265,7 @@ impl Policies {
             let both = |by_cgroup: &[usize]| -> Vec<usize> {
                 by_cgroup.iter().copied().filter(|index| by_user.contains(index)).collect()
             };
-            // Programs of a cgroup that is not known yet may be anybody's: `connect` decides.
+            // Applications of a cgroup that is not known yet may be anybody's: `connect` decides.
             let mut unknown = row(&file, &both(&others));
             for (by_cgroup, cgroup) in &cgroup_sets {
                 let row = row(&file, &both(by_cgroup));

@@ -53,10 +53,10 @@ pub(crate) enum Error {
         path: PathBuf,
     },
     /// The process is not the one that has named the path.
-    #[error("the program that named the path has ended, or become another user")]
+    #[error("the application that named the path has ended, or become another user")]
     Changed,
     /// The thread that reads can't be made, or can't become the caller.
-    #[error("reading as the program failed: {0}")]
+    #[error("reading as the application failed: {0}")]
     Thread(#[source] io::Error),
 }
 
@@ -207,7 +207,7 @@ fn become_caller(caller: &Caller) -> Result<u64, Error> {
         return Err(Error::Changed);
     }
     // The hook knows the real ids only. Of those and the effective ones the lesser counts: root that
-    // acts for a user is that user, and a user that runs a setuid program is still that user.
+    // acts for a user is that user, and a user that runs a setuid executable is still that user.
     if status.uid == 0 {
         (status.uid, status.gid) = (status.fsuid, status.fsgid);
     }
@@ -273,7 +273,7 @@ fn status(process: &Path) -> io::Result<Status> {
 /// Takes on the caller's file rights. Only the file-system ids change: were the thread's user the
 /// caller, the caller could kill the agent.
 fn drop_rights(status: &Status, effective: u64) -> io::Result<()> {
-    // A program that is not root has no capabilities here, even if it has some now: it may have got
+    // An application that is not root has no capabilities here, even if it has some now: it may have got
     // them by an exec after the call.
     let keep = if status.uid == 0 { effective } else { 0 };
     let groups: Vec<libc::gid_t> = status.groups.clone();

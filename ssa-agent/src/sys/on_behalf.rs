@@ -63,7 +63,7 @@ pub(crate) fn socket(owner: &SocketOwner, netns: BorrowedFd<'_>, domain: Domain,
     let mut job = Job::new(&slot, owner, netns, i32::from(domain), kind);
     let made = loop {
         match run(&mut job, &slot, Some(&cgroup)) {
-            // A threaded cgroup takes threads only; its programs run below the nearest one that is not.
+            // A threaded cgroup takes threads only; its processes run below the nearest one that is not.
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => cgroup = File::open(above(&cgroup)?)?,
             // KERNEL: whatever is born into a cgroup that `cgroup.kill` was ever written to is killed at once
             // (`cgroup_css_set_fork` takes the count of kills from the parent's cgroup, kernel/cgroup/cgroup.c, 6.18).
@@ -368,7 +368,7 @@ unsafe fn spawn(arguments: &CloneArgs, job: &mut Job) -> i64 {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-compile_error!("sockets are made on behalf of programs by assembly, which is written for x86-64 only");
+compile_error!("sockets are made on behalf of applications by assembly, which is written for x86-64 only");
 
 /// Opens a cgroup by its inode, which is its file handle (`kernfs_encode_fh` in fs/kernfs/mount.c).
 fn open_cgroup(inode: u64) -> io::Result<File> {

@@ -123,7 +123,7 @@ unsafe extern "C" {
 /// [`Handshake`].
 pub(super) fn ask_for_staples(ssl: &mut SslRef) -> Result<(), ErrorStack> {
     ssl.set_status_type(StatusType::OCSP)?;
-    // SAFETY: the `Ssl` is alive, and the callback is one for as long as the program runs.
+    // SAFETY: the `Ssl` is alive, and the callback is one for as long as the process runs.
     unsafe { SSL_set_msg_callback(ssl.as_ptr(), Some(message)) };
     Ok(())
 }

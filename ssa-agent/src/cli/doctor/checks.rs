@@ -148,7 +148,7 @@ fn programs() -> Vec<Check> {
             refused.is_empty(),
             "ssa-agent run --log debug says what the verifier found; run a kernel that is tested (README)",
         ),
-        call.want(tracing.is_empty(), "nothing, if programs make plain TCP sockets and set an option"),
+        call.want(tracing.is_empty(), "nothing, if applications make plain TCP sockets and set an option"),
     ]
 }
 
@@ -174,14 +174,14 @@ fn loopback() -> Check {
     // Not /sys, which may be another namespace's.
     let mut interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
     let up = interfaces.any(|one| one.interface_name == "lo" && one.flags.contains(InterfaceFlags::IFF_UP));
-    let check = Check::new("loopback", "programs and the agent meet there", if up { "up" } else { "down" });
+    let check = Check::new("loopback", "applications and the agent meet there", if up { "up" } else { "down" });
     check.need(up, "ip link set lo up (in each network namespace with TLS sockets)")
 }
 
 fn ipv6() -> Check {
     let there = Path::new("/proc/net/if_inet6").exists();
     let check = Check::new("IPv6", "TLS sockets over IPv6 need ::1", if there { "there" } else { "off" });
-    check.want(there, "nothing, if no program uses IPv6")
+    check.want(there, "nothing, if no application uses IPv6")
 }
 
 fn open_files() -> Check {
