@@ -94,7 +94,7 @@ impl EventLoop {
         let Duties { lifecycle, mut tasks, background, mut candidates, transfer, finish } = duties;
         held.into_iter().for_each(|held| self.attempts.held(Box::new(held)));
         let mut lost = self.sockets.counter(Counter::EventsLost);
-        let mut looked = Instant::now();
+        let mut polled_namespaces = Instant::now();
         while !(self.drain.is_stopped() && self.attempts.is_idle()) {
             let batch = tokio::select! {
                 batch = events.batch(TICK, |event| self.handle(event)) => batch,
@@ -126,8 +126,8 @@ impl EventLoop {
             offer_ids(&self.sockets)?;
             self.sockets.forget_old();
             self.enforcement.names.take_in();
-            if looked.elapsed() >= POLL_NAMESPACES {
-                looked = Instant::now();
+            if polled_namespaces.elapsed() >= POLL_NAMESPACES {
+                polled_namespaces = Instant::now();
                 self.namespaces.forget_idle();
             }
             let now = self.sockets.counter(Counter::EventsLost);
@@ -156,9 +156,9 @@ impl EventLoop {
             Event::Left(left) => self.attempts.left(&left),
             Event::Changed(changed) => {
                 self.changed(&changed);
-                if let Some(tell) = &self.predecessor {
+                if let Some(predecessor) = &self.predecessor {
                     // It has ended, or knows the socket, or does not.
-                    let _ended = tell.send(changed);
+                    let _ended = predecessor.send(changed);
                 }
             }
             Event::Listening(listening) => self.inbound.listening(&listening),

@@ -110,15 +110,15 @@ impl Reconciler {
 
     /// Takes up files of the configuration that were replaced, until `stop`.
     pub(crate) async fn follow_files(self: Arc<Self>, stop: CancellationToken) {
-        let mut told = HashSet::new();
+        let mut logged = HashSet::new();
         while stop.run_until_cancelled(sleep(POLL_FILES)).await.is_some() {
             let own = Arc::clone(&self);
             let looked = tokio::task::spawn_blocking(move || {
-                own.enforcement.policies.renew(&mut told);
-                told
+                own.enforcement.policies.renew(&mut logged);
+                logged
             });
-            let Ok(same) = looked.await else { return };
-            told = same;
+            let Ok(still_logged) = looked.await else { return };
+            logged = still_logged;
         }
     }
 }

@@ -166,7 +166,7 @@ async fn attended(args: &Args, cgroups: &[PathBuf], asked: &CancellationToken, c
         print!("{}", selftest::run(path).await.context("the self-test failed")?);
     }
     if args.command.is_empty() {
-        cgroups.iter().for_each(|path| tell(path));
+        cgroups.iter().for_each(|path| print_ready(path));
         asked.cancelled().await;
         return Ok(());
     }
@@ -180,7 +180,7 @@ async fn attended(args: &Args, cgroups: &[PathBuf], asked: &CancellationToken, c
     Ok(())
 }
 
-fn tell(path: &Path) {
+fn print_ready(path: &Path) {
     eprintln!("ssa-agent: ready. Applications in {} speak TLS by IPPROTO_TLS options.", path.display());
     eprintln!("ssa-agent: start one there:  ssa-agent exec --cgroup {} -- COMMAND", path.display());
     eprintln!("ssa-agent: or move one in:   echo PID > {}/cgroup.procs", path.display());

@@ -39,8 +39,8 @@ pub(crate) async fn run(cgroup: &Path) -> Result<String> {
     probe.args(["exec".as_ref(), "--cgroup".as_ref(), cgroup.as_os_str(), "--".as_ref(), executable.as_os_str()]);
     probe.args(["probe", &addr, NAME, &ca]).kill_on_drop(true);
     let output = timeout(Duration::from_secs(30), probe.output()).await.context("no answer within 30 s")??;
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    ensure!(output.status.success(), "the plain socket could not fetch over TLS: {said}");
+    let printed = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    ensure!(output.status.success(), "the plain socket could not fetch over TLS: {printed}");
     serving.await??;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

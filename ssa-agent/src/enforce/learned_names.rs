@@ -52,12 +52,12 @@ pub(crate) struct LearnedNames(Mutex<Inner>);
 struct Inner {
     ring: RingBuf<MapData>,
     streams: Streams,
-    talk: Talk,
+    tracker: DnsTracker,
 }
 
 /// Tracker of DNS exchanges: questions that wait, and names that were learned from answers.
 #[derive(Default)]
-struct Talk {
+struct DnsTracker {
     /// Questions that wait for their answer, each with the time at which it was asked.
     asked: HashMap<QuestionKey, (Query, Instant)>,
     known: Known,
@@ -94,10 +94,10 @@ struct Known(HashMap<(u64, IpAddr), HashMap<String, Instant>>);
 impl LearnedNames {
     /// Reads from the hooks' ring buffer, and begins with the names that an agent before this one has `learned`.
     pub(crate) fn new(ring: RingBuf<MapData>, learned: Vec<Learned>) -> Self {
-        let mut talk = Talk::default();
+        let mut tracker = DnsTracker::default();
         let now = Instant::now();
         for Learned { cgroup, addr, name, seconds } in learned {
-            talk.known.learn(
+            tracker.known.learn(
                 cgroup,
                 addr,
                 &name,
@@ -105,14 +105,14 @@ impl LearnedNames {
                 now,
             );
         }
-        Self(Mutex::new(Inner { ring, streams: Streams::default(), talk }))
+        Self(Mutex::new(Inner { ring, streams: Streams::default(), tracker }))
     }
 
     /// Lists the names that are known, for a successor.
     pub(crate) fn learned(&self) -> Vec<Learned> {
         let now = Instant::now();
         let inner = self.lock();
-        let all = inner.talk.known.0.iter().flat_map(|((cgroup, addr), names)| {
+        let all = inner.tracker.known.0.iter().flat_map(|((cgroup, addr), names)| {
             names.iter().map(|(name, until)| (*cgroup, *addr, name.clone(), until.saturating_duration_since(now)))
         });
         all.map(|(cgroup, addr, name, left)| Learned { cgroup, addr, name, seconds: left.as_secs_f64() }).collect()
@@ -128,7 +128,7 @@ impl LearnedNames {
         let mut inner = self.lock();
         // The hook has told of the answer before it has told of the connect.
         inner.take_in();
-        inner.talk.known.of(cgroup, addr.to_canonical(), Instant::now())
+        inner.tracker.known.of(cgroup, addr.to_canonical(), Instant::now())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -138,16 +138,16 @@ impl LearnedNames {
 
 impl Inner {
     fn take_in(&mut self) {
-        let Self { ring, streams, talk } = self;
+        let Self { ring, streams, tracker } = self;
         while let Some(record) = ring.next() {
             let Ok(datagram) = Datagram::ref_from_bytes(&record) else { continue };
             let Some(bytes) = datagram.bytes.get(..datagram.len as usize) else { continue };
             let now = Instant::now();
             if datagram.tcp == 0 {
-                talk.hear(datagram, bytes, now);
+                tracker.message(datagram, bytes, now);
             } else {
-                for message in streams.go_on(datagram, bytes, now) {
-                    talk.hear(datagram, &message, now);
+                for message in streams.segment(datagram, bytes, now) {
+                    tracker.message(datagram, &message, now);
                 }
             }
         }
@@ -159,7 +159,7 @@ impl Inner {
 #[cfg(any(fuzzing, test))]
 pub(crate) fn fuzz_names(mut bytes: &[u8], now: Instant) {
     use zerocopy::FromZeros as _;
-    let (mut streams, mut talk) = (Streams::default(), Talk::default());
+    let (mut streams, mut tracker) = (Streams::default(), DnsTracker::default());
     let mut piece = Datagram::new_zeroed();
     while let [from, number, high, low, rest @ ..] = bytes {
         let length = usize::from(u16::from_be_bytes([*high, *low])).min(rest.len()).min(piece.bytes.len());
@@ -170,28 +170,28 @@ pub(crate) fn fuzz_names(mut bytes: &[u8], now: Instant) {
         (piece.seq, piece.next) = (u32::from(*number), u32::from(*number));
         piece.len = u32::try_from(length).unwrap_or(0);
         if piece.tcp == 0 {
-            talk.hear(&piece, own, now);
+            tracker.message(&piece, own, now);
         } else {
-            for message in streams.go_on(&piece, own, now) {
-                talk.hear(&piece, &message, now);
+            for message in streams.segment(&piece, own, now) {
+                tracker.message(&piece, &message, now);
             }
         }
     }
-    assert!(talk.asked.len() <= MANY && talk.known.0.len() <= MANY && streams.0.len() <= STREAMS);
+    assert!(tracker.asked.len() <= MANY && tracker.known.0.len() <= MANY && streams.0.len() <= STREAMS);
 }
 
-impl Talk {
+impl DnsTracker {
     /// Takes in one DNS message: notes a question, or learns from the answer to one.
-    fn hear(&mut self, datagram: &Datagram, bytes: &[u8], now: Instant) {
+    fn message(&mut self, datagram: &Datagram, bytes: &[u8], now: Instant) {
         let Self { asked, known } = self;
         let Ok(message) = Message::from_vec(bytes) else { return };
         let Endpoint { addr: server, .. } = datagram.server;
         let key = QuestionKey { socket: datagram.cookie, server, id: message.metadata.id };
         if datagram.egress == 1 {
-            asks(asked, key, message, now);
+            note_question(asked, key, message, now);
             return;
         }
-        if asked.get(&key).is_none_or(|(question, _since)| !answers(&message, question)) {
+        if asked.get(&key).is_none_or(|(question, _since)| !answers_question(&message, question)) {
             debug!(server = %Ipv6Addr::from(server).to_canonical(), "an answer that nobody has asked for");
             return;
         }
@@ -206,7 +206,7 @@ impl Streams {
     /// Takes a segment, and returns the messages that it makes whole (RFC 1035, section 4.2.2). A stream is followed as
     /// long as each segment begins where the last has ended; of what comes from a server, the first must begin with the
     /// byte that the socket waits for.
-    fn go_on(&mut self, segment: &Datagram, bytes: &[u8], now: Instant) -> Vec<Vec<u8>> {
+    fn segment(&mut self, segment: &Datagram, bytes: &[u8], now: Instant) -> Vec<Vec<u8>> {
         let (egress, key) = (segment.egress == 1, (segment.cookie, segment.egress == 1));
         if !self.0.contains_key(&key) {
             if !egress && (segment.seq != segment.next || !self.0.contains_key(&(segment.cookie, true))) {
@@ -242,7 +242,12 @@ impl Streams {
 }
 
 /// Notes a question that goes to a name server.
-fn asks(asked: &mut HashMap<QuestionKey, (Query, Instant)>, key: QuestionKey, mut message: Message, now: Instant) {
+fn note_question(
+    asked: &mut HashMap<QuestionKey, (Query, Instant)>,
+    key: QuestionKey,
+    mut message: Message,
+    now: Instant,
+) {
     if message.metadata.message_type != MessageType::Query || message.queries.len() != 1 {
         return;
     }
@@ -257,7 +262,7 @@ fn asks(asked: &mut HashMap<QuestionKey, (Query, Instant)>, key: QuestionKey, mu
 }
 
 /// Whether a message is a good answer to the question.
-fn answers(message: &Message, question: &Query) -> bool {
+fn answers_question(message: &Message, question: &Query) -> bool {
     let same = |other: &Query| {
         other.name().to_lowercase() == question.name().to_lowercase()
             && other.query_type() == question.query_type()
@@ -345,12 +350,12 @@ mod tests {
         message.answers.push(Record::from_rdata(name("b.test."), 50, RData::CNAME(rdata::CNAME(name("c.test.")))));
         message.answers.push(Record::from_rdata(name("cache.test."), 70, RData::CNAME(rdata::CNAME(name("B.test.")))));
         message.answers.push(Record::from_rdata(name("stranger.test."), 70, RData::A(rdata::A([192, 0, 2, 2].into()))));
-        assert!(answers(&message, &question));
+        assert!(answers_question(&message, &question));
         assert_eq!(addresses(&message, question.name()), [(IpAddr::V4(one), Duration::from_secs(50))]);
-        assert!(!answers(&message, &Query::query(name("other.test."), RecordType::A)));
-        assert!(!answers(&message, &Query::query(name("cache.test."), RecordType::AAAA)));
+        assert!(!answers_question(&message, &Query::query(name("other.test."), RecordType::A)));
+        assert!(!answers_question(&message, &Query::query(name("cache.test."), RecordType::AAAA)));
         message.metadata.response_code = ResponseCode::ServFail;
-        assert!(!answers(&message, &question));
+        assert!(!answers_question(&message, &question));
         assert_eq!(plain(question.name()), "cache.test");
     }
 
@@ -365,7 +370,7 @@ mod tests {
         let now = Instant::now();
         let mut streams = Streams::default();
         let mut go =
-            |egress, seq, next, bytes: &[u8]| streams.go_on(&segment(egress, seq, next, bytes.len()), bytes, now);
+            |egress, seq, next, bytes: &[u8]| streams.segment(&segment(egress, seq, next, bytes.len()), bytes, now);
         assert!(go(0, 5, 5, &[0, 1, 7]).is_empty(), "an answer before a question");
         assert!(go(1, u32::MAX, 0, &[0]).is_empty());
         assert_eq!(go(1, 0, 0, &[2, 8, 9, 0, 1]), [[8, 9]], "sequence numbers wrap");

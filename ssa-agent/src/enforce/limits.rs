@@ -26,7 +26,7 @@ struct Inner {
     services: HashMap<u64, u64>,
     users: HashMap<u32, u64>,
     /// Time at which each limit was last logged, by its key of the configuration; and how often it was met since.
-    told: HashMap<&'static str, (Instant, u64)>,
+    logged: HashMap<&'static str, (Instant, u64)>,
 }
 
 /// Error: a limit is reached, and one more is refused.
@@ -50,7 +50,7 @@ pub(crate) struct Permit {
 pub(crate) struct Handshake(Limits);
 
 /// Shortest time between two log lines about one limit.
-const TELL: Duration = Duration::from_secs(1);
+const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 impl Limits {
     /// Puts the limits of the configuration in force, with nothing counted yet. Reads the process's limit of open
@@ -63,7 +63,7 @@ impl Limits {
             handshakes: 0,
             services: HashMap::new(),
             users: HashMap::new(),
-            told: HashMap::new(),
+            logged: HashMap::new(),
         };
         let limits = Self(Arc::new(Mutex::new(inner)));
         limits.replace(most);
@@ -102,7 +102,7 @@ impl Limits {
             None
         };
         if let Some(met) = found {
-            inner.tell(&met);
+            inner.log(&met);
             return Err(met);
         }
         *connections += 1;
@@ -117,7 +117,7 @@ impl Limits {
         let mut inner = self.lock();
         if inner.handshakes >= inner.most.handshakes {
             let met = LimitExceeded { what: "TLS handshakes", key: "handshakes", most: inner.most.handshakes, of: "" };
-            inner.tell(&met);
+            inner.log(&met);
             return Err(met);
         }
         inner.handshakes += 1;
@@ -137,13 +137,13 @@ impl Limits {
 }
 
 impl Inner {
-    fn tell(&mut self, met: &LimitExceeded) {
-        let (last, since) = self.told.entry(met.key).or_insert((Instant::now(), 0));
+    fn log(&mut self, met: &LimitExceeded) {
+        let (last, since) = self.logged.entry(met.key).or_insert((Instant::now(), 0));
         *since += 1;
-        if *since == 1 || last.elapsed() >= TELL {
+        if *since == 1 || last.elapsed() >= LOG_PAUSE {
             warn!(times = *since, "{met}");
             *last = Instant::now();
-            // The next one of this second is counted, not told.
+            // The next one of this second is counted, not logged.
             *since = 1;
         }
     }

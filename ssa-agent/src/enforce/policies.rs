@@ -31,13 +31,13 @@ pub(crate) struct Policies {
     pods: Arc<Pods>,
     /// Mount point of the cgroup file system.
     mount: PathBuf,
-    now: Mutex<Now>,
+    in_force: Mutex<InForce>,
     /// Whether a selector of the file asks for pods.
     wants_pods: watch::Sender<bool>,
 }
 
 /// Policy in force, and the rows that the hooks have of it.
-struct Now {
+struct InForce {
     file: Arc<File>,
     generation: u64,
     /// Policies with their files, by the indices of the profiles that go into them, and of the rule, if it is a rule's.
@@ -66,7 +66,7 @@ impl Policies {
         let base = Arc::new(Effective::load(file.policy(&[]))?);
         // Classes of an agent before this one mean nothing, and go when those of this one are there.
         let left: HashSet<PolicyKey> = maps.policy_keys().into_iter().collect();
-        let now = Now {
+        let in_force = InForce {
             file,
             generation: 1,
             effective: HashMap::from([((Vec::new(), None), Arc::clone(&base))]),
@@ -82,8 +82,8 @@ impl Policies {
             rows: left,
             numbers: HashMap::new(),
         };
-        let wants_pods = watch::Sender::new(now.file.asks_for_pods());
-        let policies = Self { maps, attached, pods, mount, now: Mutex::new(now), wants_pods };
+        let wants_pods = watch::Sender::new(in_force.file.asks_for_pods());
+        let policies = Self { maps, attached, pods, mount, in_force: Mutex::new(in_force), wants_pods };
         policies.write_rows(&mut policies.lock())?;
         Ok(policies)
     }
@@ -98,19 +98,19 @@ impl Policies {
             let one = load(&mut loaded, policy)?;
             effective.insert(key, one);
         }
-        let mut now = self.lock();
-        let generation = now.generation + 1;
-        let before = std::mem::replace(&mut now.file, file);
-        let numbers = std::mem::take(&mut now.numbers);
-        if let Err(error) = self.write_rows(&mut now) {
-            now.file = before;
-            now.numbers = numbers;
+        let mut in_force = self.lock();
+        let generation = in_force.generation + 1;
+        let before = std::mem::replace(&mut in_force.file, file);
+        let numbers = std::mem::take(&mut in_force.numbers);
+        if let Err(error) = self.write_rows(&mut in_force) {
+            in_force.file = before;
+            in_force.numbers = numbers;
             return Err(error);
         }
-        now.generation = generation;
-        now.effective = effective;
-        now.loaded = loaded;
-        self.wants_pods.send_replace(now.file.asks_for_pods());
+        in_force.generation = generation;
+        in_force.effective = effective;
+        in_force.loaded = loaded;
+        self.wants_pods.send_replace(in_force.file.asks_for_pods());
         info!(generation, "a new policy is in force");
         Ok(generation)
     }
@@ -130,8 +130,8 @@ impl Policies {
     /// business.
     pub(crate) fn application(&self, caller: &Caller) -> Result<Application, Error> {
         let (cgroup, file) = {
-            let mut now = self.lock();
-            (self.cgroup_of(&mut now, caller), Arc::clone(&now.file))
+            let mut in_force = self.lock();
+            (self.cgroup_of(&mut in_force, caller), Arc::clone(&in_force.file))
         };
         let mut application = Application { uid: caller.uid, cgroup, executable: None };
         if file.asks_for_executable(&application) {
@@ -147,52 +147,52 @@ impl Policies {
         application: &Application,
         by_rule: Option<&RuleMatch>,
     ) -> Result<Arc<Effective>, Error> {
-        let mut now = self.lock();
-        if application.executable.is_none() && now.file.asks_for_executable(application) {
+        let mut in_force = self.lock();
+        if application.executable.is_none() && in_force.file.asks_for_executable(application) {
             return Err(Error::PolicyChanging);
         }
-        if by_rule.is_some_and(|found| !Arc::ptr_eq(&found.file, &now.file)) {
+        if by_rule.is_some_and(|found| !Arc::ptr_eq(&found.file, &in_force.file)) {
             return Err(Error::RulesChanging);
         }
-        let key = (now.file.profiles_of(application), by_rule.map(|found| found.index));
-        if let Some(effective) = now.effective.get(&key) {
+        let key = (in_force.file.profiles_of(application), by_rule.map(|found| found.index));
+        if let Some(effective) = in_force.effective.get(&key) {
             return Ok(Arc::clone(effective));
         }
         let policy = match by_rule {
-            Some(found) => now.file.policy_by_rule(&key.0, found.rule()),
-            None => now.file.policy(&key.0),
+            Some(found) => in_force.file.policy_by_rule(&key.0, found.rule()),
+            None => in_force.file.policy(&key.0),
         };
-        let one = load(&mut now.loaded, policy)?;
-        now.effective.insert(key, Arc::clone(&one));
+        let one = load(&mut in_force.loaded, policy)?;
+        in_force.effective.insert(key, Arc::clone(&one));
         Ok(one)
     }
 
     /// Notes an application that was seen: if its cgroup is new, the hooks learn its class.
     pub(crate) fn seen(&self, caller: &Caller) {
-        let mut now = self.lock();
-        if !now.file.profiles.is_empty() {
-            self.cgroup_of(&mut now, caller);
+        let mut in_force = self.lock();
+        if !in_force.file.profiles.is_empty() {
+            self.cgroup_of(&mut in_force, caller);
         }
     }
 
     /// Takes up certificates and keys of the configuration that were replaced, for new connections. If they are no
     /// good, the old ones stay until others come; `logged` keeps what was logged of that. Blocks.
-    pub(crate) fn renew(&self, told: &mut HashSet<String>) {
+    pub(crate) fn renew(&self, logged: &mut HashSet<String>) {
         let all = self.lock().loaded.clone();
         for before in all.into_iter().filter(|one| stamps(&one.policy) != one.files) {
             match Effective::load(before.policy.clone()) {
                 Ok(loaded) => {
-                    let (mut now, loaded) = (self.lock(), Arc::new(loaded));
-                    let Now { effective, loaded: all, .. } = &mut *now;
+                    let (mut in_force, loaded) = (self.lock(), Arc::new(loaded));
+                    let InForce { effective, loaded: all, .. } = &mut *in_force;
                     for one in effective.values_mut().chain(all).filter(|one| Arc::ptr_eq(one, &before)) {
                         *one = Arc::clone(&loaded);
                     }
                     info!("replaced certificates of the configuration are in force");
-                    told.clear();
+                    logged.clear();
                 }
                 Err(error) => {
                     let text = error.to_string();
-                    if told.insert(text.clone()) {
+                    if logged.insert(text.clone()) {
                         warn!(error = text, "certificates were replaced by some that are no good; the old ones stay");
                     }
                 }
@@ -201,16 +201,16 @@ impl Policies {
     }
 
     /// Path of a caller's cgroup below the mount; the attached one's, if it is none of those below.
-    fn cgroup_of(&self, now: &mut Now, caller: &Caller) -> PathBuf {
+    fn cgroup_of(&self, in_force: &mut InForce, caller: &Caller) -> PathBuf {
         let id = caller.cgroup;
         let of_service =
             || self.attached.paths().get(&caller.service).map_or_else(PathBuf::new, |path| self.below_mount(path));
-        if !now.cgroups.contains_key(&id) && !now.file.profiles.is_empty() {
-            self.refresh(now);
+        if !in_force.cgroups.contains_key(&id) && !in_force.file.profiles.is_empty() {
+            self.refresh(in_force);
             // A socket may be passed to an application elsewhere: once is enough to look.
-            now.cgroups.entry(id).or_insert_with(of_service);
+            in_force.cgroups.entry(id).or_insert_with(of_service);
         }
-        now.cgroups.get(&id).cloned().unwrap_or_else(of_service)
+        in_force.cgroups.get(&id).cloned().unwrap_or_else(of_service)
     }
 
     /// Whether the agent is to attach a cgroup by itself ([`File::selects`]).
@@ -230,8 +230,8 @@ impl Policies {
         self.refresh(&mut self.lock());
     }
 
-    fn refresh(&self, now: &mut Now) {
-        if let Err(error) = self.write_rows(now) {
+    fn refresh(&self, in_force: &mut InForce) {
+        if let Err(error) = self.write_rows(in_force) {
             warn!(error = &error as &dyn std::error::Error, "the hooks keep the rows that they have");
         }
     }
@@ -242,23 +242,23 @@ impl Policies {
 
     /// Writes the rows of all classes, then the classes, then deletes the rows of before. For a moment a hook may find
     /// the row of everybody else, which `connect` makes good.
-    fn write_rows(&self, now: &mut Now) -> Result<(), Error> {
-        self.find_cgroups(now);
-        let file = Arc::clone(&now.file);
+    fn write_rows(&self, in_force: &mut InForce) -> Result<(), Error> {
+        self.find_cgroups(in_force);
+        let file = Arc::clone(&in_force.file);
         let profiles = |takes: &dyn Fn(&Profile) -> bool| -> Vec<usize> {
             file.profiles.iter().enumerate().filter(|(_, profile)| takes(profile)).map(|(index, _)| index).collect()
         };
         let others = profiles(&Profile::takes_any_cgroup);
         let by_cgroup: HashMap<u64, Vec<usize>> =
-            now.cgroups.iter().map(|(id, path)| (*id, profiles(&|profile| profile.takes_cgroup(path)))).collect();
+            in_force.cgroups.iter().map(|(id, path)| (*id, profiles(&|profile| profile.takes_cgroup(path)))).collect();
         let mut cgroup_sets = HashMap::from([(others.clone(), 0)]);
         let of_cgroups: HashMap<u64, u32> =
-            by_cgroup.into_iter().map(|(id, set)| (id, now.number(false, &mut cgroup_sets, set))).collect();
+            by_cgroup.into_iter().map(|(id, set)| (id, in_force.number(false, &mut cgroup_sets, set))).collect();
         let mut user_sets = HashMap::from([(profiles(&|profile| profile.user.is_none()), 0)]);
         let uids: HashSet<u32> = file.profiles.iter().filter_map(|profile| profile.user).map(|user| user.0).collect();
         let of_users: HashMap<u32, u32> = uids
             .into_iter()
-            .map(|uid| (uid, now.number(true, &mut user_sets, profiles(&|profile| profile.takes_user(uid)))))
+            .map(|uid| (uid, in_force.number(true, &mut user_sets, profiles(&|profile| profile.takes_user(uid)))))
             .collect();
         let mut rows = HashSet::new();
         for (by_user, user) in &user_sets {
@@ -270,29 +270,29 @@ impl Policies {
             for (by_cgroup, cgroup) in &cgroup_sets {
                 let row = row(&file, &both(by_cgroup));
                 loosen(&mut unknown, &row);
-                now.put_row(&self.maps, PolicyKey { cgroup: *cgroup, user: *user }, &row, &mut rows)?;
+                in_force.put_row(&self.maps, PolicyKey { cgroup: *cgroup, user: *user }, &row, &mut rows)?;
             }
             for index in 0..file.profiles.len() {
                 loosen(&mut unknown, &row(&file, &[&both(&others)[..], &both(&[index])[..]].concat()));
             }
             let key = PolicyKey { cgroup: UNKNOWN_CGROUP, user: *user };
-            now.put_row(&self.maps, key, &unknown, &mut rows)?;
+            in_force.put_row(&self.maps, key, &unknown, &mut rows)?;
         }
         self.maps.set_classes(&of_cgroups, &of_users)?;
-        for gone in now.rows.difference(&rows) {
+        for gone in in_force.rows.difference(&rows) {
             self.maps.remove_policy(gone);
         }
-        now.rows = rows;
+        in_force.rows = rows;
         Ok(())
     }
 
     /// Finds the attached cgroups and all below them.
-    fn find_cgroups(&self, now: &mut Now) {
-        now.cgroups.clear();
+    fn find_cgroups(&self, in_force: &mut InForce) {
+        in_force.cgroups.clear();
         let mut left: Vec<PathBuf> = self.attached.paths().into_values().collect();
         while let Some(path) = left.pop() {
             let Ok(metadata) = fs::metadata(&path) else { continue };
-            now.cgroups.insert(metadata.ino(), self.below_mount(&path));
+            in_force.cgroups.insert(metadata.ino(), self.below_mount(&path));
             let children = fs::read_dir(&path).into_iter().flatten().flatten();
             left.extend(
                 children.filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())).map(|child| child.path()),
@@ -300,12 +300,12 @@ impl Policies {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Now> {
-        lock(&self.now)
+    fn lock(&self) -> MutexGuard<'_, InForce> {
+        lock(&self.in_force)
     }
 }
 
-impl Now {
+impl InForce {
     /// Class of a set of profiles, which keeps its number for as long as the file is in force. No number is ever used
     /// for another set.
     fn number(&mut self, of_user: bool, sets: &mut HashMap<Vec<usize>, u32>, set: Vec<usize>) -> u32 {

@@ -47,15 +47,15 @@ pub(crate) struct Client {
 
 /// Accepts connections and hands them to `deliver`, until it is aborted. Failures are logged, and tried again.
 pub(super) async fn accept(listener: TcpListener, deliver: impl Fn(TcpStream, SocketAddr)) {
-    let mut told: Option<Instant> = None;
+    let mut logged: Option<Instant> = None;
     loop {
         match listener.accept().await {
             Ok((stream, from)) => deliver(stream, from),
             Err(error) => {
                 // No descriptor is left, most likely: who waits is accepted when there is one.
-                if told.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
+                if logged.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
                     warn!(error = &error as &dyn std::error::Error, "accepting a connection failed; trying again");
-                    told = Some(Instant::now());
+                    logged = Some(Instant::now());
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }

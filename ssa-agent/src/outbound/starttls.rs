@@ -128,6 +128,6 @@ async fn line(peer: &mut TcpStream) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-fn refused(said: impl AsRef<[u8]>) -> io::Error {
-    io::Error::other(format!("no STARTTLS: {}", String::from_utf8_lossy(said.as_ref().trim_ascii())))
+fn refused(reply: impl AsRef<[u8]>) -> io::Error {
+    io::Error::other(format!("no STARTTLS: {}", String::from_utf8_lossy(reply.as_ref().trim_ascii())))
 }

@@ -90,7 +90,7 @@ impl Inspection {
                 *self = Self::Anything;
                 if is_client_hello(bytes) { Err(ProtocolMismatch::ClientHello) } else { Ok(()) }
             }
-            Self::Records(records) => records.go_on(bytes).then_some(()).ok_or(ProtocolMismatch::NotTls),
+            Self::Records(records) => records.feed(bytes).then_some(()).ok_or(ProtocolMismatch::NotTls),
         }
     }
 }

@@ -84,14 +84,14 @@ pub(crate) async fn run(
 ) -> Result<(), Error> {
     let mut up = Pipe::new(&copied.up);
     let mut down = Pipe::new(&copied.down);
-    let mut gone = false;
+    let mut app_closed = false;
     let both = poll_fn(|cx| {
         let sent = up.poll(cx, Pin::new(&mut app), Pin::new(&mut peer)).map_err(Error::from_up)?;
         let received = down.poll(cx, Pin::new(&mut peer), Pin::new(&mut app)).map_err(Error::from_down)?;
-        gone = gone || option_updates(cx, peer.tcp()).is_ready();
+        app_closed = app_closed || option_updates(cx, peer.tcp()).is_ready();
         match (sent, received) {
             (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
-            (Poll::Ready(()), Poll::Pending) if gone => Poll::Ready(Ok(())),
+            (Poll::Ready(()), Poll::Pending) if app_closed => Poll::Ready(Ok(())),
             (Poll::Ready(()) | Poll::Pending, Poll::Pending) | (Poll::Pending, Poll::Ready(())) => Poll::Pending,
         }
     });
@@ -124,11 +124,11 @@ async fn idled(copied: &Copied, limit: Duration) {
     if limit.is_zero() {
         return std::future::pending().await;
     }
-    let (mut last, mut same) = (copied.both(), 0);
-    while same < LOOKS {
+    let (mut last, mut unchanged) = (copied.both(), 0);
+    while unchanged < LOOKS {
         sleep(limit / LOOKS).await;
         let now = copied.both();
-        same = if now == last { same + 1 } else { 0 };
+        unchanged = if now == last { unchanged + 1 } else { 0 };
         last = now;
     }
 }

@@ -152,7 +152,7 @@ pub(super) fn reason(code: i64) -> Option<&'static str> {
 
 /// Words when and why a certificate was revoked.
 pub(super) fn revoked(on: Option<&Asn1TimeRef>, code: i64) -> Status {
-    let on = on.map(|on| format!(" on {}", crate::tls::date(on))).unwrap_or_default();
+    let on = on.map(|on| format!(" on {}", crate::tls::date_text(on))).unwrap_or_default();
     let why = reason(code).map(|reason| format!(" ({reason})")).unwrap_or_default();
     Status::Revoked(format!("{on}{why}"))
 }

@@ -50,7 +50,7 @@ pub(super) struct Cache {
     /// Lock that is held while a file is written or removed: what is known then is what stays.
     disk: Mutex<()>,
     /// Flag that it was logged that nothing can be kept on disk.
-    told: AtomicBool,
+    logged: AtomicBool,
     /// Bytes that were written since the folder was cleared.
     written: AtomicU64,
     /// Count of the answers taken in that say "revoked".
@@ -74,7 +74,7 @@ impl Cache {
             inner: Mutex::default(),
             folder,
             disk: Mutex::default(),
-            told: AtomicBool::new(false),
+            logged: AtomicBool::new(false),
             written: AtomicU64::new(0),
             revoked: watch::channel(0).0,
         }
@@ -258,7 +258,7 @@ impl Cache {
             Ok(())
         };
         if let Err(error) = write()
-            && !self.told.swap(true, Ordering::Relaxed)
+            && !self.logged.swap(true, Ordering::Relaxed)
         {
             warn!(path = %path.display(), %error, "answers about revocation can't be kept on disk, and go with the agent");
         }

@@ -171,9 +171,9 @@ impl Check {
     /// running.
     pub(super) async fn ask(&self, subject: &Subject) -> Outcome {
         let mut key = self.begin(subject).map_err(|why| vec![why.to_owned()])?;
-        let said = key.wait_for(Option::is_some).await;
-        let gone = || Err(vec!["the question was given up".to_owned()]);
-        said.map_or_else(|_dropped| gone(), |said| said.clone().unwrap_or_else(gone))
+        let landed = key.wait_for(Option::is_some).await;
+        let given_up = || Err(vec!["the question was given up".to_owned()]);
+        landed.map_or_else(|_dropped| given_up(), |outcome| outcome.clone().unwrap_or_else(given_up))
     }
 
     /// Begins a question, unless the same one is being asked, and returns where its outcome will be. Errors: there are

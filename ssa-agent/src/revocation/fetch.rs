@@ -106,7 +106,7 @@ impl Origin {
 }
 
 /// Request to a web server.
-pub(super) struct Wanted<'a> {
+pub(super) struct FetchRequest<'a> {
     /// URL: http or https.
     pub(super) url: &'a str,
     /// Question to send (POST), or none (GET).
@@ -126,12 +126,12 @@ const REDIRECTS: usize = 3;
 ///
 /// Errors: [`Error::NotAsked`] if no server may be asked, [`Error::Failed`] for all else. Cancellation closes the
 /// connection.
-pub(super) async fn fetch(origin: &Origin, wanted: &Wanted<'_>) -> Result<Bytes, Error> {
+pub(super) async fn fetch(origin: &Origin, wanted: &FetchRequest<'_>) -> Result<Bytes, Error> {
     let mut uri: Uri = wanted.url.parse().map_err(|error| format!("no URL: {error}"))?;
     for _redirect in 0..=REDIRECTS {
         match ask(origin, wanted, &uri).await? {
             Reply::Body(body) => return Ok(body),
-            Reply::Elsewhere(next) => uri = resolve_against(&uri, &next)?,
+            Reply::Redirect(next) => uri = resolve_against(&uri, &next)?,
         }
     }
     Err(format!("more than {REDIRECTS} redirects").into())
@@ -139,10 +139,10 @@ pub(super) async fn fetch(origin: &Origin, wanted: &Wanted<'_>) -> Result<Bytes,
 
 enum Reply {
     Body(Bytes),
-    Elsewhere(String),
+    Redirect(String),
 }
 
-async fn ask(origin: &Origin, wanted: &Wanted<'_>, uri: &Uri) -> Result<Reply, Error> {
+async fn ask(origin: &Origin, wanted: &FetchRequest<'_>, uri: &Uri) -> Result<Reply, Error> {
     let secure = match uri.scheme_str() {
         Some("http") => false,
         Some("https") => true,
@@ -196,7 +196,7 @@ async fn dial(origin: &Origin, host: &str, port: u16, local: bool) -> Result<Tcp
         let to = SocketAddr::new(addr, port);
         let dialled = match origin {
             Origin::Host => TcpStream::connect(to).await,
-            Origin::Application { namespace, owner, .. } => dial::dial(namespace, to, plain(*owner)).await,
+            Origin::Application { namespace, owner, .. } => dial::dial(namespace, to, bare_setup(*owner)).await,
         };
         match dialled {
             // Nobody else has this machine's addresses.
@@ -216,7 +216,7 @@ fn is_frozen(owner: &SocketOwner) -> bool {
 }
 
 /// Setup of a socket without options.
-fn plain(owner: SocketOwner) -> SocketSetup {
+fn bare_setup(owner: SocketOwner) -> SocketSetup {
     SocketSetup { owner, bound: Endpoint::new_zeroed(), interface: 0, options: [ABSENT; SLOTS] }
 }
 
@@ -259,7 +259,7 @@ async fn shake_hands(stream: TcpStream, host: &str) -> Result<SslStream<TcpStrea
 /// Sends one request and reads its answer.
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
-    wanted: &Wanted<'_>,
+    wanted: &FetchRequest<'_>,
     uri: &Uri,
 ) -> Result<Reply, String> {
     let failed = |error: hyper::Error| error_chain(&error);
@@ -287,7 +287,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
         let status = response.status();
         if status.is_redirection() {
             let next = response.headers().get(LOCATION).and_then(|next| next.to_str().ok());
-            return Ok(Reply::Elsewhere(next.ok_or("a redirect to nowhere")?.to_owned()));
+            return Ok(Reply::Redirect(next.ok_or("a redirect to nowhere")?.to_owned()));
         }
         if status != StatusCode::OK {
             return Err(format!("HTTP status {}", status.as_u16()));
@@ -298,7 +298,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     let (mut answer, mut connection) = (pin!(answer), pin!(connection));
     tokio::select! {
         biased;
-        said = &mut answer => said,
+        answered = &mut answer => answered,
         // What has come is still there to be read.
         _ended = &mut connection => answer.await,
     }

@@ -14,7 +14,7 @@ use super::{
     cache::Cache,
     checks::Checks,
     crl::{self, Crl},
-    fetch::{self, Origin, Place, Wanted, fetch},
+    fetch::{self, FetchRequest, Origin, Place, fetch},
     ocsp,
     subject::{Key, Subject},
 };
@@ -85,11 +85,11 @@ impl Servers {
             first
         };
         tokio::select! {
-            said = &mut ocsp => match said {
+            outcome = &mut ocsp => match outcome {
                 Ok(answer) => Ok(answer),
                 Err(why) => crl.await.map_err(|more| both(why, more)),
             },
-            said = &mut crl => match said {
+            outcome = &mut crl => match outcome {
                 Ok(answer) => Ok(answer),
                 Err(why) => ocsp.await.map_err(|more| both(more, why)),
             },
@@ -103,7 +103,7 @@ impl Servers {
         subject: &Subject,
         policy: &policy::Revocation,
         from: &Origin,
-        wanted: Wanted<'_>,
+        wanted: FetchRequest<'_>,
         judge: impl AsyncFnOnce(Bytes) -> Result<T, (bool, String)>,
     ) -> Result<T, String> {
         let server = BackoffKey { place: from.place(), url: wanted.url.to_owned(), about: None };
@@ -144,7 +144,7 @@ impl Servers {
         let question = Bytes::from(request.to_der().map_err(|error| error.to_string())?);
         let mut last = "the certificate names no responder".to_owned();
         for url in subject.responders() {
-            let wanted = Wanted {
+            let wanted = FetchRequest {
                 url: &url,
                 question: Some(question.clone()),
                 types: ("application/ocsp-request", "application/ocsp-response"),
@@ -179,7 +179,7 @@ impl Servers {
         let mut last = "the certificate names no CRL".to_owned();
         let mut lists: Vec<(Key, Arc<Crl>)> = Vec::new();
         for url in subject.lists() {
-            let wanted = Wanted {
+            let wanted = FetchRequest {
                 url: &url,
                 question: None,
                 types: ("", "application/pkix-crl"),

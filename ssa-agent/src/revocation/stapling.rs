@@ -54,15 +54,15 @@ impl Stapling {
         }
         let (stapling, policy, from) = (Arc::downgrade(self), policy.clone(), from());
         tokio::spawn(async move {
-            let mut told = HashSet::new();
+            let mut logged = HashSet::new();
             while let Some((revocation, subjects)) =
                 stapling.upgrade().map(|one| (Arc::clone(&one.revocation), one.subjects.clone()))
             {
                 for (index, subject) in subjects.iter().enumerate() {
                     match revocation.refresh_staple(subject, &policy, from.clone()).await {
-                        Ok(()) => drop(told.remove(&index)),
+                        Ok(()) => drop(logged.remove(&index)),
                         // Once, until it goes well again.
-                        Err(error) if told.insert(index) => warn!(error, "nothing fresh to staple"),
+                        Err(error) if logged.insert(index) => warn!(error, "nothing fresh to staple"),
                         Err(_again) => {}
                     }
                 }

@@ -53,8 +53,8 @@ impl Subject {
     /// Names the certificate for people: its subject and issuer.
     pub(super) fn name(&self) -> String {
         let certificate = &self.certificate;
-        let issuer = tls::name(certificate.issuer_name());
-        format!("{}, issued by {issuer}", tls::name(certificate.subject_name()))
+        let issuer = tls::distinguished_name(certificate.issuer_name());
+        format!("{}, issued by {issuer}", tls::distinguished_name(certificate.subject_name()))
     }
 
     /// URLs of OCSP responders (RFC 5280, section 4.2.2.1), a few at most, http and https only.

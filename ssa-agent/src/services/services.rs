@@ -24,6 +24,7 @@ use crate::{
     policy::is_pod,
     sync::lock,
     sys::{cgroup, on_behalf},
+    telemetry::LogOnce,
 };
 
 /// Attached cgroups with their hooks, and the names and commands that decide about attaching.
@@ -164,15 +165,14 @@ impl Services {
         lock(&self.names).remove(path);
         let detached = self.hooks.lock().await.as_mut().context("the agent ends")?.detach_options(id);
         detached?;
-        let mut told = 0;
+        let mut trouble = LogOnce::default();
         loop {
             let open = self.maps.sockets_of(id);
             if open == 0 {
                 break;
             }
-            if open != told {
+            if trouble.is_new(&open.to_string()) {
                 warn!(open, cgroup = %path.display(), "TLS sockets are still open; waiting for their applications to close them");
-                told = open;
             }
             sleep(Duration::from_millis(50)).await;
         }

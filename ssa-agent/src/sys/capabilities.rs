@@ -40,7 +40,11 @@ pub(crate) const CAPABILITIES: [Capability; 11] = [
         reason: "attach programs to cgroups and namespaces, end a listener that can't serve",
     },
     Capability { number: 13, name: "CAP_NET_RAW", reason: "resume or refuse a connect that is held" },
-    Capability { number: 18, name: "CAP_SYS_CHROOT", reason: "files that an application names are opened below its root" },
+    Capability {
+        number: 18,
+        name: "CAP_SYS_CHROOT",
+        reason: "files that an application names are opened below its root",
+    },
     Capability {
         number: 19,
         name: "CAP_SYS_PTRACE",

@@ -7,15 +7,12 @@
 //! makes the socket, sends it to the agent, and ends. It lives for some microseconds, and shares the agent's memory:
 //!
 //! - it consists of system calls only, in one block of assembly: it may be killed at any moment, together with the
-//! service, and must hold no lock and touch no stack then;
-//!
+//!   service, and must hold no lock and touch no stack then;
 //! - its descriptors are its own, so that what it has is gone with it. It is born with the agent's, of which it keeps
-//! the few lowest (`CLOSE_RANGE_UNSHARE`, close_range(2)), as copying all of them would take long. One of these is its
-//! end of a [`Slot`], into which it puts the socket (`SCM_RIGHTS`, unix(7));
-//!
+//!   the few lowest (`CLOSE_RANGE_UNSHARE`, close_range(2)), as copying all of them would take long. One of these is
+//!   its end of a [`Slot`], into which it puts the socket (`SCM_RIGHTS`, unix(7));
 //! - the calling thread waits for it (`CLONE_VFORK`), so the kernel never picks it when the service is out of memory
-//! (`in_vfork` in mm/oom_kill.c), which would be the agent's end too;
-//!
+//!   (`in_vfork` in mm/oom_kill.c), which would be the agent's end too;
 //! - in a frozen cgroup it waits for the thaw, and the calling thread with it.
 
 #![expect(unsafe_code, reason = "clone3(2) with a child that shares our memory, open_by_handle_at(2)")]
@@ -64,7 +61,7 @@ pub(crate) fn socket(owner: &SocketOwner, netns: BorrowedFd<'_>, domain: Domain,
     let made = loop {
         match run(&mut job, &slot, Some(&cgroup)) {
             // A threaded cgroup takes threads only; its processes run below the nearest one that is not.
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => cgroup = File::open(above(&cgroup)?)?,
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => cgroup = File::open(parent(&cgroup)?)?,
             // KERNEL: whatever is born into a cgroup that `cgroup.kill` was ever written to is killed at once
             // (`cgroup_css_set_fork` takes the count of kills from the parent's cgroup, kernel/cgroup/cgroup.c, 6.18).
             // Moving there takes some milliseconds more.
@@ -79,8 +76,8 @@ pub(crate) fn socket(owner: &SocketOwner, netns: BorrowedFd<'_>, domain: Domain,
     };
     let socket = Socket::from(made);
     // The ids of a socket's file are those that firewalls see. Setting them can't fail but for want of a capability.
-    let of = fstat(&socket)?;
-    if (of.st_uid, of.st_gid) == (owner.uid, owner.gid) {
+    let stat = fstat(&socket)?;
+    if (stat.st_uid, stat.st_gid) == (owner.uid, owner.gid) {
         Ok(socket)
     } else {
         Err(io::ErrorKind::PermissionDenied.into())
@@ -89,12 +86,12 @@ pub(crate) fn socket(owner: &SocketOwner, netns: BorrowedFd<'_>, domain: Domain,
 
 /// A pair of connected sockets for one child at a time. The child's end has a low number.
 struct Slot {
-    ours: OwnedFd,
-    child: OwnedFd,
+    agent_end: OwnedFd,
+    child_end: OwnedFd,
 }
 
-/// Slots that are free, and the condition that callers wait for one by.
-struct Slots {
+/// Pool of free slots, and the condition that callers wait for one by.
+struct SlotPool {
     free: Mutex<Vec<Slot>>,
     freed: Condvar,
     /// First descriptor that no child keeps.
@@ -103,18 +100,18 @@ struct Slots {
 
 /// Number of slots: most children at once. Each lives for microseconds, but in a frozen cgroup.
 const SLOTS: usize = 32;
-static FREE: OnceLock<Option<Slots>> = OnceLock::new();
+static POOL: OnceLock<Option<SlotPool>> = OnceLock::new();
 
 /// Makes the slots, once. The earlier, the lower their descriptors, and the less there is to copy for a child.
 pub(crate) fn prepare() -> io::Result<()> {
     slots().map(drop)
 }
 
-fn slots() -> io::Result<&'static Slots> {
-    let made = FREE.get_or_init(|| {
+fn slots() -> io::Result<&'static SlotPool> {
+    let made = POOL.get_or_init(|| {
         let free: Vec<Slot> = (0..SLOTS).map(|_number| Slot::new()).collect::<io::Result<_>>().ok()?;
-        let last = free.iter().map(|slot| slot.child.as_raw_fd()).max().unwrap_or(0);
-        Some(Slots { free: Mutex::new(free), freed: Condvar::new(), first_closed: last + 1 })
+        let last = free.iter().map(|slot| slot.child_end.as_raw_fd()).max().unwrap_or(0);
+        Some(SlotPool { free: Mutex::new(free), freed: Condvar::new(), first_closed: last + 1 })
     });
     made.as_ref().ok_or_else(|| io::ErrorKind::OutOfMemory.into())
 }
@@ -122,17 +119,17 @@ fn slots() -> io::Result<&'static Slots> {
 impl Slot {
     fn new() -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let (ours, child) = socketpair(AddressFamily::Unix, SockType::Datagram, None, flags)?;
-        Ok(Self { ours, child })
+        let (agent_end, child_end) = socketpair(AddressFamily::Unix, SockType::Datagram, None, flags)?;
+        Ok(Self { agent_end, child_end })
     }
 
     /// Takes a free slot. Blocks until one is free.
-    fn take() -> io::Result<Taken> {
+    fn take() -> io::Result<SlotGuard> {
         let slots = slots()?;
         let mut free = lock(&slots.free);
         loop {
             match free.pop() {
-                Some(slot) => return Ok(Taken { slot: Some(slot), slots }),
+                Some(slot) => return Ok(SlotGuard { slot: Some(slot), slots }),
                 None => free = slots.freed.wait(free).unwrap_or_else(PoisonError::into_inner),
             }
         }
@@ -144,7 +141,7 @@ impl Slot {
         let mut parts = [io::IoSliceMut::new(&mut byte)];
         let mut control = nix::cmsg_space!(RawFd);
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-        match recvmsg::<()>(self.ours.as_raw_fd(), &mut parts, Some(&mut control), flags) {
+        match recvmsg::<()>(self.agent_end.as_raw_fd(), &mut parts, Some(&mut control), flags) {
             Err(nix::errno::Errno::EAGAIN) => Ok(None),
             Err(errno) => Err(errno.into()),
             Ok(message) => {
@@ -160,12 +157,12 @@ impl Slot {
 }
 
 /// A slot that is given back when it is dropped.
-struct Taken {
+struct SlotGuard {
     slot: Option<Slot>,
-    slots: &'static Slots,
+    slots: &'static SlotPool,
 }
 
-impl std::ops::Deref for Taken {
+impl std::ops::Deref for SlotGuard {
     type Target = Slot;
 
     fn deref(&self) -> &Slot {
@@ -173,7 +170,7 @@ impl std::ops::Deref for Taken {
     }
 }
 
-impl Drop for Taken {
+impl Drop for SlotGuard {
     fn drop(&mut self) {
         lock(&self.slots.free).extend(self.slot.take());
         self.slots.freed.notify_one();
@@ -206,7 +203,7 @@ impl Job {
     /// Result that is left by a child that had no time to say anything.
     const KILLED: i64 = -(libc::EAGAIN as i64);
 
-    fn new(slot: &Taken, owner: &SocketOwner, netns: BorrowedFd<'_>, domain: i32, kind: i32) -> Box<Self> {
+    fn new(slot: &SlotGuard, owner: &SocketOwner, netns: BorrowedFd<'_>, domain: i32, kind: i32) -> Box<Self> {
         // SAFETY: plain numbers and pointers, of which zero is one.
         let mut job: Box<Self> = Box::new(unsafe { std::mem::zeroed() });
         job.procs = -1;
@@ -214,7 +211,7 @@ impl Job {
         (job.gid, job.uid) = (owner.gid.into(), owner.uid.into());
         (job.domain, job.kind) = (domain.into(), kind.into());
         job.first_closed = slot.slots.first_closed.into();
-        job.slot = slot.child.as_raw_fd().into();
+        job.slot = slot.child_end.as_raw_fd().into();
         job.part = libc::iovec { iov_base: (&raw mut job.byte).cast(), iov_len: 1 };
         job.message.msg_iov = &raw mut job.part;
         job.message.msg_iovlen = 1;
@@ -404,7 +401,7 @@ fn path(cgroup: &File) -> io::Result<PathBuf> {
     std::fs::read_link(Path::new("/proc/self/fd").join(cgroup.as_raw_fd().to_string()))
 }
 
-fn above(cgroup: &File) -> io::Result<PathBuf> {
+fn parent(cgroup: &File) -> io::Result<PathBuf> {
     path(cgroup)?.parent().map(Path::to_owned).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
@@ -427,8 +424,8 @@ mod tests {
         for number in 0..TIMES {
             let owner = SocketOwner { cgroups: [cgroup; 2], uid: 10_000 + number, gid: 20_000 + number };
             let made = socket(&owner, netns.as_fd(), Domain::IPV6, Type::DGRAM).unwrap();
-            let of = fstat(&made).unwrap();
-            assert_eq!((of.st_uid, of.st_gid), (owner.uid, owner.gid));
+            let stat = fstat(&made).unwrap();
+            assert_eq!((stat.st_uid, stat.st_gid), (owner.uid, owner.gid));
             assert_eq!((made.domain().unwrap(), made.r#type().unwrap()), (Domain::IPV6, Type::DGRAM));
             assert!(OFlag::from_bits_retain(fcntl(&made, FcntlArg::F_GETFL).unwrap()).contains(OFlag::O_NONBLOCK));
             assert!(FdFlag::from_bits_retain(fcntl(&made, FcntlArg::F_GETFD).unwrap()).contains(FdFlag::FD_CLOEXEC));

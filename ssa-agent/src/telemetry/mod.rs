@@ -13,5 +13,5 @@ pub(crate) use self::{
     log_once::LogOnce,
     metrics::{Labels, Metrics, Snapshot},
     monitor::serve,
-    service_manager::{follow, tell},
+    service_manager::{follow, notify},
 };

@@ -47,8 +47,8 @@ pub(crate) async fn serve(
 fn router<S: Fn() -> Snapshot + Send + Sync + 'static>(monitor: Arc<Monitor<S>>) -> Router {
     Router::new()
         .route("/metrics", get(async |State(monitor): State<Arc<Monitor<S>>>| metrics(&monitor)))
-        .route("/healthz/ready", get(async |State(monitor): State<Arc<Monitor<S>>>| said(monitor.health.is_ready())))
-        .route("/healthz/live", get(async |State(monitor): State<Arc<Monitor<S>>>| said(monitor.health.is_alive())))
+        .route("/healthz/ready", get(async |State(monitor): State<Arc<Monitor<S>>>| probe(monitor.health.is_ready())))
+        .route("/healthz/live", get(async |State(monitor): State<Arc<Monitor<S>>>| probe(monitor.health.is_alive())))
         .with_state(monitor)
 }
 
@@ -59,6 +59,6 @@ fn metrics<S: Fn() -> Snapshot>(monitor: &Monitor<S>) -> Response {
     }
 }
 
-fn said(good: bool) -> (StatusCode, &'static str) {
+fn probe(good: bool) -> (StatusCode, &'static str) {
     if good { (StatusCode::OK, "yes\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "no\n") }
 }

@@ -10,7 +10,7 @@ use super::health::Health;
 use crate::drain::{Drain, Phase};
 
 /// Notifies the service manager, if there is one (`NOTIFY_SOCKET`). A failure is logged for debugging.
-pub(crate) fn tell(states: &[NotifyState<'_>]) {
+pub(crate) fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         debug!(%error, "the service manager was not told");
     }
@@ -21,14 +21,14 @@ pub(crate) fn tell(states: &[NotifyState<'_>]) {
 pub(crate) async fn follow(drain: Drain, health: Arc<Health>) {
     drain.wait_for(|phase| phase != Phase::Starting).await;
     if drain.phase().is_serving() {
-        tell(&[NotifyState::Ready]);
+        notify(&[NotifyState::Ready]);
     }
     let watchdog = async {
         match sd_notify::watchdog_enabled() {
             None => std::future::pending().await,
             Some(limit) => loop {
                 if health.beats() {
-                    tell(&[NotifyState::Watchdog]);
+                    notify(&[NotifyState::Watchdog]);
                 }
                 sleep(limit / 2).await;
             },
@@ -39,6 +39,6 @@ pub(crate) async fn follow(drain: Drain, health: Arc<Health>) {
         () = drain.wait_for(|phase| !phase.is_serving()) => {}
     }
     if drain.phase() == Phase::Stopping {
-        tell(&[NotifyState::Stopping]);
+        notify(&[NotifyState::Stopping]);
     }
 }

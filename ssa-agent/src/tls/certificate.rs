@@ -15,10 +15,14 @@ const IP_ADDRESS_MISMATCH: i32 = 64;
 /// alone.
 pub(crate) fn refusal(error: X509VerifyResult, certificate: Option<&X509Ref>) -> String {
     let Some(certificate) = certificate else { return error.error_string().to_owned() };
-    let whose = format!("{}, issued by {}", name(certificate.subject_name()), name(certificate.issuer_name()));
+    let whose = format!(
+        "{}, issued by {}",
+        distinguished_name(certificate.subject_name()),
+        distinguished_name(certificate.issuer_name())
+    );
     match error.as_raw() {
-        NOT_YET_VALID => format!("certificate not valid before {}: {whose}", date(certificate.not_before())),
-        HAS_EXPIRED => format!("certificate expired on {}: {whose}", date(certificate.not_after())),
+        NOT_YET_VALID => format!("certificate not valid before {}: {whose}", date_text(certificate.not_before())),
+        HAS_EXPIRED => format!("certificate expired on {}: {whose}", date_text(certificate.not_after())),
         HOSTNAME_MISMATCH | IP_ADDRESS_MISMATCH => {
             format!("certificate is for {}, not for this host: {whose}", hosts(certificate))
         }
@@ -28,7 +32,7 @@ pub(crate) fn refusal(error: X509VerifyResult, certificate: Option<&X509Ref>) ->
 
 /// Writes a distinguished name as RFC 2253 has it: most specific part first, special characters escaped. `(no name)` if
 /// it is empty.
-pub(crate) fn name(name: &X509NameRef) -> String {
+pub(crate) fn distinguished_name(name: &X509NameRef) -> String {
     let mut parts: Vec<String> = name
         .entries()
         .map(|entry| {
@@ -92,7 +96,7 @@ fn address(bytes: &[u8]) -> String {
 }
 
 /// Writes a date as `2026-01-02`, from OpenSSL's `Jan  2 03:04:05 2026 GMT`; any other form is left as it is.
-pub(crate) fn date(time: &Asn1TimeRef) -> String {
+pub(crate) fn date_text(time: &Asn1TimeRef) -> String {
     const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
     let text = time.to_string();
     let words: Vec<&str> = text.split_whitespace().collect();
@@ -120,7 +124,7 @@ mod tests {
 
     #[test]
     fn dates_are_written_as_in_iso_8601() {
-        assert_eq!(date(&Asn1Time::from_unix(1_767_312_000).unwrap()), "2026-01-02");
-        assert_eq!(date(&Asn1Time::from_unix(0).unwrap()), "1970-01-01");
+        assert_eq!(date_text(&Asn1Time::from_unix(1_767_312_000).unwrap()), "2026-01-02");
+        assert_eq!(date_text(&Asn1Time::from_unix(0).unwrap()), "1970-01-01");
     }
 }

@@ -97,7 +97,7 @@ impl Serialize for Suite {
 }
 
 /// Encodes suites in their order, best first, as the hooks' maps have them. Those beyond the list's room are left out.
-pub(crate) fn list(suites: impl IntoIterator<Item = Suite>) -> CipherList {
+pub(crate) fn cipher_list(suites: impl IntoIterator<Item = Suite>) -> CipherList {
     let mut list = CipherList::EMPTY;
     for (slot, suite) in list.0.iter_mut().zip(suites) {
         *slot = suite.number();
@@ -106,7 +106,7 @@ pub(crate) fn list(suites: impl IntoIterator<Item = Suite>) -> CipherList {
 }
 
 /// Encodes suites as a set without an order, as the hooks' maps have it.
-pub(crate) fn set(suites: impl IntoIterator<Item = Suite>) -> CipherSet {
+pub(crate) fn cipher_set(suites: impl IntoIterator<Item = Suite>) -> CipherSet {
     let mut set = CipherSet::EMPTY;
     for suite in suites {
         set.add(suite.number());

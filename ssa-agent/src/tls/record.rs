@@ -50,7 +50,7 @@ pub(crate) struct Records {
 impl Records {
     /// Takes the stream's next bytes. False if they are no sequence of records; the stream is not to be asked again
     /// then.
-    pub(crate) fn go_on(&mut self, mut bytes: &[u8]) -> bool {
+    pub(crate) fn feed(&mut self, mut bytes: &[u8]) -> bool {
         while let Some((first, rest)) = bytes.split_first() {
             if self.fragment > 0 {
                 let skipped = self.fragment.min(bytes.len());
@@ -81,9 +81,9 @@ impl Records {
 /// Entry point for fuzzers: a stream is a sequence of records or not, however it is cut.
 #[cfg(any(fuzzing, test))]
 pub(crate) fn fuzz_records(bytes: &[u8]) {
-    let whole = Records::default().go_on(bytes);
+    let whole = Records::default().feed(bytes);
     let mut one_by_one = Records::default();
-    let all = bytes.iter().all(|byte| one_by_one.go_on(&[*byte]));
+    let all = bytes.iter().all(|byte| one_by_one.feed(&[*byte]));
     assert_eq!(whole, all);
     assert!(!is_client_hello(bytes) || may_be_hello(bytes));
 }
@@ -110,9 +110,9 @@ mod tests {
         }
         for piece in [1, 2, 5, 7, 1000, row.len()] {
             let mut records = Records::default();
-            assert!(row.chunks(piece).all(|bytes| records.go_on(bytes)), "{piece}");
-            assert!(!records.go_on(b"GET / HTTP/1.1"), "{piece}");
+            assert!(row.chunks(piece).all(|bytes| records.feed(bytes)), "{piece}");
+            assert!(!records.feed(b"GET / HTTP/1.1"), "{piece}");
         }
-        assert!(!Records::default().go_on(&[23, 3, 3, 0xff, 0xff]));
+        assert!(!Records::default().feed(&[23, 3, 3, 0xff, 0xff]));
     }
 }

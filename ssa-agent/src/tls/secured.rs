@@ -38,7 +38,8 @@ impl Secured {
     /// Subject of the peer's certificate as RFC 2253 writes it, at most 400 bytes, control characters replaced. Empty
     /// without a certificate.
     pub(crate) fn identity(&self) -> String {
-        let mut text = self.chain.first().map(|leaf| certificate::name(leaf.subject_name())).unwrap_or_default();
+        let mut text =
+            self.chain.first().map(|leaf| certificate::distinguished_name(leaf.subject_name())).unwrap_or_default();
         text = text.replace(|letter: char| letter.is_control(), " ");
         while text.len() > IDENTITY_BYTES {
             text.pop();

@@ -43,15 +43,15 @@ impl Predecessor {
     /// Errors: the other has taken everything back.
     pub(crate) async fn serving(mut self) -> Result<mpsc::UnboundedSender<Changed>> {
         self.0.write(&Message::Serving).await.context("the agent before this one has taken everything back")?;
-        let (tell, mut told) = mpsc::unbounded_channel::<Changed>();
+        let (options, mut changes) = mpsc::unbounded_channel::<Changed>();
         tokio::spawn(async move {
-            while let Some(changed) = told.recv().await {
+            while let Some(changed) = changes.recv().await {
                 let message = Message::Changed { slot: changed.slot, id: changed.id, value: changed.value };
                 if self.0.write(&message).await.is_err() {
                     return;
                 }
             }
         });
-        Ok(tell)
+        Ok(options)
     }
 }

@@ -4,14 +4,11 @@
 //! ends. They speak over the old one's control socket, in lines of JSON after the command `hand_over`:
 //!
 //! 1. The new one loads its programs beside the old one's, then says [`Message::RequestState`].
-//!
 //! 2. The old one releases what it has: it starts no connection any more, finishes the step at which applications hear
-//! of theirs, and leaves the events, the names of its sockets and the lock to the other, with a [`TransferredState`].
-//! Connects that it was at begin anew when their SYN comes again.
-//!
+//!    of theirs, and leaves the events, the names of its sockets and the lock to the other, with a
+//!    [`TransferredState`]. Connects that it was at begin anew when their SYN comes again.
 //! 3. The new one puts its programs into the links, takes up the listeners, and says [`Message::Serving`]. If it ends
-//! before, the old one rolls back.
-//!
+//!    before, the old one rolls back.
 //! 4. From then on it tells of what concerns the old one's connections ([`Message::Changed`]).
 //!
 //! The tokens by which the kernel knows that an agent lives are nobody else's: each agent has its own programs in the

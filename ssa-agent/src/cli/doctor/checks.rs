@@ -7,6 +7,7 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 use serde::Serialize;
+use ssa_common::limits::LOOPBACK_NETWORK;
 
 use crate::telemetry::error_chain;
 use crate::{
@@ -146,7 +147,7 @@ fn programs() -> Vec<Check> {
     vec![
         programs.need(
             refused.is_empty(),
-            "ssa-agent run --log debug says what the verifier found; run a kernel that is tested (README)",
+            "ssa-agent run --log debug says what the verifier found; run a kernel that is tested (docs/kernels.md)",
         ),
         call.want(tracing.is_empty(), "nothing, if applications make plain TCP sockets and set an option"),
     ]
@@ -227,19 +228,42 @@ fn reused_ports() -> Check {
     check.want(value != 0, "sysctl net.ipv4.tcp_tw_reuse=2, or IPv6 servers end at 470 connections a second")
 }
 
-/// Makes the check of a part of serving a cgroup for a moment.
-pub(crate) fn trial(name: &'static str, done: anyhow::Result<()>) -> Check {
-    let (why, advice) = match name {
-        "serving" => ("the agent attaches, serves and detaches", "see what was found"),
-        "refusals" => (
-            "a refused connect ends by a packet on the loopback interface, or waits for a second or a minute",
-            "let the firewall pass TCP and ICMP on lo (nft: iif lo accept; a policy of drop wants established,related)",
-        ),
-        _ => (
+/// Part of serving a cgroup for a moment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Trial {
+    /// A plain socket fetches over TLS.
+    Fetching,
+    /// Connects are refused, and the refusals arrive.
+    Refusals,
+    /// The agent attaches, serves and detaches.
+    Serving,
+}
+
+impl Trial {
+    /// Name of the check, as people and machines are shown it.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Fetching => "fetching over TLS",
+            Self::Refusals => "refusals",
+            Self::Serving => "serving",
+        }
+    }
+}
+
+/// Makes the check of a part of serving a cgroup, by how it went.
+pub(crate) fn trial(part: Trial, done: anyhow::Result<()>) -> Check {
+    let (why, advice) = match part {
+        Trial::Fetching => (
             "a connect that was held goes on by a packet on the loopback interface",
-            "let the firewall pass TCP on lo (nft: iif lo accept), also for 127.204.0.0/15",
+            format!("let the firewall pass TCP on lo (nft: iif lo accept), also for {LOOPBACK_NETWORK}"),
         ),
+        Trial::Refusals => (
+            "a refused connect ends by a packet on the loopback interface, or waits for a second or a minute",
+            "let the firewall pass TCP and ICMP on lo (nft: iif lo accept; a policy of drop wants established,related)"
+                .to_owned(),
+        ),
+        Trial::Serving => ("the agent attaches, serves and detaches", "see what was found".to_owned()),
     };
     let found = done.as_ref().map_or_else(|error| format!("{error:#}"), |()| "works".to_owned());
-    Check::new(name, why, found).need(done.is_ok(), advice)
+    Check::new(part.label(), why, found).need(done.is_ok(), advice)
 }

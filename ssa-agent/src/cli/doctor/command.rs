@@ -5,7 +5,7 @@ use std::{fs, io::IsTerminal as _, path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
-use super::checks::{self as doctor, Check, Outcome};
+use super::checks::{self as doctor, Check, Outcome, Trial};
 use crate::{
     app::{self, RunOptions},
     cli::selftest,
@@ -91,11 +91,11 @@ fn trial(args: &Args) -> Result<Vec<Check>> {
         runtime.shutdown_background();
         // Absent only if it was in use, which can't be.
         let _gone = fs::remove_dir(&path);
-        checks.push(doctor::trial("serving", served.map(drop)));
-        checks.extend(fetched.map(|done| doctor::trial("fetching over TLS", done)));
-        checks.extend(refused.map(|done| doctor::trial("refusals", done)));
+        checks.push(doctor::trial(Trial::Serving, served.map(drop)));
+        checks.extend(fetched.map(|done| doctor::trial(Trial::Fetching, done)));
+        checks.extend(refused.map(|done| doctor::trial(Trial::Refusals, done)));
     } else {
-        checks.push(doctor::trial("serving", made.map(drop).context("making a cgroup to try it with")));
+        checks.push(doctor::trial(Trial::Serving, made.map(drop).context("making a cgroup to try it with")));
     }
     Ok(checks)
 }
