@@ -1,4 +1,4 @@
-//! What this process is doing, from its start to its end: one phase, which `app` sets and everybody else watches.
+//! Phase of this process, from its start to its end, which `app` sets and everybody else watches.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use tokio_util::{
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 
-/// A span of the process's life. They follow each other in this order, but for a handover that fails, which goes back to
+/// Phase of the process. They follow each other in this order, but for a handover that fails, which goes back to
 /// [`Phase::Serving`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Phase {
@@ -19,9 +19,9 @@ pub(crate) enum Phase {
     Starting,
     /// Sockets connect, listeners accept.
     Serving,
-    /// As [`Phase::Serving`], while another process loads its programs to take this one's place.
+    /// Sockets connect, while another process loads its programs to take this one's place.
     SuccessorLoading,
-    /// No connect is begun any more: what the kernel does not keep goes to the successor.
+    /// Connects are not begun any more: what the kernel does not keep goes to the successor.
     HandingOver,
     /// The successor serves. Connections that are open are finished here.
     Finishing,
@@ -36,7 +36,7 @@ impl Phase {
     }
 }
 
-/// The process's phase, for `app`, which alone changes it.
+/// Phase of the process, for `app`, which alone changes it.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
     phase: watch::Sender<Phase>,
@@ -45,13 +45,13 @@ pub(crate) struct Lifecycle {
     change: Mutex<()>,
 }
 
-/// Another process is taking over already, or this one serves no more.
+/// Error: another process is taking over already, or this one serves no more.
 #[derive(Debug, thiserror::Error)]
 #[error("another one is taking over already")]
 pub(crate) struct AlreadyBegun;
 
 impl Lifecycle {
-    /// Begins in [`Phase::Starting`].
+    /// Makes the lifecycle, in [`Phase::Starting`].
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             phase: watch::Sender::new(Phase::Starting),
@@ -61,12 +61,12 @@ impl Lifecycle {
         })
     }
 
-    /// The phase as others see it.
+    /// View of the phase, for everybody else.
     pub(crate) fn drain(&self) -> Drain {
         Drain { phase: self.phase.subscribe(), stop: self.stop.clone(), unresolved: self.unresolved.clone() }
     }
 
-    /// The phase now.
+    /// Phase now.
     pub(crate) fn phase(&self) -> Phase {
         *self.phase.borrow()
     }
@@ -88,7 +88,7 @@ impl Lifecycle {
         self.change.lock().await
     }
 
-    /// Enters [`Phase::SuccessorLoading`]. One at a time.
+    /// Enters [`Phase::SuccessorLoading`]. Errors: [`AlreadyBegun`] in any phase but [`Phase::Serving`].
     pub(crate) fn begin_handover(self: &Arc<Self>) -> Result<HandoverGuard, AlreadyBegun> {
         let begun = self.phase.send_if_modified(|phase| {
             let serves = *phase == Phase::Serving;
@@ -101,7 +101,8 @@ impl Lifecycle {
     }
 }
 
-/// A handover that was begun. Dropping it goes back to [`Phase::Serving`].
+/// Guard of a handover that was begun. Dropping it goes back to [`Phase::Serving`], unless it was finished or the
+/// process stops.
 #[derive(Debug)]
 pub(crate) struct HandoverGuard {
     lifecycle: Arc<Lifecycle>,
@@ -109,7 +110,8 @@ pub(crate) struct HandoverGuard {
 }
 
 impl HandoverGuard {
-    /// Enters [`Phase::HandingOver`], and waits until every connect is resolved or left to the successor.
+    /// Enters [`Phase::HandingOver`], and waits until every connect is resolved or left to the successor. Errors: that
+    /// takes longer than `limit`.
     pub(crate) async fn quiesce(&self, limit: Duration) -> Result<(), Elapsed> {
         self.lifecycle.phase.send_replace(Phase::HandingOver);
         self.lifecycle.unresolved.close();
@@ -139,7 +141,8 @@ impl Drop for HandoverGuard {
     }
 }
 
-/// The process's phase, for everybody but `app`: what to wait for, and what a handover has to wait for.
+/// Phase of the process, for everybody but `app`: what to wait for, and what a handover has to wait for. Clones share
+/// it.
 #[derive(Clone, Debug)]
 pub(crate) struct Drain {
     phase: watch::Receiver<Phase>,
@@ -147,13 +150,13 @@ pub(crate) struct Drain {
     unresolved: TaskTracker,
 }
 
-/// A connect whose application has no connection yet: a handover waits until this is dropped.
+/// Guard of a connect whose application has no connection yet: a handover waits until this is dropped.
 pub(crate) struct Unresolved {
     _token: TaskTrackerToken,
 }
 
 impl Drain {
-    /// The phase now.
+    /// Phase now.
     pub(crate) fn phase(&self) -> Phase {
         *self.phase.borrow()
     }
@@ -168,7 +171,7 @@ impl Drain {
         self.stop.is_cancelled()
     }
 
-    /// A token that is cancelled in [`Phase::Stopping`], and may be by its owner before.
+    /// Token that is cancelled in [`Phase::Stopping`], and may be by its owner before.
     pub(crate) fn child_token(&self) -> CancellationToken {
         self.stop.child_token()
     }
@@ -178,7 +181,7 @@ impl Drain {
         self.wait_for(|phase| matches!(phase, Phase::HandingOver | Phase::Finishing)).await;
     }
 
-    /// Completes in a phase for which `is` holds.
+    /// Completes in a phase for which `is` holds; never once the process ends. Cancellation loses nothing.
     pub(crate) async fn wait_for(&self, is: impl Fn(Phase) -> bool) {
         let mut phase = self.phase.clone();
         let gone = phase.wait_for(|phase| is(*phase)).await.is_err();
@@ -188,7 +191,7 @@ impl Drain {
         }
     }
 
-    /// Has a handover wait for a connect.
+    /// Makes a handover wait for a connect.
     pub(crate) fn unresolved(&self) -> Unresolved {
         Unresolved { _token: self.unresolved.token() }
     }

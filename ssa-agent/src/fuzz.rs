@@ -1,5 +1,5 @@
-//! Entry points for fuzzers: each parser of what comes from outside, and what must hold of what it makes of it. The targets are in
-//! `fuzz/`; their corpus is run as a test of this module, on every build.
+//! Entry points for fuzzers: each parser of what comes from outside, and what must hold of what it makes of it. The
+//! targets are in `fuzz/`; their corpus is run as a test of this module, on every build.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -18,10 +18,10 @@ use crate::{
     tls::{self, Credentials, ServerName, certificates},
 };
 
-/// A parser by name.
+/// Parser by name.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// All of them. Each takes any bytes.
+/// Parsers, by name. Each takes any bytes.
 pub const TARGETS: &[Target] = &[
     ("config", config),
     ("control", control),
@@ -35,29 +35,29 @@ pub const TARGETS: &[Target] = &[
     ("status", status),
 ];
 
-/// The configuration. A good file stays good when it is read again.
+/// Parses a configuration. A good file stays good when it is read again.
 fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     File::fuzz(text);
 }
 
-/// A request on the control socket, and what an agent that takes over may be told.
+/// Parses a request on the control socket, and what an agent that takes over may be told.
 fn control(bytes: &[u8]) {
     control::protocol::fuzz(bytes);
     upgrade::protocol::fuzz(bytes);
 }
 
-/// What goes to name servers and comes from them, by UDP or in segments of TCP.
+/// Takes in messages to name servers and from them, by UDP or in segments of TCP.
 fn dns(bytes: &[u8]) {
     enforce::fuzz_names(bytes, Instant::now());
 }
 
-/// Records of the ring buffer.
+/// Parses records of the ring buffer.
 fn events(bytes: &[u8]) {
     let _unknown = kernel::parse_event(bytes);
 }
 
-/// Names for SNI and for the check of certificates: OpenSSL must be given nothing that it takes for "any".
+/// Parses names for SNI and for the check of certificates: OpenSSL must be given nothing that it takes for "any".
 fn host_name(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match ServerName::parse(text) {
@@ -75,7 +75,7 @@ fn host_name(bytes: &[u8]) {
     }
 }
 
-/// The headers of a SYN: what is made of them goes out of a raw socket.
+/// Parses the headers of a SYN: what is made of them goes out of a raw socket.
 fn packet(bytes: &[u8]) {
     let Some(syn) = Syn::parse(bytes) else { return };
     let resumed = Syn::parse(&syn.resume()).expect("a resumed SYN is a SYN");
@@ -85,7 +85,7 @@ fn packet(bytes: &[u8]) {
     }
 }
 
-/// Certificates and keys that applications bring.
+/// Parses certificates and keys that applications bring.
 fn pem(bytes: &[u8]) {
     let mut credentials = Credentials::default();
     if certificates(bytes).is_ok_and(|all| all.is_empty()) {
@@ -97,17 +97,17 @@ fn pem(bytes: &[u8]) {
     let _incomplete = credentials.finish();
 }
 
-/// TLS that an application speaks itself, cut in any way.
+/// Follows TLS that an application speaks itself, cut in any way.
 fn records(bytes: &[u8]) {
     tls::fuzz_records(bytes);
 }
 
-/// A Certificate message of a peer.
+/// Parses a Certificate message of a peer.
 fn staples(bytes: &[u8]) {
     tls::fuzz_staples(bytes);
 }
 
-/// OCSP responses and CRLs. Nobody but the issuer, whose key no fuzzer has, can make one that counts.
+/// Verifies OCSP responses and CRLs. Nobody but the issuer, whose key no fuzzer has, can make one that counts.
 fn status(bytes: &[u8]) {
     static SUBJECT: OnceLock<Subject> = OnceLock::new();
     let subject = SUBJECT.get_or_init(|| {

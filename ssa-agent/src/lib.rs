@@ -38,7 +38,7 @@ mod sys;
 mod telemetry;
 mod tls;
 
-/// Runs the program: parses its arguments, and says in one line what went wrong.
+/// Runs the command line: parses the arguments, and says in one line what went wrong.
 pub fn main() -> std::process::ExitCode {
     cli::main::main()
 }

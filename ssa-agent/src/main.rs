@@ -1,4 +1,4 @@
-//! `ssa-agent`: the program; all that it does is in the library beside it, where fuzzers reach it.
+//! `ssa-agent`: the executable; all that it does is in the library beside it, where fuzzers reach it.
 
 use std::process::ExitCode;
 

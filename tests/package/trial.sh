@@ -70,7 +70,7 @@ has "$(journalctl -u ssa-agent TARGET=access SSA_NAME=peer.ssa.test -o cat --no-
 say "upgrade, with a connection open and a server that listens"
 systemd-run --quiet --unit=app6 -p StandardOutput=file:/tmp/hold sh -c "sleep 1; exec python3 /trial/program.py hold 127.0.0.2 4433 peer.ssa.test /trial/ca.pem"
 systemd-run --quiet --unit=app7 sh -c "sleep 1; exec python3 /trial/program.py serve 4434 /trial/leaf.pem /trial/key.pem"
-until_ "the program has connected" grep -q connected /tmp/hold
+until_ "the application has connected" grep -q connected /tmp/hold
 served() { openssl s_client -connect 127.0.0.1:4434 -CAfile /trial/ca.pem -verify_hostname peer.ssa.test -verify_return_error </dev/null 2>&1 | grep -q "Verify return code: 0"; }
 until_ "the server serves" served
 old=$(systemctl show -p MainPID --value ssa-agent)
@@ -92,7 +92,7 @@ say "remove and purge"
 systemctl stop app7
 dpkg --remove ssa-agent || fail "removing"
 [ -z "$(bpftool cgroup tree 2>/dev/null | grep -w ssa_egress)" ] || fail "something is still attached"
-[ ! -e /usr/bin/ssa-agent ] || fail "the program is still there"
+[ ! -e /usr/bin/ssa-agent ] || fail "the executable is still there"
 dpkg --purge ssa-agent || fail "purging"
 for left in /etc/ssa /run/ssa-agent /usr/bin/ssa-agent /lib/systemd/system/ssa-agent.service; do
 	[ ! -e $left ] || fail "$left is left"

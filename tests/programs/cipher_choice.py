@@ -26,7 +26,7 @@ for only in [
         string(sock, TLS_CHOSEN_CIPHER),
         number(sock, TLS_VERSION_CONN),
     ]
-# The order is the program's: TLS 1.2's are asked for first, TLS 1.3 still wins.
+# The order is the application's: TLS 1.2's are asked for first, TLS 1.3 still wins.
 sock = tls(host, ca)
 put(sock, LIST, "ECDHE-ECDSA-AES128-GCM-SHA256:TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384")
 came["ordered"] = [connect(sock, "127.0.0.1", port)["result"], string(sock, TLS_CHOSEN_CIPHER)]

@@ -24,13 +24,14 @@ use tempfile::TempDir;
 use crate::eventually;
 
 /// The agent's executable, which `cargo xtask test` has built beside the tests.
-pub fn program() -> PathBuf {
+pub fn executable() -> PathBuf {
     let test = std::env::current_exe().expect("the test has a path");
     // Tests are in release/deps, the bench is in release.
-    let program = test.ancestors().skip(1).take(2).map(|folder| folder.join("ssa-agent")).find(|path| path.is_file());
-    let program = program.unwrap_or_else(|| test.with_file_name("ssa-agent"));
-    assert!(program.is_file(), "{} is missing; run `cargo xtask test`", program.display());
-    program
+    let executable =
+        test.ancestors().skip(1).take(2).map(|folder| folder.join("ssa-agent")).find(|path| path.is_file());
+    let executable = executable.unwrap_or_else(|| test.with_file_name("ssa-agent"));
+    assert!(executable.is_file(), "{} is missing; run `cargo xtask test`", executable.display());
+    executable
 }
 
 /// Log filter of agents: the hooks' own messages too, but not aya's.
@@ -79,7 +80,8 @@ impl Agent {
 
     /// `ssa-agent reload`: the exit status, and what it said.
     pub fn reload(&self) -> (bool, String) {
-        let output = Command::new(program()).arg("reload").arg("--cgroup").arg(&self.cgroup).output().expect("it runs");
+        let output =
+            Command::new(executable()).arg("reload").arg("--cgroup").arg(&self.cgroup).output().expect("it runs");
         let said = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8_lossy(&said).into_owned())
     }
@@ -120,7 +122,7 @@ impl Agent {
 
     /// Starts an agent, after the last one was killed or has ended.
     pub fn restart(&mut self) {
-        self.restart_by(Command::new(program()));
+        self.restart_by(Command::new(executable()));
     }
 
     /// Starts an agent again by a command that runs its executable.
@@ -159,7 +161,7 @@ impl Agent {
     pub fn killed_at(&self, at: usize, arguments: &[&str], log: Stdio) -> Child {
         Command::new("strace")
             .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject=bpf:signal=SIGKILL:when={at}")])
-            .arg(program())
+            .arg(executable())
             .args(["run", "--log", "info", "--cgroup"])
             .arg(&self.cgroup)
             .arg("--config")
@@ -183,7 +185,7 @@ impl Agent {
     /// `ssa-agent upgrade`: what it said, if a new agent has taken over; else why not.
     pub fn upgrade(&mut self) -> Result<String, String> {
         let output =
-            Command::new(program()).arg("upgrade").arg("--cgroup").arg(&self.cgroup).output().expect("it runs");
+            Command::new(executable()).arg("upgrade").arg("--cgroup").arg(&self.cgroup).output().expect("it runs");
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         if !output.status.success() {
             return Err(said);
@@ -299,7 +301,7 @@ impl Drop for Agent {
             eprintln!("--- the end of the agent's log ---");
             lines.iter().rev().for_each(|line| eprintln!("{line}"));
         }
-        // Programs that a failed test has left would keep the agent waiting.
+        // Applications that a failed test has left would keep the agent waiting.
         let _gone = fs::write(self.cgroup.join("cgroup.kill"), "1");
         if let Some(pid) = self.successor.take() {
             let _gone = kill(pid, Signal::SIGTERM);

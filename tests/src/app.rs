@@ -134,14 +134,14 @@ impl Drop for App {
     }
 }
 
-/// A command that runs `program` as an application in the agent's cgroup.
-pub fn command(agent: &Agent, program: impl AsRef<std::ffi::OsStr>) -> Command {
-    let mut command = Command::new(agent::program());
-    command.arg("exec").arg("--cgroup").arg(agent.cgroup()).arg("--").arg(program);
+/// A command that runs `executable` as an application in the agent's cgroup.
+pub fn command(agent: &Agent, executable: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(agent::executable());
+    command.arg("exec").arg("--cgroup").arg(agent.cgroup()).arg("--").arg(executable);
     command
 }
 
-/// Compiles a C program of `programs/`, and returns its path, which lives as long as `folder`.
+/// Compiles a C source of `programs/`, and returns its path, which lives as long as `folder`.
 pub fn compile(folder: &Path, source: &Path, compiler: &str, flags: &[&str]) -> PathBuf {
     let binary = folder.join(source.file_stem().expect("sources have names"));
     let output: Output = Command::new(compiler)

@@ -85,7 +85,7 @@ fn echo(mut stream: SslStream<TcpStream>) -> Result<(), String> {
     }
 }
 
-/// Programs that transfer, for [`Transfers`].
+/// Applications that transfer, for [`Transfers`].
 const SCRIPT: &str = "transfers.py";
 
 /// An application that transfers when it is told to.

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{eventually, pki::Pki, server::closed_port};
 
-/// redis' server. Debian has the same program under several names, and looks at what it is called.
+/// redis' server. Debian has the same executable under several names, and looks at what it is called.
 pub fn redis_server() -> Command {
     let mut command = Command::new("/usr/bin/redis-check-rdb");
     command.arg0("redis-server");
@@ -116,11 +116,11 @@ impl Peer {
             fs::copy(from, folder.join(to)).expect("both are there");
             mine(&folder.join(to), 0o600);
         }
-        let programs = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed").flatten().next();
-        let programs = programs.expect("one version is there").path().join("bin");
+        let versions = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed").flatten().next();
+        let binaries = versions.expect("one version is there").path().join("bin");
         let data = folder.join("data");
-        let run = |program: &str| {
-            let mut command = Command::new(programs.join(program));
+        let run = |name: &str| {
+            let mut command = Command::new(binaries.join(name));
             command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw()).env("LC_ALL", "C").current_dir(&folder);
             command
         };

@@ -69,7 +69,7 @@ impl Pki {
         fs::write(folder.path().join("ca.pem"), pem(&root.certificate)).expect("the folder is ours");
         let key = root.key.private_key_to_pem_pkcs8().expect("keys can be written");
         fs::write(folder.path().join("ca.key"), key).expect("the folder is ours");
-        // Programs of other users read it too.
+        // Applications of other users read it too.
         fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it is ours");
         Self { folder, root }
     }

@@ -77,8 +77,8 @@ impl Apt {
         self.folder.join("sources.list")
     }
 
-    fn command(&self, program: &str, list: &Path) -> Command {
-        let mut apt = Command::new(program);
+    fn command(&self, executable: &str, list: &Path) -> Command {
+        let mut apt = Command::new(executable);
         apt.current_dir(&self.folder)
             .arg("-q")
             .arg(format!("-oDir::Etc::sourcelist={}", list.display()))

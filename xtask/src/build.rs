@@ -9,7 +9,7 @@ use crate::{
     setup,
 };
 
-/// Builds the agent, and the programs that put it under load.
+/// Builds the agent, and the applications that put it under load.
 pub(crate) fn with_programs() -> Result<()> {
     let packages = ["--package", "ssa-agent", "--package", "ssa-tests", "--bins"];
     check(cargo().args(["build", "--locked", "--release"]).args(packages))

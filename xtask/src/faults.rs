@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-const HEAD: &str = "| fault | times | what the program saw | plaintext packets | wrong bytes or ends | until the next connection, ms: \
+const HEAD: &str = "| fault | times | what the application saw | plaintext packets | wrong bytes or ends | until the next connection, ms: \
                     median / longest |\n|---|---|---|---|---|---|\n";
 
 /// The rows of a table, with new ones in the place of those of the same fault, or behind them.

@@ -1,6 +1,6 @@
 //! `cargo xtask image`: a container image with the agent, the libraries that it is linked with, and nothing else.
 //!
-//! The same program gives the same image, by its digest: times are those of 1970, and owners are root's.
+//! The same executable gives the same image, by its digest: times are those of 1970, and owners are root's.
 
 use std::{
     fs,
@@ -67,9 +67,9 @@ fn named(archive: &Path, version: &str) -> String {
     format!("oci-archive:{}:ssa-agent:{version}", archive.display())
 }
 
-/// The libraries that a program is linked with, and what loads them.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let text = output(Command::new("ldd").arg(program))?;
+/// The libraries that an executable is linked with, and what loads them.
+fn libraries(executable: &Path) -> Result<Vec<PathBuf>> {
+    let text = output(Command::new("ldd").arg(executable))?;
     let words = text.split_whitespace().filter(|word| word.starts_with('/'));
     Ok(words.map(PathBuf::from).collect())
 }

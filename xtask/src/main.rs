@@ -44,9 +44,9 @@ enum Verb {
     Run(run::Args),
     /// Set up, build and run all tests, from unit to system
     Test(test::Args),
-    /// Measure: this agent, OpenSSL in the program, nginx, haproxy and stunnel, in one run
+    /// Measure: this agent, OpenSSL in the application, nginx, haproxy and stunnel, in one run
     Bench(bench::Args),
-    /// Inject faults, many of each, and tell what programs saw; takes half an hour
+    /// Inject faults, many of each, and tell what applications saw; takes half an hour
     Faults(faults::Args),
     /// Fuzz all that the agent parses, with an address sanitizer
     Fuzz(fuzz::Args),

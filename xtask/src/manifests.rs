@@ -52,18 +52,18 @@ pub(crate) fn run() -> Result<()> {
     unit(&root().join("deploy/systemd/ssa-agent.service"))
 }
 
-/// A folder with programs that Debian has not.
+/// A folder with executables that Debian has not.
 fn tools() -> Result<PathBuf> {
     let folder = target_dir().join("xtask/python");
-    let programs = folder.join("bin");
+    let tools = folder.join("bin");
     let noted = folder.join("installed");
     if fs::read_to_string(&noted).is_ok_and(|text| text == TOOLS.join("\n")) {
-        return Ok(programs);
+        return Ok(tools);
     }
     check(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
-    check(Command::new(programs.join("pip")).args(["install", "--quiet", "--disable-pip-version-check"]).args(TOOLS))?;
+    check(Command::new(tools.join("pip")).args(["install", "--quiet", "--disable-pip-version-check"]).args(TOOLS))?;
     fs::write(noted, TOOLS.join("\n"))?;
-    Ok(programs)
+    Ok(tools)
 }
 
 /// The chart with its defaults is the base.
@@ -88,7 +88,7 @@ fn dashboard(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// systemd's own opinion; programs and pages that are not installed here don't matter.
+/// systemd's own opinion; executables and pages that are not installed here don't matter.
 fn unit(path: &Path) -> Result<()> {
     let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(path).output()?;
     let text = String::from_utf8_lossy(&verified.stderr);

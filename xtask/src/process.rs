@@ -1,4 +1,4 @@
-//! Runs other programs: prints what is run, fails with what failed.
+//! Runs other executables: prints what is run, fails with what failed.
 
 use std::{
     env,
@@ -26,12 +26,12 @@ pub(crate) fn cargo() -> Command {
 }
 
 /// A command that needs root: through sudo unless this process is root.
-pub(crate) fn as_root(program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub(crate) fn as_root(executable: impl AsRef<std::ffi::OsStr>) -> Command {
     if nix::unistd::geteuid().is_root() {
-        Command::new(program)
+        Command::new(executable)
     } else {
         let mut command = Command::new("sudo");
-        command.arg("--").arg(program);
+        command.arg("--").arg(executable);
         command
     }
 }
@@ -57,10 +57,10 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
-/// Whether `program` is found in PATH.
-pub(crate) fn in_path(program: &str) -> bool {
+/// Whether `executable` is found in PATH.
+pub(crate) fn in_path(executable: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(program).is_file())
+    env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(executable).is_file())
 }
 
 fn shown(command: &Command) -> String {

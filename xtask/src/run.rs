@@ -1,4 +1,4 @@
-//! `cargo xtask run`: from a fresh clone to a cgroup whose programs speak TLS.
+//! `cargo xtask run`: from a fresh clone to a cgroup whose applications speak TLS.
 
 use std::{ffi::OsString, os::unix::process::CommandExt as _, path::PathBuf};
 

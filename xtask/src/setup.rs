@@ -28,7 +28,7 @@ struct Package {
 
 const BUILD: &[Package] = &[
     Package { name: "ca-certificates", reason: "the system's trust store" },
-    Package { name: "gcc", reason: "links the programs" },
+    Package { name: "gcc", reason: "links the executables" },
     Package { name: "libc6-dev", reason: "C headers for the linker's start files" },
     Package { name: "libssl-dev", reason: "OpenSSL, which speaks TLS" },
     Package { name: "pkg-config", reason: "finds OpenSSL" },
@@ -45,11 +45,11 @@ const TESTS: &[Package] = &[
     Package { name: "netcat-openbsd", reason: "the plainest of clients" },
     Package { name: "nftables", reason: "black holes" },
     Package { name: "nginx-light", reason: "a real TLS server" },
-    Package { name: "nodejs", reason: "programs with a runtime of their own" },
+    Package { name: "nodejs", reason: "applications with a runtime of their own" },
     Package { name: "openssl", reason: "s_server, another real TLS server" },
     Package { name: "postgresql", reason: "a server and a client that begin in plaintext" },
-    Package { name: "python3", reason: "the programs under test" },
-    Package { name: "redis-tools", reason: "a client, and the server's program, that know TLS or don't" },
+    Package { name: "python3", reason: "the applications under test" },
+    Package { name: "redis-tools", reason: "a client, and the server, that know TLS or don't" },
     Package { name: "strace", reason: "makes system calls fail" },
     Package { name: "systemd", reason: "a journal, and a judge of the unit files" },
     Package { name: "libpython3.11-testsuite", reason: "CPython's own socket tests" },
@@ -62,7 +62,7 @@ const BENCH: &[Package] = &[
 ];
 
 const IMAGE: &[Package] = &[
-    Package { name: "binutils", reason: "strips the program" },
+    Package { name: "binutils", reason: "strips the executable" },
     Package { name: "buildah", reason: "makes container images, without a daemon" },
     Package { name: "skopeo", reason: "tells an image's digest" },
 ];
@@ -78,7 +78,7 @@ const PACKAGE: &[Package] = &[
 ];
 
 const VM: &[Package] = &[
-    Package { name: "busybox-static", reason: "the first program of a virtual machine" },
+    Package { name: "busybox-static", reason: "the first process of a virtual machine" },
     Package { name: "cpio", reason: "makes its initramfs" },
     Package { name: "kmod", reason: "finds the modules that it boots with" },
     Package { name: "qemu-system-x86", reason: "runs virtual machines, and shares the file system with them" },

@@ -13,7 +13,7 @@ pub(crate) struct Args {
     /// How long
     #[arg(long, default_value_t = 60)]
     minutes: u64,
-    /// Connections a second: half of them made by programs, half accepted by one
+    /// Connections a second: half of them made by applications, half accepted by one
     #[arg(long, default_value_t = 200)]
     rate: u64,
     /// Draw memory, descriptors and map entries in docs/soak.svg

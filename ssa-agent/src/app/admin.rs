@@ -1,4 +1,4 @@
-//! What an administrator asks the running agent to do.
+//! Commands of an administrator to the running agent.
 
 use std::{
     path::{Path, PathBuf},
@@ -27,20 +27,27 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// What commands need.
+/// Handler of the control socket's commands, with the parts that they need.
 pub(crate) struct Admin {
+    /// Attached cgroups.
     pub(crate) services: Arc<Services>,
+    /// Configuration in force.
     pub(crate) enforcement: Arc<Enforcement>,
+    /// Listeners, which a reload may change.
     pub(crate) inbound: Arc<Inbound>,
+    /// Open connections and failures.
     pub(crate) table: ConnectionTable,
+    /// Maps of the hooks with their counters.
     pub(crate) sockets: Arc<SocketMaps>,
+    /// Metrics, which count reloads that failed.
     pub(crate) metrics: Arc<Metrics>,
+    /// Phase of the process, which this may change.
     pub(crate) lifecycle: Arc<Lifecycle>,
-    /// Where the configuration comes from.
+    /// Source of the configuration, read at each reload.
     pub(crate) config: Config,
-    /// To the task that reads the events: agents that are ready to take this one's place.
+    /// Queue to the task that reads the events: agents that are ready to take this one's place.
     pub(crate) candidates: mpsc::Sender<Successor>,
-    /// When the agent began.
+    /// Time at which the agent began.
     pub(crate) began: Instant,
 }
 
@@ -88,7 +95,8 @@ impl Admin {
         }
     }
 
-    /// Reads the configuration again. If it is bad, the policy in force stays.
+    /// Reads the configuration again, and puts it in force. If it is bad, the policy in force stays, which is logged
+    /// and counted.
     pub(crate) async fn reload(&self) -> Answer {
         let _change = self.lifecycle.change().await;
         if self.lifecycle.phase() == Phase::Finishing {
@@ -114,7 +122,8 @@ impl Admin {
         }
     }
 
-    /// Starts this executable anew, with the same arguments, and waits until it serves.
+    /// Starts this executable anew, with the same arguments, and waits until it serves. Errors: it has ended, or does
+    /// not serve within 120 s; this agent goes on then.
     async fn upgrade(&self) -> Result<Answer> {
         const LIMIT: Duration = Duration::from_secs(120);
         let own = std::env::current_exe()?;

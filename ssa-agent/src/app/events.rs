@@ -1,4 +1,4 @@
-//! The event loop: what the hooks tell goes to whom it concerns, in order.
+//! Event loop: passes on the hooks' events, in order.
 
 use std::{
     sync::Arc,
@@ -30,58 +30,71 @@ use crate::{
     telemetry::Health,
 };
 
-/// How often ids are refilled and lost events made up for, if no event comes.
+/// Period in which ids are refilled and lost events made up for, if no event comes.
 const TICK: Duration = Duration::from_millis(100);
-/// How often namespaces that nobody uses are looked for.
+/// Period in which namespaces that nobody uses are looked for.
 const POLL_NAMESPACES: Duration = Duration::from_secs(1);
 
-/// How an agent's time was over.
+/// Way in which an agent's time was over.
 pub(crate) enum End {
-    /// Nothing is attached any more, or what was stays, closed.
+    /// No cgroup is attached any more, or the guards stay attached, closed.
     Detached,
     /// Another agent serves in its place.
     HandedOver,
 }
 
-/// To whom events go.
+/// Receivers of the events, and what the loop reads between them.
 pub(crate) struct EventLoop {
+    /// Sockets that connect.
     pub(crate) attempts: Attempts,
+    /// Listeners and accepted sockets.
     pub(crate) inbound: Arc<Inbound>,
+    /// Settings of applications.
     pub(crate) options: Arc<Options>,
+    /// Configuration in force, which learns cgroups and names from events.
     pub(crate) enforcement: Arc<Enforcement>,
+    /// Network namespaces, entered at a socket's first event.
     pub(crate) namespaces: Arc<Namespaces>,
+    /// Answers to applications, forgotten when a socket is closed.
     pub(crate) answers: Answers,
+    /// Open connections, to be counted.
     pub(crate) table: ConnectionTable,
+    /// Maps of ids and counters.
     pub(crate) sockets: Arc<SocketMaps>,
+    /// Health, which is told of each look at the events.
     pub(crate) health: Arc<Health>,
-    /// The agent in whose place this one is, while it finishes its connections.
+    /// Queue to the agent in whose place this one is, while it finishes its connections: options that were set.
     pub(crate) predecessor: Option<mpsc::UnboundedSender<Changed>>,
-    /// The process's phase.
+    /// Phase of the process.
     pub(crate) drain: Drain,
 }
 
-/// What the loop does beside events.
+/// Duties of the loop beside events: a handover, and what it needs.
 pub(crate) struct Duties {
+    /// Phase of the process, which a handover changes.
     pub(crate) lifecycle: Arc<Lifecycle>,
-    /// Begun, and begun again after a handover that failed.
+    /// Background tasks, begun already, and begun again after a handover that failed.
     pub(crate) tasks: ActiveTasks,
+    /// Parts that the background tasks are begun with.
     pub(crate) background: Background,
-    /// Agents that are ready to take this one's place.
+    /// Queue of agents that are ready to take this one's place.
     pub(crate) candidates: mpsc::Receiver<Successor>,
-    /// What such an agent gets.
+    /// State that such an agent gets.
     pub(crate) transfer: Transfer,
-    /// How long connections may go on when another agent has taken over.
+    /// Time for which connections may go on when another agent has taken over.
     pub(crate) finish: Duration,
 }
 
 impl EventLoop {
-    /// Handles events until the agent is to end and no attempt is left, or until another agent does so and no connection is.
-    /// `held` are connects that the agent before this one was at.
+    /// Handles events until the agent is to end and no attempt is left, or until another agent does so and no
+    /// connection is. `held` are connects that the agent before this one was at.
+    ///
+    /// Errors: the ring buffer can't be read, OpenSSL has no random numbers, or a handover can't be rolled back.
     pub(crate) async fn run(mut self, mut events: Events, held: Vec<Held>, duties: Duties) -> Result<End> {
         let Duties { lifecycle, mut tasks, background, mut candidates, transfer, finish } = duties;
         held.into_iter().for_each(|held| self.attempts.held(Box::new(held)));
         let mut lost = self.sockets.counter(Counter::EventsLost);
-        let mut looked = Instant::now();
+        let mut polled_namespaces = Instant::now();
         while !(self.drain.is_stopped() && self.attempts.is_idle()) {
             let batch = tokio::select! {
                 batch = events.batch(TICK, |event| self.handle(event)) => batch,
@@ -113,8 +126,8 @@ impl EventLoop {
             offer_ids(&self.sockets)?;
             self.sockets.forget_old();
             self.enforcement.names.take_in();
-            if looked.elapsed() >= POLL_NAMESPACES {
-                looked = Instant::now();
+            if polled_namespaces.elapsed() >= POLL_NAMESPACES {
+                polled_namespaces = Instant::now();
                 self.namespaces.forget_idle();
             }
             let now = self.sockets.counter(Counter::EventsLost);
@@ -143,9 +156,9 @@ impl EventLoop {
             Event::Left(left) => self.attempts.left(&left),
             Event::Changed(changed) => {
                 self.changed(&changed);
-                if let Some(tell) = &self.predecessor {
+                if let Some(predecessor) = &self.predecessor {
                     // It has ended, or knows the socket, or does not.
-                    let _ended = tell.send(changed);
+                    let _ended = predecessor.send(changed);
                 }
             }
             Event::Listening(listening) => self.inbound.listening(&listening),
@@ -159,14 +172,14 @@ impl EventLoop {
         }
     }
 
-    /// An application has set an option for the peer leg.
+    /// Passes an option on that an application has set for the peer leg.
     pub(super) fn changed(&self, changed: &Changed) {
         if !self.attempts.changed(changed) {
             self.inbound.accepted.changed(changed.id, changed.slot, changed.value);
         }
     }
 
-    /// Finds what was closed and not heard of.
+    /// Finds sockets whose close was missed.
     pub(super) fn reconcile(&mut self) {
         self.reconcile_attempts();
         self.inbound.reconcile();
@@ -179,7 +192,7 @@ impl EventLoop {
         }
     }
 
-    /// Leaves clients of listeners to a successor. Who has come before is still served.
+    /// Leaves clients of listeners to a successor. Clients that have come before are still served.
     pub(super) fn leave_listeners(&self) {
         self.inbound.listeners.unsteer_all();
     }
@@ -189,13 +202,13 @@ impl EventLoop {
         self.enforcement.limits.is_idle()
     }
 
-    /// Open connections.
+    /// Number of open connections.
     pub(super) fn connections(&self) -> usize {
         self.table.count()
     }
 }
 
-/// Fills the pool of socket ids.
+/// Fills the pool of socket ids. Errors: OpenSSL has no random numbers.
 pub(crate) fn offer_ids(sockets: &SocketMaps) -> Result<()> {
     while sockets.offer_id(new_id()?) {}
     Ok(())

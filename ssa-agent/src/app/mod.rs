@@ -1,4 +1,4 @@
-//! The running agent: builds the parts, reads the events, does what an administrator asks, hands over, and ends.
+//! Running agent: builds the parts, reads the events, does what an administrator asks, hands over, and ends.
 
 mod admin;
 mod events;

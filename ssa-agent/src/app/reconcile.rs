@@ -1,4 +1,4 @@
-//! Keeps what is in force as the machine changes: cgroups that come and go, pods, files that are replaced.
+//! Reconciler: keeps what is in force as the machine changes: cgroups that come and go, pods, files that are replaced.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -15,26 +15,32 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// What inotify has missed, such as a queue that was full, is found so much later.
+/// Period in which all cgroups are looked at: so much later is found what inotify has missed, such as by a queue that
+/// was full.
 const POLL_CGROUPS: Duration = Duration::from_secs(2);
-/// How often the files of policies are looked at.
+/// Period in which the files of policies are looked at.
 const POLL_FILES: Duration = Duration::from_secs(2);
 
-/// What has to follow the machine.
+/// Follower of the machine: cgroups, pods and files, with the parts that they change.
 pub(crate) struct Reconciler {
+    /// Attached cgroups.
     pub(crate) services: Arc<Services>,
+    /// Configuration in force.
     pub(crate) enforcement: Arc<Enforcement>,
+    /// Pods of this node.
     pub(crate) pods: Arc<Pods>,
+    /// Metrics, which forget services that are gone.
     pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Reconciler {
-    /// The configuration in force.
+    /// Configuration in force.
     pub(crate) fn file(&self) -> Arc<File> {
         self.enforcement.rules.file()
     }
 
-    /// Follows the tree of cgroups: services are attached when they begin, and let go when they have ended.
+    /// Follows the tree of cgroups until `stop`: services are attached when they begin, and let go when they have
+    /// ended. An error is logged, and ends it.
     pub(crate) async fn follow_cgroups(self: Arc<Self>, stop: CancellationToken) {
         if let Err(error) = self.watch_cgroups(stop).await {
             error!(error = format!("{error:#}"), "services are no longer attached by themselves");
@@ -58,7 +64,8 @@ impl Reconciler {
         }
     }
 
-    /// Gives each cgroup its rules, attaches what is selected, and lets go of what is gone. `found` are all cgroups, by inode.
+    /// Gives each cgroup its rules, attaches what is selected, and lets go of what is gone. `found` are all cgroups, by
+    /// inode. Blocks.
     fn reconcile(&self, found: &[(u64, std::path::PathBuf)]) {
         // First: what is attached has its rules.
         self.enforcement.rules.reconcile(found);
@@ -69,7 +76,7 @@ impl Reconciler {
         reconciled.gone.iter().for_each(|path| self.metrics.forget(&path.display().to_string()));
     }
 
-    /// Follows the pods of this node for as long as the agent runs, from when a selector asks for pods.
+    /// Follows the pods of this node until `stop`, from when a selector asks for pods. An error is logged, and ends it.
     pub(crate) async fn follow_pods(self: Arc<Self>, stop: CancellationToken) {
         let mut wanted = self.enforcement.policies.wants_pods();
         let watched = async {
@@ -83,7 +90,7 @@ impl Reconciler {
         stop.run_until_cancelled(watched).await;
     }
 
-    /// Detaches pods that no selector is for any more, each as soon as its applications have closed their TLS sockets.
+    /// Detaches pods that nothing selects any more, each as soon as its applications have closed their TLS sockets.
     fn let_go(&self) {
         for path in self.services.by_selector() {
             let Some(pod) = self.pods.of(&path) else { continue };
@@ -101,17 +108,17 @@ impl Reconciler {
         }
     }
 
-    /// Takes up files of the configuration that were replaced, for as long as the agent runs.
+    /// Takes up files of the configuration that were replaced, until `stop`.
     pub(crate) async fn follow_files(self: Arc<Self>, stop: CancellationToken) {
-        let mut told = HashSet::new();
+        let mut logged = HashSet::new();
         while stop.run_until_cancelled(sleep(POLL_FILES)).await.is_some() {
             let own = Arc::clone(&self);
             let looked = tokio::task::spawn_blocking(move || {
-                own.enforcement.policies.renew(&mut told);
-                told
+                own.enforcement.policies.renew(&mut logged);
+                logged
             });
-            let Ok(same) = looked.await else { return };
-            told = same;
+            let Ok(still_logged) = looked.await else { return };
+            logged = still_logged;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The running agent, from its start to its end.
+//! Running agent, from its start to its end.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -26,16 +26,16 @@ use crate::{
     telemetry::follow,
 };
 
-/// Where the agent works, and by what policy.
+/// Options that an agent is started with.
 #[derive(Clone, Debug)]
 pub(crate) struct RunOptions {
-    /// Tells agents of one machine apart: their pins and control sockets.
+    /// Name that tells agents of one machine apart: their pins and control sockets have it.
     pub(crate) name: String,
     /// Cgroups to be attached at once.
     pub(crate) cgroups: Vec<PathBuf>,
-    /// Where maps and programs are pinned.
+    /// Mount point of the bpffs in which maps and programs are pinned.
     pub(crate) bpffs: PathBuf,
-    /// Where the configuration comes from.
+    /// Source of the configuration.
     pub(crate) config: Config,
     /// Whether the guards are left attached at the end.
     pub(crate) leave_guards: bool,
@@ -43,10 +43,12 @@ pub(crate) struct RunOptions {
     pub(crate) take_over: bool,
 }
 
-/// Clients that were accepted for a listener and are not looked at yet.
+/// Most clients that were accepted for a listener and are not looked at yet; one more is reset.
 const CLIENTS_WAITING: usize = 1024;
 
 /// Attaches, serves for as long as `attended` takes, then ends what is open and detaches.
+///
+/// Errors: of the start, of `attended`, and of serving. Cancellation leaves the guards attached, and closed.
 pub(crate) async fn run(options: RunOptions, attended: impl AsyncFnOnce() -> Result<()>) -> Result<End> {
     on_behalf::prepare().context("sockets to hand sockets over")?;
     let file = Arc::new(options.config.read()?);
@@ -102,7 +104,7 @@ pub(crate) async fn run(options: RunOptions, attended: impl AsyncFnOnce() -> Res
     ending.end(serving, service_manager, attended).await
 }
 
-/// What the end of an agent needs.
+/// Parts that the end of an agent needs.
 struct Ending {
     lifecycle: Arc<Lifecycle>,
     services: Arc<Services>,
@@ -113,7 +115,8 @@ struct Ending {
 }
 
 impl Ending {
-    /// Refuses what is held, resets what is open, and detaches; or waits for an end that another agent has begun.
+    /// Refuses connects that are held, resets connections, and detaches; or waits for an end that another agent has
+    /// begun.
     async fn end(
         self,
         serving: JoinHandle<Result<End>>,
@@ -154,7 +157,7 @@ impl Ending {
     }
 }
 
-/// Passes the hooks' own messages on (level debug, target `ssa_hooks`).
+/// Passes the hooks' own log messages on (level debug, target `ssa_hooks`).
 async fn log_hooks(mut logger: AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>) {
     loop {
         match logger.readable_mut().await {

@@ -1,4 +1,4 @@
-//! How an agent ends: closed, and with nobody left half served.
+//! End of an agent: closed, and with nobody left half served.
 
 use std::time::Duration;
 
@@ -8,17 +8,21 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use super::{events::EventLoop, upgrade::successor::Successor};
-use crate::{kernel::SocketMaps, telemetry::tell};
+use crate::{
+    kernel::SocketMaps,
+    telemetry::{LogOnce, notify},
+};
 
-/// How often an agent that finishes looks for what nobody has told it of.
+/// Period in which an agent that finishes looks for sockets whose close was missed.
 const POLL_CLOSED: Duration = Duration::from_secs(1);
 
-/// Finishes what is open, when a successor serves; at most for `limit`.
+/// Finishes open connections, when a successor serves; at most for `limit`. Those that are left are reset when the
+/// process ends.
 pub(super) async fn finish(events: &mut EventLoop, successor: Successor, limit: Duration) {
     let pid = successor.pid;
     info!(pid, connections = events.connections(), "another agent serves; finishing what is open");
     if let Some(pid) = pid {
-        tell(&[NotifyState::MainPid(pid)]);
+        notify(&[NotifyState::MainPid(pid)]);
     }
     events.leave_listeners();
     let deadline = Instant::now() + limit;
@@ -51,18 +55,16 @@ pub(super) async fn finish(events: &mut EventLoop, successor: Successor, limit: 
     }
 }
 
-/// Waits until no TLS socket of the cgroup is left. Those that were connected are reset by now, and
-/// those that were connecting were refused; but one that is open still must not become a plain
-/// socket.
+/// Waits, without a limit, until no TLS socket of the attached cgroups is left. Those that were connected are reset by
+/// now, and those that were connecting were refused; but one that is open still must not become a plain socket.
 pub(super) async fn end_sockets(sockets: &SocketMaps) {
-    let mut told = 0;
+    let mut trouble = LogOnce::default();
     loop {
         let open = sockets.counter(Counter::Sockets);
         if open == 0 {
             return;
         }
-        if open != told {
-            told = open;
+        if trouble.is_new(&open.to_string()) {
             warn!(open, "TLS sockets are still open in the cgroup; waiting for their applications to close them");
         }
         sleep(Duration::from_millis(50)).await;

@@ -1,4 +1,4 @@
-//! What only the agent that serves does, beside serving: a process that hands over ends it first.
+//! Background tasks of the agent that serves: a process that hands over ends them first.
 
 use std::sync::Arc;
 
@@ -16,19 +16,21 @@ use crate::{
     telemetry::{self, Health, Metrics, Snapshot},
 };
 
-/// What background tasks are begun with, at the start and after a handover that failed.
+/// Parts that background tasks are begun with, at the start and after a handover that failed.
 pub(crate) struct Background {
-    /// Name of the agent: its control socket is called so.
+    /// Name of the agent, which its control socket has.
     pub(crate) name: String,
-    /// Answers the control socket.
+    /// Handler of the control socket's commands.
     pub(crate) admin: Arc<Admin>,
-    /// Follows cgroups, pods and files.
+    /// Follower of cgroups, pods and files.
     pub(crate) reconciler: Arc<Reconciler>,
+    /// Health that the monitor answers with.
     pub(crate) health: Arc<Health>,
+    /// Metrics that the monitor answers with.
     pub(crate) metrics: Arc<Metrics>,
-    /// Reads what metrics need of the running agent.
+    /// Function that reads the values which metrics need of the running agent.
     pub(crate) snapshot: Arc<dyn Fn() -> Snapshot + Send + Sync>,
-    /// The process's phase.
+    /// Phase of the process.
     pub(crate) drain: Drain,
 }
 
@@ -36,13 +38,13 @@ pub(crate) struct Background {
 pub(crate) struct ActiveTasks {
     stop: CancellationToken,
     tasks: JoinSet<()>,
-    /// Those that answer others, and can be ended at any moment.
+    /// Tasks that answer others, and can be ended at any moment.
     answering: Vec<AbortHandle>,
     socket: SocketFile,
 }
 
 impl ActiveTasks {
-    /// Begins all of them.
+    /// Begins all tasks. Errors: the control socket, or the monitor's address, can't be had.
     pub(crate) async fn begin(with: &Background) -> Result<Self> {
         let file = with.reconciler.file();
         let (control, socket) = server::listen(&with.name, file.control_group().as_ref())?;
@@ -61,7 +63,7 @@ impl ActiveTasks {
         Ok(Self { stop, tasks, answering, socket })
     }
 
-    /// Waits until nobody is at any of it. The control socket is another agent's from here on.
+    /// Ends all tasks, and waits until they have ended. The control socket is another agent's from here on.
     pub(crate) async fn end(mut self) {
         self.stop.cancel();
         self.answering.iter().for_each(AbortHandle::abort);
@@ -70,7 +72,7 @@ impl ActiveTasks {
     }
 }
 
-/// Reloads at each SIGHUP.
+/// Reloads at each SIGHUP until `stop`.
 async fn reload_at_hangup(admin: Arc<Admin>, stop: CancellationToken) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     while stop.run_until_cancelled(hangup.recv()).await.flatten().is_some() {

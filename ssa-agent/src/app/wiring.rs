@@ -1,4 +1,4 @@
-//! Builds the parts of an agent, each with the others that it needs. Nothing else knows all of them.
+//! Wiring: builds the parts of an agent, each with the others that it needs. Nothing else knows all of them.
 
 use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Instant};
 
@@ -32,22 +32,24 @@ use crate::{
     telemetry::{Health, Metrics, Snapshot},
 };
 
-/// An agent that is built and does not serve yet, by what becomes of it.
+/// Agent that is built and does not serve yet, by what becomes of each part.
 pub(super) struct Wired {
+    /// Phase of the process, as `app` sets it.
     pub(super) lifecycle: Arc<Lifecycle>,
+    /// Attached cgroups.
     pub(super) services: Arc<Services>,
-    /// To whom events go.
+    /// Loop to which events go.
     pub(super) event_loop: EventLoop,
-    /// What is begun beside it.
+    /// Tasks that run beside the event loop.
     pub(super) background: Background,
-    /// What a successor gets.
+    /// State that a successor gets.
     pub(super) transfer: Transfer,
     /// Connects that the agent before this one was at: bytes of [`ssa_common::event::Held`].
     pub(super) held: Vec<Vec<u8>>,
 }
 
 /// Builds all parts, and attaches the cgroups of `options`. Clients of applications' listeners go to `clients`, agents that are
-/// ready to take this one's place to `candidates`.
+/// ready to take this one's place to `candidates`. Must be called inside the runtime. Blocks.
 pub(super) fn wire(
     options: &RunOptions,
     file: &Arc<File>,

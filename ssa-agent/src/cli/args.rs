@@ -10,7 +10,7 @@ use anyhow::Context as _;
 
 use crate::{control::client::names, policy::Config, sys::cgroup};
 
-/// The configuration to use.
+/// Configuration to use.
 #[derive(clap::Args, Clone, Debug)]
 pub(in crate::cli) struct ConfigArgs {
     /// The configuration file [default: /etc/ssa/agent.toml, if it is there]
@@ -19,13 +19,13 @@ pub(in crate::cli) struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    /// Where it comes from.
+    /// Source of the configuration.
     pub(in crate::cli) fn config(&self) -> Config {
         self.config.clone().map_or(Config::Default, Config::File)
     }
 }
 
-/// The running agent to ask.
+/// Running agent to ask.
 #[derive(clap::Args, Clone, Debug)]
 pub(in crate::cli) struct AgentArgs {
     /// The agent that was started with this cgroup first [default: the one of the machine, started without any, or the only
@@ -35,7 +35,7 @@ pub(in crate::cli) struct AgentArgs {
 }
 
 impl AgentArgs {
-    /// The agent's name.
+    /// Name of the agent. Errors: none runs, or several do.
     pub(in crate::cli) fn name(&self) -> anyhow::Result<String> {
         if let Some(cgroup) = &self.agent {
             return agent_name(&cgroup::resolve(cgroup)?);
@@ -50,10 +50,10 @@ impl AgentArgs {
     }
 }
 
-/// The name of the agent that is started without a cgroup.
+/// Name of the agent that is started without a cgroup.
 pub(in crate::cli) const MACHINE: &str = "machine";
 
-/// The name of the agent that is started with this cgroup first: its inode.
+/// Name of the agent that is started with this cgroup first: its inode.
 pub(in crate::cli) fn agent_name(cgroup: &Path) -> anyhow::Result<String> {
     let metadata = fs::metadata(cgroup).with_context(|| format!("cgroup {}", cgroup.display()))?;
     Ok(metadata.ino().to_string())

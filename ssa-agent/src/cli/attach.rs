@@ -19,7 +19,7 @@ use crate::{
 
 /// Let a running agent serve one more cgroup
 ///
-/// Programs in it, and below it, have TLS sockets from now on; sockets that they have made before do not (`ssa-agent list
+/// Applications in it, and below it, have TLS sockets from now on; sockets that they have made before do not (`ssa-agent list
 /// --uncaptured`). It stays attached until `ssa-agent detach`, or until the agent ends in order; an agent of the same name
 /// that is started after a crash takes it up again. For services that begin later, name them in the configuration.
 #[derive(clap::Args)]
@@ -30,7 +30,7 @@ pub(crate) struct AttachArgs {
     agent: super::args::AgentArgs,
 }
 
-/// Which cgroups.
+/// Cgroups that a command is about.
 #[derive(clap::Args)]
 #[group(multiple = false)]
 struct Which {
@@ -50,7 +50,7 @@ impl Which {
         self.cgroup.is_some() || self.unit.is_some() || self.container.is_some()
     }
 
-    /// Their paths, among those that are there.
+    /// Paths of the cgroups that are meant, among those that are there.
     fn among(&self, there: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
         let mount = cgroup::mount()?;
         let below = |path: &Path| Path::new("/").join(path.strip_prefix(&mount).unwrap_or(path));
@@ -63,7 +63,7 @@ impl Which {
         Ok(taken)
     }
 
-    /// The path, if it is one without wildcards.
+    /// Path of the cgroup, if it is one without wildcards.
     fn path(&self) -> Option<&Path> {
         self.cgroup.as_deref().filter(|path| !path.to_string_lossy().contains(['*', '?', '[']))
     }
@@ -71,7 +71,7 @@ impl Which {
 
 /// Let a running agent serve a cgroup no longer
 ///
-/// Its connections are reset. Then this waits until its programs have closed their TLS sockets: one that stays open must
+/// Its connections are reset. Then this waits until its applications have closed their TLS sockets: one that stays open must
 /// not become a plain socket. A cgroup that the configuration names is not attached again either, until `ssa-agent attach`
 /// or the agent's next start; but one that takes its place is, when the service begins again.
 #[derive(clap::Args)]
@@ -91,7 +91,7 @@ pub(crate) struct ListArgs {
     /// Print JSON instead
     #[arg(long)]
     json: bool,
-    /// List the TCP sockets of their programs that can't speak TLS instead: those that were made before the service was
+    /// List the TCP sockets of their applications that can't speak TLS instead: those that were made before the service was
     /// attached, or in another cgroup
     #[arg(long)]
     uncaptured: bool,
@@ -99,6 +99,7 @@ pub(crate) struct ListArgs {
     agent: super::args::AgentArgs,
 }
 
+/// Runs `ssa-agent attach`.
 pub(crate) fn attach(args: &AttachArgs) -> Result<ExitCode> {
     ensure!(args.which.is_given(), "say which: a cgroup, --unit or --container");
     let cgroups = match args.which.path() {
@@ -115,6 +116,7 @@ pub(crate) fn attach(args: &AttachArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Runs `ssa-agent detach`.
 pub(crate) fn detach(args: &DetachArgs) -> Result<ExitCode> {
     let name = args.agent.name()?;
     let attached = || Ok::<_, anyhow::Error>(listed(&name)?.into_iter().map(|service| service.cgroup).collect());
@@ -130,6 +132,7 @@ pub(crate) fn detach(args: &DetachArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Runs `ssa-agent list`.
 pub(crate) fn list(args: &ListArgs) -> Result<ExitCode> {
     let name = args.agent.name()?;
     if args.uncaptured {

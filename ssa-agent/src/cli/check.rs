@@ -1,4 +1,4 @@
-//! `ssa-agent check`: what a configuration says, before it is in force.
+//! `ssa-agent check`: explains a configuration before it is in force.
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
@@ -12,8 +12,8 @@ use crate::policy::{Application, Config, File, Mode, Pods, Policy};
 ///
 /// Reads the file and the certificates and keys that it names, and ends with an error that says where
 /// something is wrong. Otherwise prints the policy of the machine with all its defaults, or with
-/// --explain that of a running program and the profiles that it comes from. With --to or --listen it says what becomes of a
-/// socket of that program that sets no options of TLS, and by which rule. Changes nothing.
+/// --explain that of a running application and the profiles that it comes from. With --to or --listen it says what becomes of a
+/// socket of that application that sets no options of TLS, and by which rule. Changes nothing.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     udp: bool,
 }
 
-/// Says what the rules make of a socket; gives the policy that is in force for it then.
+/// Explains the rules for a socket; returns the policy that is in force for it then.
 fn explain(args: &Args, file: &File, application: &Application, profiles: &[usize]) -> Option<Policy> {
     let (at, kind) = match (args.to, args.listen) {
         (Some(at), _) => (at, if args.udp { Traffic::OUT_UDP } else { Traffic::OUT_TCP }),
@@ -67,6 +67,7 @@ fn explain(args: &Args, file: &File, application: &Application, profiles: &[usiz
     rule.mode().is_tls().then(|| file.policy_by_rule(profiles, rule))
 }
 
+/// Runs `ssa-agent check`.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let config: Config = args.config.config();
     let file = config.read()?;

@@ -1,11 +1,11 @@
-//! `ssa-agent completions` and `ssa-agent manual`: what a package installs beside the executable.
+//! `ssa-agent completions` and `ssa-agent manual`: files that a package installs beside the executable.
 
 use std::{fs, io, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap_complete::Shell;
 
-/// Print what makes a shell complete this command's words
+/// Print the script by which a shell completes this command's words
 ///
 /// For bash: ssa-agent completions bash > /usr/share/bash-completion/completions/ssa-agent
 #[derive(clap::Args)]
@@ -21,11 +21,13 @@ pub(crate) struct ManualArgs {
     folder: PathBuf,
 }
 
+/// Runs `ssa-agent completions`.
 pub(crate) fn completions(args: &CompletionsArgs, mut command: clap::Command) -> ExitCode {
     clap_complete::generate(args.shell, &mut command, "ssa-agent", &mut io::stdout());
     ExitCode::SUCCESS
 }
 
+/// Runs `ssa-agent manual`.
 pub(crate) fn manual(args: &ManualArgs, mut command: clap::Command) -> Result<ExitCode> {
     let failed = || format!("writing to {}", args.folder.display());
     fs::create_dir_all(&args.folder).with_context(failed)?;
@@ -41,7 +43,7 @@ pub(crate) fn manual(args: &ManualArgs, mut command: clap::Command) -> Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// clap keeps names for as long as the process runs, which is over in a moment.
+/// Leaks a name: clap keeps names for as long as the process runs, which is over in a moment.
 fn leak(name: &str) -> &'static str {
     Box::leak(name.to_owned().into_boxed_str())
 }

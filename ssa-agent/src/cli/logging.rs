@@ -1,4 +1,4 @@
-//! The agent's own log.
+//! Log of the agent.
 
 use std::{
     io::{IsTerminal as _, stderr},
@@ -8,7 +8,8 @@ use std::{
 use tracing::Level;
 use tracing_subscriber::{EnvFilter, filter::Directive, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-/// Logs to standard error what `filter` lets through.
+/// Starts logging of what `filter` lets through: to the journal if standard error is one, else to standard error. To be
+/// called once. Errors: a bad filter.
 pub(in crate::cli) fn start_logging(filter: &str) -> anyhow::Result<()> {
     let mut filter = EnvFilter::builder().with_default_directive(Directive::from(Level::INFO)).parse(filter)?;
     // They tell of every bad line of a file that applications bring.

@@ -1,4 +1,4 @@
-//! The command line: one file per subcommand, and the exit status.
+//! Command line: one file per subcommand, and the exit status.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The command line: one file per subcommand, and the exit status.
+//! Command line: one file per subcommand, and the exit status.
 
 pub(crate) mod args;
 pub(crate) mod attach;

@@ -1,4 +1,4 @@
-//! `ssa-agent probe`: the program of the self-test. Knows only sockets.
+//! `ssa-agent probe`: application of the self-test. Knows only sockets.
 
 use std::{
     io::{Read as _, Write as _},
@@ -13,9 +13,10 @@ use ssa_common::uapi;
 
 use crate::sys::sockopt::{tls_get, tls_set};
 
+/// Connect to the server of a self-test
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Where the server listens
+    /// The server's address
     addr: SocketAddr,
     /// The server's name
     name: String,
@@ -27,7 +28,8 @@ pub(crate) struct Args {
     refused: Option<i32>,
 }
 
-/// Connects, fetches a line, and prints what the socket says of its peer.
+/// Runs `ssa-agent probe`: connects, fetches a line, and prints what the socket answers about its peer; or fails unless
+/// connect is refused as expected.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let socket = Socket::new(Domain::for_address(args.addr), Type::STREAM, None)?;
     tls_set(&socket, uapi::TLS_HOSTNAME, &args.name).context("setting TLS_HOSTNAME")?;

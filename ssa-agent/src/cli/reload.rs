@@ -19,6 +19,7 @@ pub(crate) struct Args {
     agent: super::args::AgentArgs,
 }
 
+/// Runs `ssa-agent reload`.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let Answer::Reloaded { generation } = ask(&args.agent.name()?, Command::Reload)? else {
         bail!("the agent speaks of something else");

@@ -27,28 +27,29 @@ use crate::{
     sys::{capabilities, cgroup},
 };
 
-/// Serve a cgroup: its programs' TLS sockets connect through this agent
+/// Serve a cgroup: its applications' TLS sockets connect through this agent
 ///
-/// Loads and attaches the eBPF programs, and stays up until SIGINT or SIGTERM. Then it resets the
-/// open TLS connections, waits until no TLS socket is left, and detaches. A second signal ends it at
-/// once: the guards then stay attached and refuse every TLS socket, until the next run.
+/// Loads and attaches the eBPF programs, and stays up until SIGINT or SIGTERM. Then it resets the open TLS connections,
+/// waits until no TLS socket is left, and detaches. A second signal ends it at once: the guards then stay attached and
+/// refuse every TLS socket, until the next run.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// A cgroup, as a path of the file system or below the cgroup2 mount; made if it is not there. May be given several
     /// times. Without it, the agent of the machine is started, to which `ssa-agent attach` gives cgroups
     #[arg(long, value_name = "PATH")]
     cgroup: Vec<PathBuf>,
-    /// Where maps and programs are pinned; a bpffs is mounted if none is there
+    /// Folder that maps and programs are pinned in; a bpffs is mounted if none is there
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf")]
     bpffs: PathBuf,
     #[command(flatten)]
     config: super::args::ConfigArgs,
-    /// What to log: error, warn, info, debug, trace, or a filter such as `warn,ssa_agent=debug`. At
-    /// debug the eBPF programs' own messages come as target `ssa_hooks`
+    /// Filter of the log: error, warn, info, debug, trace, or one such as `warn,ssa_agent=debug`. At debug the eBPF
+    /// programs' own messages come as target `ssa_hooks`
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
-    /// At the end, reset the open connections and leave the guards attached: they refuse every TLS socket until the next
-    /// run, which takes up what was attached. Without it the end waits until the programs have closed their TLS sockets
+    /// At the end, reset the open connections and leave the guards attached: they refuse every TLS socket until the
+    /// next run, which takes up what was attached. Without it the end waits until the applications have closed their
+    /// TLS sockets
     #[arg(long)]
     leave_guards: bool,
     /// Take the place of an agent of the same name, if one runs: it finishes its connections and ends, and nobody is refused
@@ -63,6 +64,7 @@ pub(crate) struct Args {
     command: Vec<OsString>,
 }
 
+/// Runs `ssa-agent run`: the exit status is that of the command, if one is given.
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let log = args.log.as_deref().unwrap_or(if args.command.is_empty() { "info" } else { "warn" });
     super::logging::start_logging(log)?;
@@ -89,13 +91,13 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     runtime.shutdown_background();
     let (code, ended) = served?;
     if matches!(ended, End::Detached) {
-        // Programs that are still in it keep it; they may be in it for as long as they like.
+        // Processes that are still in it keep it; they may be in it for as long as they like.
         made.iter().for_each(|path| drop(fs::remove_dir(path)));
     }
     Ok(code)
 }
 
-/// One clear sentence for what the kernel would say in many.
+/// Checks what the agent needs of the machine: one clear sentence for what the kernel would say in many.
 fn check_machine() -> Result<()> {
     let effective = capabilities::effective_capabilities();
     let lacking: Vec<&str> = capabilities::CAPABILITIES
@@ -120,7 +122,7 @@ fn check_machine() -> Result<()> {
     Ok(())
 }
 
-/// Each connection takes two descriptors: take all that the administrator allows.
+/// Raises the limit of open files to all that the administrator allows: each connection takes two.
 fn raise_file_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let raised =
@@ -152,7 +154,8 @@ async fn serve(args: &Args, cgroups: Vec<PathBuf>) -> Result<(ExitCode, End)> {
     Ok((code, ended))
 }
 
-/// What happens while the agent serves.
+/// Does what the command line asks for while the agent serves: proves that it works, runs the command, waits for the
+/// end.
 async fn attended(args: &Args, cgroups: &[PathBuf], asked: &CancellationToken, code: &mut ExitCode) -> Result<()> {
     let Some(path) = cgroups.first() else {
         eprintln!("ssa-agent: ready. `ssa-agent attach CGROUP` gives it cgroups to serve.");
@@ -163,7 +166,7 @@ async fn attended(args: &Args, cgroups: &[PathBuf], asked: &CancellationToken, c
         print!("{}", selftest::run(path).await.context("the self-test failed")?);
     }
     if args.command.is_empty() {
-        cgroups.iter().for_each(|path| tell(path));
+        cgroups.iter().for_each(|path| print_ready(path));
         asked.cancelled().await;
         return Ok(());
     }
@@ -177,8 +180,8 @@ async fn attended(args: &Args, cgroups: &[PathBuf], asked: &CancellationToken, c
     Ok(())
 }
 
-fn tell(path: &Path) {
-    eprintln!("ssa-agent: ready. Programs in {} speak TLS by IPPROTO_TLS options.", path.display());
+fn print_ready(path: &Path) {
+    eprintln!("ssa-agent: ready. Applications in {} speak TLS by IPPROTO_TLS options.", path.display());
     eprintln!("ssa-agent: start one there:  ssa-agent exec --cgroup {} -- COMMAND", path.display());
     eprintln!("ssa-agent: or move one in:   echo PID > {}/cgroup.procs", path.display());
 }

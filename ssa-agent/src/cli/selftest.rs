@@ -1,4 +1,4 @@
-//! The proof that it works here: a TLS server with a throw-away CA, and a plain socket in the cgroup.
+//! Self-test that it works here: a TLS server with a throw-away CA, and a plain socket in the cgroup.
 
 use std::{io, path::Path, time::Duration};
 
@@ -27,25 +27,26 @@ use tokio_openssl::SslStream;
 
 const NAME: &str = "proof.ssa.test";
 
-/// Serves one connection, and runs `ssa-agent probe` in the cgroup against it. Returns what that says.
+/// Serves one connection, and runs `ssa-agent probe` in the cgroup against it. Returns what the probe prints. Errors:
+/// the probe's, or no end within 30 s.
 pub(crate) async fn run(cgroup: &Path) -> Result<String> {
     let (ca, acceptor) = server().context("making a throw-away CA")?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let addr = listener.local_addr()?.to_string();
     let serving = tokio::spawn(serve(listener, acceptor));
-    let program = std::env::current_exe()?;
-    let mut probe = Command::new(&program);
-    probe.args(["exec".as_ref(), "--cgroup".as_ref(), cgroup.as_os_str(), "--".as_ref(), program.as_os_str()]);
+    let executable = std::env::current_exe()?;
+    let mut probe = Command::new(&executable);
+    probe.args(["exec".as_ref(), "--cgroup".as_ref(), cgroup.as_os_str(), "--".as_ref(), executable.as_os_str()]);
     probe.args(["probe", &addr, NAME, &ca]).kill_on_drop(true);
     let output = timeout(Duration::from_secs(30), probe.output()).await.context("no answer within 30 s")??;
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    ensure!(output.status.success(), "the plain socket could not fetch over TLS: {said}");
+    let printed = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    ensure!(output.status.success(), "the plain socket could not fetch over TLS: {printed}");
     serving.await??;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Connects to where nobody listens, and to a server of another name: both refusals must come at once, by the packets
-/// that end a hold. Says what was lost.
+/// Connects to a server of another name, and to a port without a listener: both refusals must come at once, by the
+/// packets that end a hold. The error says which packet was lost.
 pub(crate) async fn refusals(cgroup: &Path) -> Result<()> {
     let (ca, acceptor) = server().context("making a throw-away CA")?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -58,9 +59,9 @@ pub(crate) async fn refusals(cgroup: &Path) -> Result<()> {
 }
 
 async fn refused(cgroup: &Path, addr: &str, ca: &str, errno: i32) -> Result<()> {
-    let program = std::env::current_exe()?;
-    let mut probe = Command::new(&program);
-    probe.args(["exec".as_ref(), "--cgroup".as_ref(), cgroup.as_os_str(), "--".as_ref(), program.as_os_str()]);
+    let executable = std::env::current_exe()?;
+    let mut probe = Command::new(&executable);
+    probe.args(["exec".as_ref(), "--cgroup".as_ref(), cgroup.as_os_str(), "--".as_ref(), executable.as_os_str()]);
     probe.args(["probe", "--refused", &errno.to_string(), addr, "other.ssa.test", ca]).kill_on_drop(true);
     let output = timeout(Duration::from_secs(10), probe.output()).await.context("no answer within 10 s")??;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
@@ -79,7 +80,7 @@ async fn serve(listener: TcpListener, acceptor: SslAcceptor) -> Result<()> {
     Ok(())
 }
 
-/// A server's certificate of a CA that exists for this moment only: (CA as PEM, server).
+/// Makes a server's certificate of a CA that exists for this moment only: (CA as PEM, server).
 fn server() -> Result<(String, SslAcceptor), ErrorStack> {
     let ca_key = key()?;
     let ca = certificate("SSA self-test CA", &ca_key, None)?;
@@ -97,7 +98,7 @@ fn key() -> Result<PKey<Private>, ErrorStack> {
     PKey::from_ec_key(EcKey::generate(&group)?)
 }
 
-/// Of a server, signed by the issuer; or of a CA, signed by itself.
+/// Makes the certificate of a server, signed by the issuer; or of a CA, signed by itself.
 fn certificate(name: &str, key: &PKey<Private>, issuer: Option<(&X509, &PKey<Private>)>) -> Result<X509, ErrorStack> {
     let mut subject = X509NameBuilder::new()?;
     subject.append_entry_by_text("CN", name)?;

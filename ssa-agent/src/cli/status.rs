@@ -1,4 +1,4 @@
-//! `ssa-agent status` and `connections`: how a running agent does.
+//! `ssa-agent status` and `connections`: state and connections of a running agent.
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// Say how a running agent does: services, connections, counters
+/// Show the state of a running agent: services, connections, counters
 #[derive(clap::Args)]
 pub(crate) struct StatusArgs {
     /// Print JSON instead
@@ -29,7 +29,8 @@ pub(crate) struct StatusArgs {
 
 /// List the open connections of a running agent, the oldest first
 ///
-/// Each with its program, its peer, and what was negotiated. Connections that are still being set up are not listed.
+/// Each with its application, its peer, and what was negotiated. Connections that are still being set up are not
+/// listed.
 #[derive(clap::Args)]
 pub(crate) struct ConnectionsArgs {
     /// Print JSON instead: one array
@@ -45,6 +46,7 @@ pub(crate) struct ConnectionsArgs {
     agent: super::args::AgentArgs,
 }
 
+/// Runs `ssa-agent status`.
 pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode> {
     let Answer::Status(status) = ask(&args.agent.name()?, Command::Status)? else {
         bail!("the agent speaks of something else");
@@ -62,6 +64,7 @@ pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Runs `ssa-agent connections`.
 pub(crate) fn connections(args: &ConnectionsArgs) -> Result<ExitCode> {
     let name = args.agent.name()?;
     loop {

@@ -9,18 +9,19 @@ use crate::control::{
     protocol::{Answer, Command},
 };
 
-/// Let a running agent be replaced by its program's file as it is now
+/// Let a running agent be replaced by its executable as it is now
 ///
-/// The agent starts the file that it was started from, with the same arguments. The new process takes over listeners and new
-/// connections, of which none is refused; the old one finishes its open connections and ends, after
-/// `finish_seconds` of \[control\] at the latest. Should the new one fail to start, the old one goes on. Where an agent keeps
-/// its state in another form than the last, which the changelog says, it must be restarted instead.
+/// The agent starts the executable that it was started from, with the same arguments. The new process takes over
+/// listeners and new connections, of which none is refused; the old one finishes its open connections and ends, after
+/// `finish_seconds` of \[control\] at the latest. Should the new one fail to start, the old one goes on. Where an agent
+/// keeps its state in another form than the last, which the changelog says, it must be restarted instead.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     agent: super::args::AgentArgs,
 }
 
+/// Runs `ssa-agent upgrade`.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let Answer::Upgraded { pid, finishing } = ask(&args.agent.name()?, Command::Upgrade)? else {
         bail!("the agent speaks of something else");

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::policy::Direction;
 
-/// Logs the end of a connection, with the bytes that were relayed; `error` says why it was reset.
+/// Logs the end of a connection, with the bytes that were relayed up and down; `error` says why it was reset.
 pub(super) fn ended(of: &ConnectionInfo, seconds: f64, (up, down): (u64, u64), error: Option<&str>) {
     let end = if error.is_none() { "closed" } else { "reset" };
     info!(

@@ -1,4 +1,5 @@
-//! What `getsockopt`, `getpeername` and `getsockname` answer for a connection: published before the application hears of it.
+//! Answers of `getsockopt`, `getpeername` and `getsockname` for a connection: published before the application hears of
+//! it.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -7,35 +8,35 @@ use ssa_common::connection::{Connection, Scalar, State, Text};
 use super::{chains::Chains, error::Error};
 use crate::{kernel::AnswerMap, relay::PeerConnection};
 
-/// The answers of all connections.
+/// Answers of all connections, in the hooks' maps. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Answers {
     map: Arc<dyn AnswerMap>,
     chains: Arc<Chains>,
 }
 
-/// A socket at one of its connects.
+/// A socket at one of its connects. Answers of another attempt are ignored.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Attempt {
     /// `TLS_ID` of the socket.
     pub(crate) id: u64,
-    /// Which connect it is, from 1. Answers to another one are ignored.
+    /// Count of the socket's connects, from 1.
     pub(crate) number: u32,
 }
 
-/// The answers of a connection that was made, as they were published.
+/// Answers of a connection that was made, as they were published.
 pub(crate) struct Published {
     id: u64,
     answers: Box<Connection>,
 }
 
 impl Answers {
-    /// Takes over what the sockets of an agent before this one have.
+    /// Takes over the maps, and the chains of sockets that an agent before this one has left in them.
     pub(crate) fn new(map: Arc<dyn AnswerMap>) -> Self {
         Self { chains: Arc::new(Chains::new(Arc::clone(&map))), map }
     }
 
-    /// The number of the attempt that a socket is at, if it is open.
+    /// Count of connects that a socket is at, from 1; none if it is closed.
     pub(crate) fn attempt(&self, id: u64) -> Option<u32> {
         self.map.attempt(id)
     }
@@ -46,14 +47,14 @@ impl Answers {
         let _closed = self.map.publish(of.id, &Connection::pending(of.number));
     }
 
-    /// Publishes why an attempt fails, at most [`ssa_common::limits::ERROR_BYTES`] of it. False if the socket is closed
-    /// already, or at another attempt.
+    /// Publishes the reason why an attempt fails, at most [`ssa_common::limits::ERROR_BYTES`] of it. False if the
+    /// socket is closed already, or at another attempt.
     pub(crate) fn refused(&self, of: Attempt, why: &str) -> bool {
         self.map.publish(of.id, &refusal(of.number, why))
     }
 
-    /// Publishes what is known of a peer that was reached: `peer` and `local` are the addresses of the peer leg. None if the
-    /// socket is closed already.
+    /// Publishes what is known of a peer that was reached: `peer` and `local` are the addresses of the peer leg. None
+    /// if the socket is closed already. Errors: [`Error::NoRoom`] if the maps of certificates are full.
     pub(crate) fn secured(
         &self,
         of: Attempt,
@@ -73,6 +74,7 @@ impl Answers {
     }
 
     /// Publishes that a peer was reached, of which nothing else is known yet. None if the socket is closed already.
+    /// Errors: [`Error::NoRoom`].
     pub(crate) fn connected(
         &self,
         of: Attempt,
@@ -88,7 +90,8 @@ impl Answers {
         Ok(Some(Published { id: of.id, answers }))
     }
 
-    /// Publishes what is known of a client, for the socket `id` that is to come out of a listener.
+    /// Publishes what is known of a client, for the socket `id` that is to come out of a listener. Errors:
+    /// [`Error::NoRoom`], or the map of answers is full.
     pub(crate) fn accepted(
         &self,
         id: u64,
@@ -110,14 +113,15 @@ impl Answers {
         Ok(Published { id, answers })
     }
 
-    /// Publishes why a connection that was made has failed, beside what is known of it: before it is reset.
+    /// Publishes the reason why a connection that was made has failed, beside what is known of it: before it is reset.
     pub(crate) fn failed(&self, published: &mut Published, why: &str) {
         published.answers.push_cut(Text::Error, why);
         // Closed already: then nobody asks.
         let _closed = self.map.publish(published.id, &published.answers);
     }
 
-    /// Publishes why a listener can't serve; `listens` says whether it still does, and is asked afterwards.
+    /// Publishes the reason why a listener can't serve; `listens` says whether it still does, and is asked afterwards:
+    /// if not, the answer is deleted again.
     pub(crate) fn listener_failed(&self, of: Attempt, why: &str, listens: impl FnOnce() -> bool) {
         self.map.publish_listener(of.id, &refusal(of.number, why));
         if !listens() {
@@ -130,13 +134,13 @@ impl Answers {
         self.chains.forget(id);
     }
 
-    /// Forgets all of an accepted socket that no application ever had, or has no more.
+    /// Forgets the answers and chain of an accepted socket that no application ever had, or has no more.
     pub(crate) fn forget_accepted(&self, id: u64) {
         self.map.forget(id);
         self.chains.forget(id);
     }
 
-    /// Leaves the chains to a successor, which deletes them; or takes them back.
+    /// Leaves the chains to a successor (true), which deletes them; or takes them back (false).
     pub(crate) fn leave_chains(&self, left: bool) {
         self.chains.leave(left);
     }
@@ -156,7 +160,7 @@ fn refusal(attempt: u32, why: &str) -> Connection {
     answers
 }
 
-/// What both directions answer.
+/// Describes a peer: the answers that both directions have.
 fn describe(attempt: u32, connection: &PeerConnection, peer: SocketAddr, local: Option<SocketAddr>) -> Box<Connection> {
     let mut answers = addresses(attempt, peer, local);
     answers.scalars[Scalar::Version as usize] = connection.version();

@@ -1,5 +1,4 @@
-//! The peers' certificates, as `getsockopt` gives them out: each is stored once, for as long as an open
-//! socket has it.
+//! Peers' certificates, as `getsockopt` gives them out: each is stored once, for as long as an open socket has it.
 
 use std::{
     collections::HashMap,
@@ -22,22 +21,22 @@ use crate::{kernel::AnswerMap, sync::lock};
 pub(crate) struct Chains {
     maps: Arc<dyn AnswerMap>,
     kept: Mutex<Kept>,
-    /// Another agent has them now: nothing is deleted.
+    /// Whether another agent has the chains now: nothing is deleted then.
     left: AtomicBool,
 }
 
 #[derive(Default)]
 struct Kept {
-    /// The chain of each socket, by its id.
+    /// Chain of each socket, by the socket's id.
     sockets: HashMap<u64, Digest>,
-    /// How many sockets have a chain, and its certificates.
+    /// Number of sockets that have a chain, and the chain's certificates.
     chains: HashMap<Digest, (usize, Vec<Digest>)>,
-    /// How many chains have a certificate.
+    /// Number of chains that have a certificate.
     certificates: HashMap<Digest, usize>,
 }
 
 impl Chains {
-    /// Takes over what the sockets of an agent before this one have.
+    /// Takes over the chains that the sockets of an agent before this one have.
     pub(crate) fn new(maps: Arc<dyn AnswerMap>) -> Self {
         let mut kept = Kept::default();
         for (id, digest, chain) in maps.inherited_chains() {
@@ -47,8 +46,9 @@ impl Chains {
         Self { maps, kept: Mutex::new(kept), left: AtomicBool::new(false) }
     }
 
-    /// Publishes the chain of a socket's connection, leaf first, and returns its digest. What the socket
-    /// had before is forgotten.
+    /// Publishes the chain of a socket's connection, leaf first, and returns its digest: SHA-256 of the certificates'
+    /// digests. The chain that the socket had before is forgotten. Errors: [`Error::NoRoom`] if a map is full; nothing
+    /// is left in it then.
     pub(crate) fn publish(&self, id: u64, certificates: &[X509]) -> Result<Digest, Error> {
         let ders: Vec<Vec<u8>> = certificates.iter().map(|one| one.to_der()).collect::<Result<_, _>>()?;
         let digests: Vec<Digest> = ders.iter().map(|der| sha256(der)).collect();
@@ -73,12 +73,13 @@ impl Chains {
         Ok(digest)
     }
 
-    /// Leaves them to a successor, or takes them back.
+    /// Leaves the chains to a successor (true), or takes them back (false).
     pub(crate) fn leave(&self, left: bool) {
         self.left.store(left, Ordering::SeqCst);
     }
 
-    /// A socket is closed, or has lost its connection for a new one.
+    /// Forgets the chain of a socket that is closed, or has lost its connection for a new one; deletes what no socket
+    /// has any more.
     pub(crate) fn forget(&self, id: u64) {
         if self.left.load(Ordering::SeqCst) {
             return;

@@ -1,4 +1,4 @@
-//! Why a connection was not made, and the one table from that to an errno.
+//! Errors of connections that were not made, and the one table from them to an errno.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -12,51 +12,62 @@ use crate::{
     tls::{self, Failed},
 };
 
-/// A connection that was not made, by whose fault.
+/// Reason why a connection was not made, by whose fault.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// Sockets for the clients of a listener.
+    /// The agent can't make the sockets that take in the clients of a listener.
     #[error("clients can't be taken in")]
     ClientListener(#[source] netns::Error),
-    /// The peer's network, the way there, or the servers of its name.
+    /// The peer can't be reached: its network, the way there, or the servers of its name.
     #[error(transparent)]
     Dial(#[from] dial::Error),
-    /// The administrator's configuration.
+    /// The administrator's configuration does not allow the connection.
     #[error(transparent)]
     Enforce(#[from] enforce::Error),
-    /// The peer accepted the connection, and no more.
+    /// The peer accepted the TCP connection, and did not finish the handshake.
     #[error("{to} did not finish the TLS handshake within {} s", limit.as_secs_f32())]
-    HandshakeTimeout { to: SocketAddr, limit: Duration },
-    /// The kernel or the machine.
+    HandshakeTimeout {
+        /// Address of the peer.
+        to: SocketAddr,
+        /// Time that the policy gives the handshake.
+        limit: Duration,
+    },
+    /// The kernel, or the machine, failed the agent.
     #[error("the TLS agent failed")]
     Kernel(#[from] kernel::Error),
-    /// The application's own firewall, most likely.
+    /// The application leg was not made, most likely because of the application's own firewall.
     #[error(
         "the connection from the application to the agent was not made within {} s: the firewall or the IPAddressDeny= of \
          the service must let it reach {net} and ::1",
         limit.as_secs_f32(),
         net = ssa_common::limits::LOOPBACK_NETWORK
     )]
-    Leg { limit: Duration },
-    /// Sockets and programs for a namespace.
+    Leg {
+        /// Time that the leg had.
+        limit: Duration,
+    },
+    /// The agent can't make its sockets, or start its thread, in the application's network namespace.
     #[error("the TLS agent can't work in the network namespace")]
     Namespace(#[source] netns::Error),
     /// The maps of certificates are full.
     #[error("no room for the peer's certificates: {0}")]
     NoRoom(#[source] kernel::Error),
-    /// What the application has set.
+    /// The settings of the application can't be used.
     #[error(transparent)]
     Options(#[from] options::Error),
-    /// Files of the application's, from a slow file system; or the agent lacks descriptors.
+    /// Files that the application has named were not read in time: a slow file system, or the agent lacks descriptors.
     #[error("the certificates that the application has named could not be read within {} s", limit.as_secs_f32())]
-    ReadTimeout { limit: Duration },
+    ReadTimeout {
+        /// Time that reading had.
+        limit: Duration,
+    },
     /// A certificate of the peer's chain is revoked, or nobody says that it is not.
     #[error(transparent)]
     Revocation(#[from] revocation::Error),
     /// The administrator ends the agent, or detaches the service.
     #[error("the TLS agent ends")]
     Stopping,
-    /// The peer, or the settings of the handshake.
+    /// The handshake failed, or its settings.
     #[error(transparent)]
     Tls(#[from] tls::Error),
 }
@@ -77,8 +88,8 @@ impl From<Failed<revocation::Error>> for Error {
 }
 
 impl Error {
-    /// The errno that the application's `connect` fails with. Exhaustive on purpose. A held SYN can't end with
-    /// any other errno (docs/adr/0001-hold-the-syn.md).
+    /// Errno that the application's `connect` fails with. Exhaustive on purpose. A held SYN can't end with any other
+    /// errno (docs/adr/0001-hold-the-syn.md).
     pub(crate) fn errno(&self) -> Errno {
         use enforce::Error as Enforce;
         match self {
@@ -105,7 +116,7 @@ impl Error {
         }
     }
 
-    /// What failed, in a word: for metrics and logs.
+    /// Reason in a word, for metrics and logs.
     pub(crate) fn reason(&self) -> &'static str {
         use enforce::Error as Enforce;
         match self {
@@ -132,12 +143,12 @@ impl Error {
         }
     }
 
-    /// Whether a limit of the configuration is the reason, of which the log tells once a second.
+    /// Whether a limit of the configuration is the reason, which the log mentions once a second at most.
     pub(crate) fn is_limit(&self) -> bool {
         matches!(self, Self::Enforce(enforce::Error::Limit(_)))
     }
 
-    /// The whole story in one line, at most `limit` bytes, for `TLS_ERROR`.
+    /// Text for `TLS_ERROR`: the error and its causes in one line, at most `limit` bytes.
     pub(crate) fn text(&self, limit: usize) -> String {
         let mut text = error_chain(self);
         // One line of text without a NUL, whatever a peer has put into its certificate.

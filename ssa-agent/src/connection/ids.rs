@@ -2,7 +2,7 @@
 
 use openssl::{error::ErrorStack, rand::rand_bytes};
 
-/// A fresh id.
+/// Makes a fresh id from OpenSSL's random generator.
 pub(crate) fn new_id() -> Result<u64, ErrorStack> {
     loop {
         let mut bytes = [0; 8];

@@ -1,4 +1,5 @@
-//! What both directions share: errors and their errnos, answers to `getsockopt`, the table of connections, the access log.
+//! Parts that both directions share: errors and their errnos, answers to `getsockopt`, the table of connections, the
+//! access log.
 
 mod access_log;
 mod answers;

@@ -1,4 +1,4 @@
-//! The connections that are open, and the last that failed.
+//! Connections that are open, and the last that failed.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,7 +17,7 @@ use crate::{
     telemetry::{Labels, Metrics},
 };
 
-/// All connections, each with its line in the access log and in the metrics.
+/// Table of open connections, each with its line in the access log and in the metrics. Clones share it.
 #[derive(Clone)]
 pub(crate) struct ConnectionTable {
     inner: Arc<Mutex<Inner>>,
@@ -26,27 +26,27 @@ pub(crate) struct ConnectionTable {
 
 #[derive(Default)]
 struct Inner {
-    /// By a number of their own: a socket may have connected again before its last connection is over.
+    /// Open connections by a number of their own: a socket may have connected again before its last connection is over.
     open: HashMap<u64, Open>,
     next: u64,
-    /// The last that were not made, or were reset; the newest last.
+    /// Last connections that were not made, or were reset; the newest last.
     failures: VecDeque<Failure>,
 }
 
-/// Failures that are kept.
+/// Most failures that are kept.
 const FAILURES: usize = 256;
 
 struct Open {
-    /// Without its age and bytes.
+    /// Labels and facts, without age and bytes.
     info: ConnectionInfo,
     since: Instant,
     copied: Arc<Copied>,
-    /// Bytes up and down, as far as they are in the metrics.
+    /// Bytes up and down that are in the metrics already.
     counted: (u64, u64),
 }
 
 impl Open {
-    /// Bytes up and down that are not in the metrics yet.
+    /// Takes the bytes up and down that are not in the metrics yet.
     fn uncounted(&mut self) -> (u64, u64) {
         let (up, down) = self.copied.both();
         let before = std::mem::replace(&mut self.counted, (up, down));
@@ -54,29 +54,29 @@ impl Open {
     }
 }
 
-/// An open connection's entry in the table. Dropping it ends it there: if nothing else was said, because the agent has reset
-/// it.
+/// Entry of an open connection in the table. Dropping it takes the connection out, logs its end and counts it: unless
+/// [`Self::closed`] or [`Self::reset`] was called, as reset by the agent.
 pub(crate) struct AccessLogEntry {
     table: ConnectionTable,
     number: u64,
-    /// Bytes that were relayed so far.
+    /// Counts of bytes that were relayed so far; the relay writes them.
     pub(crate) copied: Arc<Copied>,
-    /// Why it was reset; none if it was closed in order.
+    /// Reason why it was reset; none if it was closed in order.
     error: Option<String>,
 }
 
 impl AccessLogEntry {
-    /// Ends it in order.
+    /// Ends the connection in order.
     pub(crate) fn closed(mut self) {
         self.error = None;
     }
 
-    /// Ends it as reset.
+    /// Ends the connection as reset, with the reason.
     pub(crate) fn reset(mut self, why: String) {
         self.error = Some(why);
     }
 
-    /// Notes that its peer has become revoked.
+    /// Notes that the connection's peer has become revoked; `how` is the reason in words.
     pub(crate) fn revoked(&self, how: &str) {
         self.table.metrics.peer_revoked();
         let mut inner = self.table.lock();
@@ -116,12 +116,12 @@ impl Drop for AccessLogEntry {
 }
 
 impl ConnectionTable {
-    /// An empty table that counts in `metrics`.
+    /// Makes an empty table that counts in `metrics`.
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
         Self { inner: Arc::default(), metrics }
     }
 
-    /// Enters a connection whose handshake is done, for which it has waited since `began`.
+    /// Enters a connection whose handshake is done; `began` is when the application asked for it.
     pub(crate) fn open(&self, of: &ConnectionLabels<'_>, peer: &PeerConnection, began: Instant) -> AccessLogEntry {
         let tcp = peer.tcp();
         let info = ConnectionInfo {
@@ -153,7 +153,7 @@ impl ConnectionTable {
         AccessLogEntry { table: self.clone(), number, copied, error: Some("the TLS agent has ended it".to_owned()) }
     }
 
-    /// Notes a connection that was not made; `text` is what the application is told.
+    /// Notes a connection that was not made; `text` is what `TLS_ERROR` says.
     pub(crate) fn refused(&self, of: &ConnectionLabels<'_>, error: &Error, text: &str) {
         let labels = Labels { service: &of.service, direction: of.direction.name() };
         self.metrics.refused(labels, error.reason());
@@ -172,7 +172,7 @@ impl ConnectionTable {
         access_log::refused(of, error, text);
     }
 
-    /// What is open now, the oldest first.
+    /// Lists the open connections, the oldest first.
     pub(crate) fn infos(&self) -> Vec<ConnectionInfo> {
         let info = |open: &Open| ConnectionInfo {
             age_seconds: open.since.elapsed().as_secs_f64(),
@@ -185,12 +185,12 @@ impl ConnectionTable {
         infos
     }
 
-    /// How many are open.
+    /// Number of open connections.
     pub(crate) fn count(&self) -> usize {
         self.lock().open.len()
     }
 
-    /// How many are open, by service and direction; bytes that were relayed until now are in the metrics afterwards.
+    /// Number of open connections by service and direction. Adds the bytes that were relayed until now to the metrics.
     pub(crate) fn counts(&self) -> Vec<(String, &'static str, u64)> {
         let mut counts: HashMap<(String, &'static str), u64> = HashMap::new();
         for open in self.lock().open.values_mut() {
@@ -201,7 +201,7 @@ impl ConnectionTable {
         counts.into_iter().map(|((service, direction), open)| (service, direction, open)).collect()
     }
 
-    /// The last that failed, the newest last.
+    /// Last failures, the newest last.
     pub(crate) fn failures(&self) -> Vec<Failure> {
         self.lock().failures.iter().cloned().collect()
     }
@@ -224,7 +224,7 @@ fn labels(info: &ConnectionInfo) -> Labels<'_> {
     Labels { service: &info.service, direction: info.direction.name() }
 }
 
-/// The time: seconds since 1970.
+/// Current time, in seconds since 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -1,4 +1,4 @@
-//! Asking a running agent.
+//! Client of the control socket.
 
 use std::{
     fs,
@@ -11,15 +11,15 @@ use anyhow::{Context as _, Result, bail};
 
 use super::protocol::{Answer, Command, request};
 
-/// The folder of the sockets.
+/// Folder of the control sockets.
 pub(super) const FOLDER: &str = "/run/ssa-agent";
 
-/// The path of the socket of an agent.
+/// Path of an agent's control socket.
 pub(crate) fn path(name: &str) -> PathBuf {
     Path::new(FOLDER).join(format!("{name}.sock"))
 }
 
-/// The names of agents that run: a socket of one that is gone refuses.
+/// Names of agents that run: a socket of one that is gone refuses.
 pub(crate) fn names() -> Vec<String> {
     let entries = fs::read_dir(FOLDER).into_iter().flatten().flatten();
     let names =
@@ -27,7 +27,7 @@ pub(crate) fn names() -> Vec<String> {
     names.filter(|name| UnixStream::connect(path(name)).is_ok()).collect()
 }
 
-/// Asks an agent, and waits for its answer. An error that it answers is an error here.
+/// Asks an agent, and waits, without a limit, for its answer. An error that it answers is an error here.
 pub(crate) fn ask(name: &str, command: Command) -> Result<Answer> {
     let path = path(name);
     let failed = || format!("no agent answers at {} (does `ssa-agent run` run?)", path.display());

@@ -1,4 +1,4 @@
-//! The control socket: what an administrator asks a running agent. docs/control.md has the protocol.
+//! Control socket: commands of an administrator to a running agent. docs/control.md has the protocol.
 
 pub(crate) mod client;
 pub(crate) mod protocol;

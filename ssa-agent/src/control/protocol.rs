@@ -12,89 +12,110 @@ use crate::{
 /// Version of the protocol, which every request names.
 pub(super) const VERSION: u32 = 1;
 
-/// A line that is sent to an agent.
+/// Line that is sent to an agent.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Request {
-    /// Version of the protocol.
+    /// Version of the protocol: [`VERSION`].
     pub(super) version: u32,
+    /// Command of the request.
     pub(super) command: Command,
 }
 
-/// What an agent is asked.
+/// Command to an agent.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Command {
     /// Read the configuration again, and put it in force.
     Reload,
     /// Attach a cgroup, by its path in the file system.
-    Attach { cgroup: PathBuf },
-    /// Reset its connections, wait until its applications have closed their TLS sockets, and let it go.
-    Detach { cgroup: PathBuf },
-    /// Tell which cgroups are attached.
+    Attach {
+        /// Path of the cgroup in the file system.
+        cgroup: PathBuf,
+    },
+    /// Reset a cgroup's connections, wait until its applications have closed their TLS sockets, and let it go.
+    Detach {
+        /// Path of the cgroup in the file system.
+        cgroup: PathBuf,
+    },
+    /// List the attached cgroups.
     List,
-    /// Tell of the TCP sockets of services' applications that can't speak TLS.
+    /// List the TCP sockets of services' applications that can't speak TLS.
     Uncaptured,
-    /// Tell of the open connections.
+    /// List the open connections.
     Connections,
-    /// Tell of the last connections that failed.
+    /// List the last connections that failed.
     Failures,
-    /// Tell how the agent does.
+    /// Describe the agent: its process, and what it has counted.
     Status,
     /// Start the executable anew, and let it take this one's place.
     Upgrade,
-    /// Let who asks take this one's place; it has the state of applications in this form.
-    HandOver { abi: u32 },
+    /// Let the asking agent take this one's place.
+    HandOver {
+        /// Form in which it keeps the state of applications: `ABI_VERSION` of ssa-common.
+        abi: u32,
+    },
 }
 
-/// What an agent answers.
+/// Answer of an agent.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Answer {
-    /// A policy is in force; how many there were, it among them.
-    Reloaded { generation: u64 },
-    /// It is attached, or is no longer.
+    /// Another policy is in force.
+    Reloaded {
+        /// Number of policies that were in force, this one among them.
+        generation: u64,
+    },
+    /// Done: the cgroup is attached, or is no longer.
     Done,
-    /// The attached cgroups.
+    /// Attached cgroups.
     Services(Vec<ServiceInfo>),
     /// TCP sockets that are older than the attachment, or of another cgroup.
     Uncaptured(Vec<Uncaptured>),
-    /// The open connections, the oldest first.
+    /// Open connections, the oldest first.
     Connections(Vec<ConnectionInfo>),
     /// Connections that were not made or did not end in order, the newest last.
     Failures(Vec<Failure>),
-    /// How the agent does.
+    /// Description of the agent.
     Status(Box<Status>),
-    /// Another process serves now; connections that this one finishes.
-    Upgraded { pid: u32, finishing: usize },
-    /// This process is ready to be replaced.
-    HandingOver { pid: u32 },
-    /// Nothing has changed.
+    /// Another process serves now.
+    Upgraded {
+        /// Id of that process.
+        pid: u32,
+        /// Number of connections that this process finishes.
+        finishing: usize,
+    },
+    /// Ready to be replaced.
+    HandingOver {
+        /// Id of this process.
+        pid: u32,
+    },
+    /// Error, in words; nothing has changed.
     Error(String),
 }
 
-/// How an agent does, as `ssa-agent status` shows it.
+/// Description of an agent, as `ssa-agent status` shows it.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Status {
     /// Version of the agent.
     pub(crate) version: String,
-    /// Its process.
+    /// Id of its process.
     pub(crate) pid: u32,
-    /// How long it has run.
+    /// Seconds for which it has run.
     pub(crate) seconds: u64,
-    /// Attached cgroups.
+    /// Number of attached cgroups.
     pub(crate) services: usize,
-    /// Open connections.
+    /// Number of open connections.
     pub(crate) connections: usize,
-    /// What the hooks have counted since the maps were made, by name.
+    /// Counters of the hooks since the maps were made, by name.
     pub(crate) counters: BTreeMap<String, u64>,
 }
 
-/// A command, as it is sent.
+/// Makes the request of a command, in this version of the protocol.
 pub(crate) fn request(command: Command) -> Request {
     Request { version: VERSION, command }
 }
 
-/// Entry point for fuzzers: what may come on the socket.
+/// Entry point for fuzzers of the requests that may come on the socket.
 #[cfg(any(fuzzing, test))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     if let Ok(request) = serde_json::from_slice::<Request>(bytes) {

@@ -1,9 +1,8 @@
-//! The control socket: what an administrator asks a running agent.
+//! Server of the control socket.
 //!
-//! A stream socket of the Unix domain, `/run/ssa-agent/<name of the agent>.sock`, mode 0600. One
-//! request a line, one answer a line, both JSON; a connection may ask again. Only root is answered
-//! (`SO_PEERCRED`, unix(7)), and the group that the configuration may name: then the mode is 0660. docs/control.md has
-//! the protocol.
+//! A stream socket of the Unix domain, `/run/ssa-agent/<name of the agent>.sock`, mode 0600. One request a line, one
+//! answer a line, both JSON; a connection may ask again. Only root is answered (`SO_PEERCRED`, unix(7)), and the group
+//! that the configuration may name: then the mode is 0660. docs/control.md has the protocol.
 
 use std::{
     fs, io,
@@ -26,12 +25,13 @@ use super::{
 };
 use crate::policy::UserGroup;
 
-/// Does what is asked.
+/// Handler of an administrator's commands.
 pub(crate) trait Handler: Send + Sync + 'static {
     /// Answers a command; never [`Command::HandOver`].
     fn handle(&self, command: Command) -> impl Future<Output = Answer> + Send;
 
-    /// Hands over to who asks, which has the state of applications in this form.
+    /// Hands over to the agent at the other end of `stream`, which keeps the state of applications in the form `abi`.
+    /// Errors are logged.
     fn hand_over(&self, stream: UnixStream, abi: u32) -> impl Future<Output = Result<()>> + Send;
 }
 
@@ -41,15 +41,15 @@ const REQUEST_BYTES: u64 = 4096;
 /// A control socket that is bound.
 pub(crate) struct Server {
     listener: UnixListener,
-    /// Whoever may open the socket is answered: the kernel has seen to it that they are of the group.
+    /// Whether a group may open the socket: the kernel has seen to it that whoever does is of the group.
     has_group: bool,
 }
 
-/// The socket's file. Dropping it removes it.
+/// File of a control socket. Dropping it removes it.
 pub(crate) struct SocketFile(PathBuf);
 
 impl SocketFile {
-    /// Leaves it to another agent, which has one of the same name.
+    /// Leaves the file to another agent, which has one of the same name.
     pub(crate) fn leave(mut self) {
         self.0.clear();
     }
@@ -62,7 +62,8 @@ impl Drop for SocketFile {
     }
 }
 
-/// Binds the socket of an agent. One of an agent that is gone is replaced.
+/// Binds the control socket of an agent. One of an agent that is gone is replaced. Errors: the folder, the socket or
+/// its group can't be had.
 pub(crate) fn listen(name: &str, group: Option<&UserGroup>) -> Result<(Server, SocketFile)> {
     let path = path(name);
     let failed = || format!("the control socket {}", path.display());
@@ -82,7 +83,7 @@ pub(crate) fn listen(name: &str, group: Option<&UserGroup>) -> Result<(Server, S
 }
 
 impl Server {
-    /// Answers until it is dropped.
+    /// Answers requests until it is dropped. Failures are logged.
     pub(crate) async fn serve(self, handler: Arc<impl Handler>) {
         loop {
             match self.listener.accept().await {

@@ -1,4 +1,4 @@
-//! TCP to where an application connects: an address, or each address of a name, in one limit of time.
+//! TCP connections to where an application connects: an address, or each address of a name, in one limit of time.
 
 use std::{
     net::{Ipv6Addr, SocketAddr},
@@ -18,7 +18,7 @@ use crate::{kernel::Errno, netns::Namespace};
 
 /// Connects to an address, as the application's socket is set up.
 ///
-/// Cancellation closes the socket.
+/// Errors: [`Error::Dial`], [`Error::DialTimeout`] after `limit`. Cancellation closes the socket.
 pub(crate) async fn address(
     namespace: &Namespace,
     to: SocketAddr,
@@ -31,9 +31,9 @@ pub(crate) async fn address(
     }
 }
 
-/// Connects to the first of a name's addresses that answers; all in the one limit.
+/// Connects to the first address that answers, of the host name that a held connect has; all in the one `limit`.
 ///
-/// Cancellation closes the sockets.
+/// Errors: [`Error::Resolve`], [`Error::ResolveTimeout`], [`Error::DialAll`]. Cancellation closes the sockets.
 pub(crate) async fn name(
     namespace: &Arc<Namespace>,
     held: &Held,

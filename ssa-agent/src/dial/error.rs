@@ -1,32 +1,59 @@
-//! Why a peer was not reached, below TLS.
+//! Errors of peers that were not reached, below TLS.
 
 use std::{io, net::SocketAddr, time::Duration};
 
 use super::resolve;
 use crate::{kernel::Errno, telemetry::error_chain};
 
-/// A peer that was not reached.
+/// Reason why a peer was not reached.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The peer's network, or the way there.
+    /// The peer's network, or the way there, has failed.
     #[error("connecting to {to} failed")]
-    Dial { to: SocketAddr, source: io::Error },
-    /// None of a name's addresses answers.
+    Dial {
+        /// Address of the peer.
+        to: SocketAddr,
+        /// Error of connect(2), or of making the socket.
+        source: io::Error,
+    },
+    /// No address of a name answers.
     #[error("no address of {host} answers: {tried}")]
-    DialAll { host: String, tried: String, errno: Errno },
-    /// Nobody answered.
+    DialAll {
+        /// Name that the application has set.
+        host: String,
+        /// Failure of each address, in words.
+        tried: String,
+        /// Errno of the last failure.
+        errno: Errno,
+    },
+    /// The peer did not answer in time.
     #[error("no answer from {to} within {} s", limit.as_secs_f32())]
-    DialTimeout { to: SocketAddr, limit: Duration },
+    DialTimeout {
+        /// Address of the peer.
+        to: SocketAddr,
+        /// Time that connecting had.
+        limit: Duration,
+    },
     /// The name has no address.
     #[error("no address found for {host}")]
-    Resolve { host: String, source: resolve::Error },
+    Resolve {
+        /// Name that the application has set.
+        host: String,
+        /// Failure of the resolver.
+        source: resolve::Error,
+    },
     /// The name's servers did not answer.
     #[error("no address found for {host} within {} s", limit.as_secs_f32())]
-    ResolveTimeout { host: String, limit: Duration },
+    ResolveTimeout {
+        /// Name that the application has set.
+        host: String,
+        /// Time that resolving had.
+        limit: Duration,
+    },
 }
 
 impl Error {
-    /// The errno of a held connect that failed with it.
+    /// Errno of a held connect that failed with it.
     pub(crate) fn errno(&self) -> Errno {
         match self {
             Self::Dial { source, .. } => match source.raw_os_error() {
@@ -39,7 +66,7 @@ impl Error {
         }
     }
 
-    /// What failed, in a word: for metrics and logs.
+    /// Reason in a word, for metrics and logs.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Dial { .. } | Self::DialAll { .. } => "dial",
@@ -48,7 +75,7 @@ impl Error {
         }
     }
 
-    /// The error with its causes.
+    /// Text of the error and its causes.
     pub(crate) fn text(&self) -> String {
         error_chain(self)
     }

@@ -1,4 +1,5 @@
-//! TCP to a peer as the application would: from its network namespace, in its cgroup, as its user, with its options.
+//! TCP connections to a peer as the application would make them: from its network namespace, in its cgroup, as its
+//! user, with its options.
 
 mod connect;
 mod error;

@@ -1,5 +1,5 @@
-//! Names to addresses, as the application itself would: from its network namespace, with its own
-//! `/etc/resolv.conf` and `/etc/hosts`.
+//! Resolver of names, as the application itself would: from its network namespace, with its own `/etc/resolv.conf` and
+//! `/etc/hosts`.
 //!
 //! Neither nsswitch.conf(5) nor what it may name besides is looked at.
 
@@ -36,31 +36,33 @@ use crate::{
     },
 };
 
-/// A name that has no address.
+/// Reason why a name has no address.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The servers, or the way there.
+    /// The name servers, or the way there, have failed.
     #[error("{0}")]
     Dns(#[from] NetError),
     /// A file that could not be read; the text says which and why.
     #[error("{0}")]
     File(String),
+    /// The application's `/etc/resolv.conf` can't be parsed.
     #[error("/etc/resolv.conf of the application: {0}")]
     ResolvConf(NetError),
+    /// The name has addresses, but none that the socket can connect to.
     #[error("the name has no address of the socket's family")]
     NoAddress,
 }
 
-/// Which addresses a socket can connect to.
+/// Address families that a socket can connect to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Families {
     /// IPv4 alone.
     V4,
-    /// IPv6 first.
+    /// IPv6 and IPv4, IPv6 first.
     Both,
 }
 
-/// What a application's names are resolved with: its `/etc/resolv.conf` and `/etc/hosts`.
+/// Files that an application's names are resolved with: its `/etc/resolv.conf` and `/etc/hosts`.
 #[derive(Clone)]
 pub(crate) struct Files {
     resolv_conf: Vec<u8>,
@@ -68,7 +70,7 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Reads them as the application, which has to be there.
+    /// Reads the files as the application, which has to be there. Absent ones count as empty. Errors: [`Error::File`].
     pub(crate) async fn read(caller: Caller) -> Result<Self, Error> {
         let read_one = |path: &'static str| {
             tokio::task::spawn_blocking(move || match read(caller, None, Path::new(path)) {
@@ -90,9 +92,9 @@ impl Files {
     }
 }
 
-/// All addresses of `host`, in the order in which they are to be tried.
+/// Resolves `host` to its addresses, in the order in which they are to be tried; a literal is given back.
 ///
-/// Cancellation closes the sockets.
+/// Errors: [`Error::ResolvConf`], [`Error::Dns`], [`Error::NoAddress`]. Cancellation closes the sockets.
 pub(crate) async fn addresses(
     namespace: &Arc<Namespace>,
     files: &Files,
@@ -124,7 +126,7 @@ fn names_server(text: &[u8]) -> bool {
     String::from_utf8_lossy(text).lines().any(|line| line.trim_start().starts_with("nameserver"))
 }
 
-/// Makes the resolver's sockets on behalf of the application.
+/// Runtime of the resolver that makes its sockets on behalf of the application.
 #[derive(Clone)]
 struct Sockets {
     namespace: Arc<Namespace>,

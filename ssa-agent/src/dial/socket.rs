@@ -16,22 +16,22 @@ use crate::{
     sys::{on_behalf::SocketOwner, sockopt},
 };
 
-/// How an application's socket is set up, below TLS.
+/// Setup of an application's socket, below TLS.
 #[derive(Clone, Copy)]
 pub(crate) struct SocketSetup {
-    /// Whose limits hold for the connection.
+    /// Cgroup and user whose limits hold for the connection.
     pub(crate) owner: SocketOwner,
-    /// The address that the socket is bound to; unspecified if it is not.
+    /// Address that the socket is bound to; unspecified if it is not.
     pub(crate) bound: Endpoint,
-    /// The interface that the socket is bound to; zero for none.
+    /// Index of the interface that the socket is bound to; zero for none.
     pub(crate) interface: u32,
     /// Values of its options, by slot of [`PEER_OPTIONS`]; [`ABSENT`] for what it does not have.
     pub(crate) options: [i32; SLOTS],
 }
 
-/// Connects to the peer.
+/// Connects to the peer, without a limit of time but the kernel's.
 ///
-/// Cancellation closes the socket.
+/// Errors: as of connect(2), and of making the socket. Cancellation closes the socket.
 pub(crate) async fn dial(namespace: &Namespace, to: SocketAddr, setup: SocketSetup) -> io::Result<TcpStream> {
     let to = scoped(to, setup.interface);
     let socket = namespace.socket(setup.owner, Domain::for_address(to), Type::STREAM).await?;
@@ -39,7 +39,7 @@ pub(crate) async fn dial(namespace: &Namespace, to: SocketAddr, setup: SocketSet
     TcpSocket::from_std_stream(socket.into()).connect(to).await
 }
 
-/// A link-local address is only one on an interface.
+/// Adds the interface to a link-local address, which means something on an interface only.
 fn scoped(to: SocketAddr, interface: u32) -> SocketAddr {
     match to {
         SocketAddr::V6(mut v6) if v6.ip().is_unicast_link_local() => {
@@ -50,7 +50,7 @@ fn scoped(to: SocketAddr, interface: u32) -> SocketAddr {
     }
 }
 
-/// The connection is reset when it is closed, until the relay says otherwise.
+/// Sets up a socket as the application's is. The connection is reset when it is closed, until the relay says otherwise.
 fn set_up(socket: &Socket, to: SocketAddr, setup: &SocketSetup) -> io::Result<()> {
     let own = options(socket, to);
     for (slot, value) in setup.options.into_iter().enumerate() {
@@ -77,7 +77,7 @@ fn set_up(socket: &Socket, to: SocketAddr, setup: &SocketSetup) -> io::Result<()
 /// Slot of `TCP_NODELAY`.
 const NODELAY: usize = 4;
 
-/// What a socket's options are by themselves.
+/// Values of a fresh socket's options, by slot.
 fn options(socket: &Socket, to: SocketAddr) -> [i32; SLOTS] {
     let mut values = [ABSENT; SLOTS];
     for (value, option) in values.iter_mut().zip(PEER_OPTIONS) {
@@ -88,8 +88,8 @@ fn options(socket: &Socket, to: SocketAddr) -> [i32; SLOTS] {
     values
 }
 
-/// Sets one option. The kernel has let the application set it; if it is refused here, the connection does
-/// without.
+/// Sets an option by slot. The kernel has let the application set it; if it is refused here, the connection does
+/// without, which is logged.
 pub(super) fn set(socket: &impl std::os::fd::AsRawFd, to: SocketAddr, slot: usize, value: i32) {
     let Some(option) = PEER_OPTIONS.get(slot) else { return };
     if !is_of(option.family, to) {

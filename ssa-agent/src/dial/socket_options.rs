@@ -7,17 +7,17 @@ use tokio::{net::TcpStream, sync::watch};
 
 use super::socket::set;
 
-/// What an application has set on the socket of a connection that is relayed.
+/// Options of an application's socket whose connection is relayed, as far as they were set since connect.
 #[derive(Clone, Copy)]
 pub(crate) struct SocketOptions {
-    /// The application has closed its socket.
+    /// Whether the application has closed its socket.
     pub(crate) closed: bool,
     /// Values of its options, by slot of [`ssa_common::peer_option::PEER_OPTIONS`].
     pub(crate) options: [i32; SLOTS],
 }
 
 impl SocketOptions {
-    /// Of an open socket with these values.
+    /// Makes the options of an open socket with these values.
     pub(crate) fn new(options: [i32; SLOTS]) -> Self {
         Self { closed: false, options }
     }
@@ -30,7 +30,7 @@ impl SocketOptions {
     }
 }
 
-/// What a relay polls while it runs: passes options on to the peer leg, and is ready when the
+/// Makes the function that a relay polls while it runs: it passes options on to the peer leg, and is ready when the
 /// application has closed its socket.
 pub(crate) fn option_updates(
     mut updates: watch::Receiver<SocketOptions>,

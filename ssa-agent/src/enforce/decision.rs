@@ -1,4 +1,4 @@
-//! What the configuration decides for one connection.
+//! Decisions of the configuration for one connection.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -11,58 +11,59 @@ use crate::{
     tls::ServerName,
 };
 
-/// All that is in force: policy, rules, names that applications have resolved, limits.
+/// Configuration in force: policies, rules, names that applications have resolved, limits.
 pub(crate) struct Enforcement {
     /// Policies by profile and rule.
     pub(crate) policies: Policies,
-    /// Which rule is for what.
+    /// Rules, by cgroup.
     pub(crate) rules: Rules,
-    /// What applications have resolved.
+    /// Names that applications have resolved.
     pub(crate) names: LearnedNames,
-    /// Connections and handshakes, counted.
+    /// Counts of connections and handshakes, and their limits.
     pub(crate) limits: Limits,
 }
 
-/// A connection, or a listener, on which is to be decided.
+/// A connection, or a listener, that is to be decided on.
 pub(crate) struct Question<'a> {
-    /// Who begins it.
+    /// Direction: out for `connect`, in for a listener.
     pub(crate) direction: Direction,
     /// Whether it is TLS because a rule says so; else the application has asked for it.
     pub(crate) by_rule: bool,
-    /// Who has called connect, or listen.
+    /// Process that has called `connect` or `listen`.
     pub(crate) caller: &'a Caller,
-    /// The same as profiles see it; none: it is looked up.
+    /// Process as profiles see it; none: it is looked up, from /proc if a profile goes by the executable.
     pub(crate) application: Option<&'a Application>,
-    /// Where it connects to, or where it listens.
+    /// Address that it connects to, or listens at.
     pub(crate) at: SocketAddr,
-    /// The cgroup by which the hooks have noted what was resolved: that of the socket.
+    /// Id of the socket's cgroup, by which the hooks have noted what was resolved.
     pub(crate) socket_cgroup: u64,
     /// The host name that the application has set; empty for none.
     pub(crate) hostname: &'a str,
 }
 
-/// What a log line says of a decision, whether it could be made or not.
+/// Labels of a decision for the log, whether it could be made or not.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DecisionLabels {
-    /// The rule by which it is TLS; none if the application has asked for it.
+    /// Name of the rule by which it is TLS; none if the application has asked for it.
     pub(crate) rule: Option<String>,
-    /// Whom the peer has to prove to be, as it was named; empty where that is not known, and for listeners.
+    /// Server name that the peer has to prove, as it was given; empty where that is not known, and for listeners.
     pub(crate) name: String,
 }
 
-/// With what a connection is made.
+/// Decision on a connection: policy, rule and server name.
 #[derive(Clone)]
 pub(crate) struct Decision {
-    /// The policy, with its files read.
+    /// Policy, with its files read.
     pub(crate) effective: Arc<Effective>,
-    /// The rule by which it is TLS; none if the application has asked for it.
+    /// Rule by which it is TLS; none if the application has asked for it.
     pub(crate) rule: Option<RuleMatch>,
-    /// Whom the peer has to prove to be; none for a listener's clients.
+    /// Server name that the peer has to prove; none for a listener's clients.
     pub(crate) name: Option<ServerName>,
 }
 
 impl Enforcement {
-    /// Decides by which rule, under which policy and with whom. May read files of the configuration, and /proc.
+    /// Decides by which rule, under which policy and with whom a connection is made. May read files of the
+    /// configuration, and /proc.
     pub(crate) fn decide(&self, question: &Question<'_>) -> (DecisionLabels, Result<Decision, Error>) {
         let Question { direction, by_rule, caller, at, .. } = *question;
         let traffic = match direction {
@@ -90,7 +91,8 @@ impl Enforcement {
         (labels, decision)
     }
 
-    /// Puts another configuration in force. On an error the last one stays, or some of it. Blocks.
+    /// Puts another configuration in force, and returns the policy's generation. On an error the last one stays, or
+    /// some of it. Blocks.
     pub(crate) fn replace(&self, file: Arc<File>) -> Result<u64> {
         self.rules.replace(Arc::clone(&file))?;
         let limits = file.machine().limits;
@@ -99,7 +101,7 @@ impl Enforcement {
         Ok(generation)
     }
 
-    /// Writes what is in force to the hooks again, after another agent has written its own. Blocks.
+    /// Writes the configuration in force to the hooks again, after another agent has written its own. Blocks.
     pub(crate) fn put_in_force_again(&self) -> Result<()> {
         let file = self.rules.file();
         self.rules.replace(Arc::clone(&file))?;

@@ -1,4 +1,4 @@
-//! Why the administrator's configuration lets a connection not be.
+//! Errors of connections that the administrator's configuration does not allow.
 
 use super::limits::LimitExceeded;
 use crate::{
@@ -8,13 +8,13 @@ use crate::{
     tls,
 };
 
-/// A connection that the configuration in force does not allow, or for which it can't be told.
+/// Reason why the configuration in force does not allow a connection, or can't decide on it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The policy depends on the executable of an application that has ended, or become another user.
     #[error("the policy goes by the application's executable, which can't be told any more")]
     ApplicationChanged(#[source] as_caller::Error),
-    /// A limit of `[limits]`.
+    /// A limit of `[limits]` is reached.
     #[error(transparent)]
     Limit(#[from] LimitExceeded),
     /// A policy's files can't be used.
@@ -23,10 +23,10 @@ pub(crate) enum Error {
     /// A map of the hooks is full.
     #[error(transparent)]
     Map(#[from] kernel::Error),
-    /// Cgroups of version 2 are not mounted.
+    /// No cgroup file system of version 2 is mounted.
     #[error("{0:#}")]
     Mount(anyhow::Error),
-    /// The rule's names, or what was resolved.
+    /// The rule's name can't be told from what was resolved.
     #[error(transparent)]
     Name(#[from] NameError),
     /// The host name can't be verified.

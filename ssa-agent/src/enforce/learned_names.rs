@@ -1,8 +1,8 @@
-//! Names that applications have resolved: rules may go by them.
+//! Names that applications have resolved, learned from DNS answers: rules may go by them.
 //!
-//! An answer counts if it comes from the server, and to the socket, that was asked, with the number and the question that
-//! were asked, and once. What goes to name servers in another way is not seen: DNS over TLS or HTTPS, by a resolver in
-//! another service, or from /etc/hosts.
+//! An answer counts if it comes from the server, and to the socket, that was asked, with the number and the question
+//! that were asked, and once. What goes to name servers in another way is not seen: DNS over TLS or HTTPS, by a
+//! resolver in another service, or from /etc/hosts.
 
 use crate::sync::lock;
 use std::{
@@ -22,20 +22,22 @@ use ssa_common::{event::Datagram, socket::Endpoint};
 use tracing::debug;
 use zerocopy::FromBytes as _;
 
-/// How long an answer is waited for.
+/// Longest time for which an answer is waited for.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// How long an answer counts, however long its server says; and how long at least, as an application needs a moment to connect.
+/// Longest and shortest time for which an answer counts, whatever TTL its server gives: an application needs a moment
+/// to connect.
 const MOST: Duration = Duration::from_secs(300);
 const LEAST: Duration = Duration::from_secs(5);
-/// Questions that wait, and addresses that are known: at one more those that are old go, or it is not learned.
+/// Most questions that wait, and most addresses that are known: at one more the old ones go, or it is not learned.
 const MANY: usize = 1 << 14;
-/// Directions of TCP connections that are followed, and bytes of each that are kept: a message has less by far.
+/// Most directions of TCP connections that are followed, and most bytes of each that are kept: a message has less by
+/// far.
 const STREAMS: usize = 1 << 10;
 const STREAM_BYTES: usize = 1 << 14;
-/// Names that are kept of one address.
+/// Most names that are kept of one address.
 const NAMES: usize = 16;
 
-/// A name by which an address is known to applications of a cgroup, for so many seconds.
+/// A name by which an address is known to applications of a cgroup, as one agent gives it to the next.
 #[derive(Deserialize, Serialize)]
 pub(crate) struct Learned {
     cgroup: u64,
@@ -44,58 +46,58 @@ pub(crate) struct Learned {
     seconds: f64,
 }
 
-/// Names that applications have resolved, by what they have asked and were told.
+/// Names that applications have resolved, by what the hooks have seen of their questions and answers.
 pub(crate) struct LearnedNames(Mutex<Inner>);
 
 struct Inner {
     ring: RingBuf<MapData>,
     streams: Streams,
-    talk: Talk,
+    tracker: DnsTracker,
 }
 
-/// What was asked, and what is known by that.
+/// Tracker of DNS exchanges: questions that wait, and names that were learned from answers.
 #[derive(Default)]
-struct Talk {
-    /// Questions that wait for their answer, and since when.
+struct DnsTracker {
+    /// Questions that wait for their answer, each with the time at which it was asked.
     asked: HashMap<QuestionKey, (Query, Instant)>,
     known: Known,
 }
 
-/// What makes an answer that to a question.
+/// Key of a question, which its answer must have, too.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 struct QuestionKey {
     /// Cookie of the socket that has asked.
     socket: u64,
-    /// Address of the server, IPv6 or v4-mapped.
+    /// Address of the name server: IPv6 or v4-mapped, network byte order.
     server: [u8; 16],
-    /// The message's id.
+    /// Id of the message (RFC 1035, section 4.1.1).
     id: u16,
 }
 
-/// TCP connections to name servers: by socket, and whether it is what goes to the server.
+/// TCP connections to name servers: directions by socket cookie, and whether it is the one to the server.
 #[derive(Default)]
 struct Streams(HashMap<(u64, bool), Stream>);
 
-/// One direction, from its first byte on.
+/// Direction of a TCP connection, from its first byte on.
 struct Stream {
-    /// The number of the byte that comes next.
+    /// Sequence number of the byte that comes next.
     next: u32,
-    /// What is not yet a whole message.
+    /// Bytes of a message that is not whole yet.
     rest: Vec<u8>,
     since: Instant,
 }
 
-/// Names by cgroup and address, each until when.
+/// Names by cgroup and address, each with the time at which it ends.
 #[derive(Default)]
 struct Known(HashMap<(u64, IpAddr), HashMap<String, Instant>>);
 
 impl LearnedNames {
-    /// Knows what an agent before this one has learned.
+    /// Reads from the hooks' ring buffer, and begins with the names that an agent before this one has `learned`.
     pub(crate) fn new(ring: RingBuf<MapData>, learned: Vec<Learned>) -> Self {
-        let mut talk = Talk::default();
+        let mut tracker = DnsTracker::default();
         let now = Instant::now();
         for Learned { cgroup, addr, name, seconds } in learned {
-            talk.known.learn(
+            tracker.known.learn(
                 cgroup,
                 addr,
                 &name,
@@ -103,30 +105,30 @@ impl LearnedNames {
                 now,
             );
         }
-        Self(Mutex::new(Inner { ring, streams: Streams::default(), talk }))
+        Self(Mutex::new(Inner { ring, streams: Streams::default(), tracker }))
     }
 
-    /// All that is known.
+    /// Lists the names that are known, for a successor.
     pub(crate) fn learned(&self) -> Vec<Learned> {
         let now = Instant::now();
         let inner = self.lock();
-        let all = inner.talk.known.0.iter().flat_map(|((cgroup, addr), names)| {
+        let all = inner.tracker.known.0.iter().flat_map(|((cgroup, addr), names)| {
             names.iter().map(|(name, until)| (*cgroup, *addr, name.clone(), until.saturating_duration_since(now)))
         });
         all.map(|(cgroup, addr, name, left)| Learned { cgroup, addr, name, seconds: left.as_secs_f64() }).collect()
     }
 
-    /// Takes in what applications have asked and been told since.
+    /// Takes in the questions and answers that the hooks have noted since the last call. Does not block.
     pub(crate) fn take_in(&self) {
         self.lock().take_in();
     }
 
-    /// The names for which an application of this cgroup was given an address, just now.
+    /// Names for which an application of this cgroup was given an address, just now.
     pub(crate) fn of(&self, cgroup: u64, addr: IpAddr) -> Vec<String> {
         let mut inner = self.lock();
         // The hook has told of the answer before it has told of the connect.
         inner.take_in();
-        inner.talk.known.of(cgroup, addr.to_canonical(), Instant::now())
+        inner.tracker.known.of(cgroup, addr.to_canonical(), Instant::now())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -136,27 +138,28 @@ impl LearnedNames {
 
 impl Inner {
     fn take_in(&mut self) {
-        let Self { ring, streams, talk } = self;
+        let Self { ring, streams, tracker } = self;
         while let Some(record) = ring.next() {
             let Ok(datagram) = Datagram::ref_from_bytes(&record) else { continue };
             let Some(bytes) = datagram.bytes.get(..datagram.len as usize) else { continue };
             let now = Instant::now();
             if datagram.tcp == 0 {
-                talk.hear(datagram, bytes, now);
+                tracker.message(datagram, bytes, now);
             } else {
-                for message in streams.go_on(datagram, bytes, now) {
-                    talk.hear(datagram, &message, now);
+                for message in streams.segment(datagram, bytes, now) {
+                    tracker.message(datagram, &message, now);
                 }
             }
         }
     }
 }
 
-/// For fuzzers: each piece has a byte that says where it comes from, a number, and two bytes of length before it.
+/// Entry point for fuzzers: each piece has a byte that says where it comes from, a number, and two bytes of length
+/// before it.
 #[cfg(any(fuzzing, test))]
 pub(crate) fn fuzz_names(mut bytes: &[u8], now: Instant) {
     use zerocopy::FromZeros as _;
-    let (mut streams, mut talk) = (Streams::default(), Talk::default());
+    let (mut streams, mut tracker) = (Streams::default(), DnsTracker::default());
     let mut piece = Datagram::new_zeroed();
     while let [from, number, high, low, rest @ ..] = bytes {
         let length = usize::from(u16::from_be_bytes([*high, *low])).min(rest.len()).min(piece.bytes.len());
@@ -167,28 +170,28 @@ pub(crate) fn fuzz_names(mut bytes: &[u8], now: Instant) {
         (piece.seq, piece.next) = (u32::from(*number), u32::from(*number));
         piece.len = u32::try_from(length).unwrap_or(0);
         if piece.tcp == 0 {
-            talk.hear(&piece, own, now);
+            tracker.message(&piece, own, now);
         } else {
-            for message in streams.go_on(&piece, own, now) {
-                talk.hear(&piece, &message, now);
+            for message in streams.segment(&piece, own, now) {
+                tracker.message(&piece, &message, now);
             }
         }
     }
-    assert!(talk.asked.len() <= MANY && talk.known.0.len() <= MANY && streams.0.len() <= STREAMS);
+    assert!(tracker.asked.len() <= MANY && tracker.known.0.len() <= MANY && streams.0.len() <= STREAMS);
 }
 
-impl Talk {
-    /// Takes in one message.
-    fn hear(&mut self, datagram: &Datagram, bytes: &[u8], now: Instant) {
+impl DnsTracker {
+    /// Takes in one DNS message: notes a question, or learns from the answer to one.
+    fn message(&mut self, datagram: &Datagram, bytes: &[u8], now: Instant) {
         let Self { asked, known } = self;
         let Ok(message) = Message::from_vec(bytes) else { return };
         let Endpoint { addr: server, .. } = datagram.server;
         let key = QuestionKey { socket: datagram.cookie, server, id: message.metadata.id };
         if datagram.egress == 1 {
-            asks(asked, key, message, now);
+            note_question(asked, key, message, now);
             return;
         }
-        if asked.get(&key).is_none_or(|(question, _since)| !answers(&message, question)) {
+        if asked.get(&key).is_none_or(|(question, _since)| !answers_question(&message, question)) {
             debug!(server = %Ipv6Addr::from(server).to_canonical(), "an answer that nobody has asked for");
             return;
         }
@@ -200,9 +203,10 @@ impl Talk {
 }
 
 impl Streams {
-    /// The messages that a segment makes whole (RFC 1035, section 4.2.2). A stream is followed as long as each segment begins
-    /// where the last has ended; of what comes from a server, the first must begin with the byte that the socket waits for.
-    fn go_on(&mut self, segment: &Datagram, bytes: &[u8], now: Instant) -> Vec<Vec<u8>> {
+    /// Takes a segment, and returns the messages that it makes whole (RFC 1035, section 4.2.2). A stream is followed as
+    /// long as each segment begins where the last has ended; of what comes from a server, the first must begin with the
+    /// byte that the socket waits for.
+    fn segment(&mut self, segment: &Datagram, bytes: &[u8], now: Instant) -> Vec<Vec<u8>> {
         let (egress, key) = (segment.egress == 1, (segment.cookie, segment.egress == 1));
         if !self.0.contains_key(&key) {
             if !egress && (segment.seq != segment.next || !self.0.contains_key(&(segment.cookie, true))) {
@@ -237,8 +241,13 @@ impl Streams {
     }
 }
 
-/// Notes a question.
-fn asks(asked: &mut HashMap<QuestionKey, (Query, Instant)>, key: QuestionKey, mut message: Message, now: Instant) {
+/// Notes a question that goes to a name server.
+fn note_question(
+    asked: &mut HashMap<QuestionKey, (Query, Instant)>,
+    key: QuestionKey,
+    mut message: Message,
+    now: Instant,
+) {
     if message.metadata.message_type != MessageType::Query || message.queries.len() != 1 {
         return;
     }
@@ -252,8 +261,8 @@ fn asks(asked: &mut HashMap<QuestionKey, (Query, Instant)>, key: QuestionKey, mu
     }
 }
 
-/// Whether this is a good answer to the question.
-fn answers(message: &Message, question: &Query) -> bool {
+/// Whether a message is a good answer to the question.
+fn answers_question(message: &Message, question: &Query) -> bool {
     let same = |other: &Query| {
         other.name().to_lowercase() == question.name().to_lowercase()
             && other.query_type() == question.query_type()
@@ -264,7 +273,7 @@ fn answers(message: &Message, question: &Query) -> bool {
         && matches!(&message.queries[..], [only] if same(only))
 }
 
-/// The addresses that an answer gives to a name, through its aliases, and how long they hold.
+/// Lists the addresses that an answer gives to a name, through its aliases, and how long they hold.
 fn addresses(message: &Message, name: &Name) -> Vec<(IpAddr, Duration)> {
     let mut names = HashSet::from([name.to_lowercase()]);
     let mut ttl = u32::MAX;
@@ -293,7 +302,7 @@ fn addresses(message: &Message, name: &Name) -> Vec<(IpAddr, Duration)> {
     found
 }
 
-/// A name as rules have them: in lower case, without a dot at the end.
+/// Writes a name as rules have it: in lower case, without a dot at the end.
 fn plain(name: &Name) -> String {
     name.to_lowercase().to_utf8().trim_end_matches('.').to_owned()
 }
@@ -341,12 +350,12 @@ mod tests {
         message.answers.push(Record::from_rdata(name("b.test."), 50, RData::CNAME(rdata::CNAME(name("c.test.")))));
         message.answers.push(Record::from_rdata(name("cache.test."), 70, RData::CNAME(rdata::CNAME(name("B.test.")))));
         message.answers.push(Record::from_rdata(name("stranger.test."), 70, RData::A(rdata::A([192, 0, 2, 2].into()))));
-        assert!(answers(&message, &question));
+        assert!(answers_question(&message, &question));
         assert_eq!(addresses(&message, question.name()), [(IpAddr::V4(one), Duration::from_secs(50))]);
-        assert!(!answers(&message, &Query::query(name("other.test."), RecordType::A)));
-        assert!(!answers(&message, &Query::query(name("cache.test."), RecordType::AAAA)));
+        assert!(!answers_question(&message, &Query::query(name("other.test."), RecordType::A)));
+        assert!(!answers_question(&message, &Query::query(name("cache.test."), RecordType::AAAA)));
         message.metadata.response_code = ResponseCode::ServFail;
-        assert!(!answers(&message, &question));
+        assert!(!answers_question(&message, &question));
         assert_eq!(plain(question.name()), "cache.test");
     }
 
@@ -361,7 +370,7 @@ mod tests {
         let now = Instant::now();
         let mut streams = Streams::default();
         let mut go =
-            |egress, seq, next, bytes: &[u8]| streams.go_on(&segment(egress, seq, next, bytes.len()), bytes, now);
+            |egress, seq, next, bytes: &[u8]| streams.segment(&segment(egress, seq, next, bytes.len()), bytes, now);
         assert!(go(0, 5, 5, &[0, 1, 7]).is_empty(), "an answer before a question");
         assert!(go(1, u32::MAX, 0, &[0]).is_empty());
         assert_eq!(go(1, 0, 0, &[2, 8, 9, 0, 1]), [[8, 9]], "sequence numbers wrap");

@@ -1,4 +1,4 @@
-//! How many connections may be open: in all, for each service and each user; and how many handshakes in flight.
+//! Limits on open connections, in all, for each service and each user; and on handshakes in flight.
 
 use std::{
     collections::HashMap,
@@ -13,23 +13,23 @@ use tracing::{info, warn};
 use crate::policy;
 use crate::sync::lock;
 
-/// Counts of what is open, and what may be.
+/// Counts of open connections and handshakes, and their limits. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Limits(Arc<Mutex<Inner>>);
 
 struct Inner {
     most: policy::Limits,
-    /// What the limit of open files leaves room for.
+    /// Most connections that the limit of open files leaves room for.
     room: u64,
     connections: u64,
     handshakes: u64,
     services: HashMap<u64, u64>,
     users: HashMap<u32, u64>,
-    /// When each limit was last told of, by the key of the configuration; and how often it was met since.
-    told: HashMap<&'static str, (Instant, u64)>,
+    /// Time at which each limit was last logged, by its key of the configuration; and how often it was met since.
+    logged: HashMap<&'static str, (Instant, u64)>,
 }
 
-/// A limit that is reached: one more is refused.
+/// Error: a limit is reached, and one more is refused.
 #[derive(Debug, thiserror::Error)]
 #[error("there are {most} {what} already: the limit is `{key}` of [limits]{of}")]
 pub(crate) struct LimitExceeded {
@@ -39,20 +39,22 @@ pub(crate) struct LimitExceeded {
     of: &'static str,
 }
 
-/// A connection that is counted, until this is dropped.
+/// Permit of a connection, which is counted until this is dropped.
 pub(crate) struct Permit {
     limits: Limits,
     service: u64,
     uid: u32,
 }
 
-/// A handshake that is counted, until this is dropped.
+/// Permit of a handshake, which is counted until this is dropped.
 pub(crate) struct Handshake(Limits);
 
-/// How often the log says that a limit is met.
-const TELL: Duration = Duration::from_secs(1);
+/// Shortest time between two log lines about one limit.
+const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 impl Limits {
+    /// Puts the limits of the configuration in force, with nothing counted yet. Reads the process's limit of open
+    /// files.
     pub(crate) fn new(most: &policy::Limits) -> Self {
         let inner = Inner {
             most: most.clone(),
@@ -61,14 +63,14 @@ impl Limits {
             handshakes: 0,
             services: HashMap::new(),
             users: HashMap::new(),
-            told: HashMap::new(),
+            logged: HashMap::new(),
         };
         let limits = Self(Arc::new(Mutex::new(inner)));
         limits.replace(most);
         limits
     }
 
-    /// Puts others in force. What is open stays, though it be more.
+    /// Puts other limits in force. What is open stays, though it be more.
     pub(crate) fn replace(&self, most: &policy::Limits) {
         let mut inner = self.lock();
         inner.most = most.clone();
@@ -100,7 +102,7 @@ impl Limits {
             None
         };
         if let Some(met) = found {
-            inner.tell(&met);
+            inner.log(&met);
             return Err(met);
         }
         *connections += 1;
@@ -115,7 +117,7 @@ impl Limits {
         let mut inner = self.lock();
         if inner.handshakes >= inner.most.handshakes {
             let met = LimitExceeded { what: "TLS handshakes", key: "handshakes", most: inner.most.handshakes, of: "" };
-            inner.tell(&met);
+            inner.log(&met);
             return Err(met);
         }
         inner.handshakes += 1;
@@ -135,13 +137,13 @@ impl Limits {
 }
 
 impl Inner {
-    fn tell(&mut self, met: &LimitExceeded) {
-        let (last, since) = self.told.entry(met.key).or_insert((Instant::now(), 0));
+    fn log(&mut self, met: &LimitExceeded) {
+        let (last, since) = self.logged.entry(met.key).or_insert((Instant::now(), 0));
         *since += 1;
-        if *since == 1 || last.elapsed() >= TELL {
+        if *since == 1 || last.elapsed() >= LOG_PAUSE {
             warn!(times = *since, "{met}");
             *last = Instant::now();
-            // The next one of this second is counted, not told.
+            // The next one of this second is counted, not logged.
             *since = 1;
         }
     }
@@ -162,7 +164,7 @@ impl Drop for Handshake {
     }
 }
 
-/// One less; entries without any don't stay.
+/// Takes one from a count, and removes the entry at zero.
 fn less<K: Eq + Hash>(counts: &mut HashMap<K, u64>, key: K) {
     if let Some(count) = counts.get_mut(&key) {
         *count -= 1;
@@ -172,7 +174,7 @@ fn less<K: Eq + Hash>(counts: &mut HashMap<K, u64>, key: K) {
     }
 }
 
-/// Connections that the limit of open files leaves room for: each takes two, and some are for all else.
+/// Number of connections that the limit of open files leaves room for: each takes two, and some are for all else.
 fn room() -> u64 {
     use nix::sys::resource::{Resource, getrlimit};
     const ELSE: u64 = 2048;

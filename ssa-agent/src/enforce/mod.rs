@@ -1,4 +1,4 @@
-//! The administrator's configuration in force: in the hooks' maps, and for each connection.
+//! Configuration of the administrator in force: in the hooks' maps, and for each connection.
 
 mod decision;
 mod error;

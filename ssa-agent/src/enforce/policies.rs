@@ -1,4 +1,4 @@
-//! The policy in force: for each connection, and as rows for the hooks.
+//! Policies in force: for each connection, and as rows for the hooks.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,37 +24,38 @@ use crate::{
     sys::{as_caller::executable, cgroup},
 };
 
-/// The policy of one agent.
+/// Policies in force, for applications by their cgroup, user and executable.
 pub(crate) struct Policies {
     maps: Arc<PolicyMaps>,
     attached: Arc<Attached>,
     pods: Arc<Pods>,
-    /// Where the cgroup file system is mounted.
+    /// Mount point of the cgroup file system.
     mount: PathBuf,
-    now: Mutex<Now>,
+    in_force: Mutex<InForce>,
     /// Whether a selector of the file asks for pods.
     wants_pods: watch::Sender<bool>,
 }
 
-/// What is in force now.
-struct Now {
+/// Policy in force, and the rows that the hooks have of it.
+struct InForce {
     file: Arc<File>,
     generation: u64,
-    /// By the profiles that go into it, and the rule, if it is one's.
+    /// Policies with their files, by the indices of the profiles that go into them, and of the rule, if it is a rule's.
     effective: HashMap<(Vec<usize>, Option<usize>), Arc<Effective>>,
-    /// Each of them once: rules by the thousand have few policies.
+    /// Policies with their files, each once: rules by the thousand have few policies.
     loaded: Vec<Arc<Effective>>,
-    /// Cgroups by inode: path below the mount.
+    /// Paths of cgroups below the mount, by inode.
     cgroups: HashMap<u64, PathBuf>,
     /// Keys of the rows that the hooks have.
     rows: HashSet<PolicyKey>,
-    /// Classes of sets of profiles: of users', or of cgroups'.
+    /// Classes of sets of profiles, by whether the set is of users, or of cgroups.
     numbers: HashMap<(bool, Vec<usize>), u32>,
     next_class: u32,
 }
 
 impl Policies {
-    /// Puts a policy in force for the first time.
+    /// Puts a policy in force for the first time. Reads files of the configuration. Errors: no cgroup mount, unusable
+    /// files, full maps.
     pub(crate) fn new(
         maps: Arc<PolicyMaps>,
         attached: Arc<Attached>,
@@ -65,7 +66,7 @@ impl Policies {
         let base = Arc::new(Effective::load(file.policy(&[]))?);
         // Classes of an agent before this one mean nothing, and go when those of this one are there.
         let left: HashSet<PolicyKey> = maps.policy_keys().into_iter().collect();
-        let now = Now {
+        let in_force = InForce {
             file,
             generation: 1,
             effective: HashMap::from([((Vec::new(), None), Arc::clone(&base))]),
@@ -81,14 +82,14 @@ impl Policies {
             rows: left,
             numbers: HashMap::new(),
         };
-        let wants_pods = watch::Sender::new(now.file.asks_for_pods());
-        let policies = Self { maps, attached, pods, mount, now: Mutex::new(now), wants_pods };
+        let wants_pods = watch::Sender::new(in_force.file.asks_for_pods());
+        let policies = Self { maps, attached, pods, mount, in_force: Mutex::new(in_force), wants_pods };
         policies.write_rows(&mut policies.lock())?;
         Ok(policies)
     }
 
-    /// Puts another policy in force. On an error the last one stays. Reads files: call it where that is
-    /// right.
+    /// Puts another policy in force, and returns its generation. On an error the last one stays. Blocks: reads files of
+    /// the configuration.
     pub(crate) fn replace(&self, file: Arc<File>) -> Result<u64, Error> {
         // Files that can't be read show now, not at the first connection.
         let mut effective = HashMap::new();
@@ -97,24 +98,24 @@ impl Policies {
             let one = load(&mut loaded, policy)?;
             effective.insert(key, one);
         }
-        let mut now = self.lock();
-        let generation = now.generation + 1;
-        let before = std::mem::replace(&mut now.file, file);
-        let numbers = std::mem::take(&mut now.numbers);
-        if let Err(error) = self.write_rows(&mut now) {
-            now.file = before;
-            now.numbers = numbers;
+        let mut in_force = self.lock();
+        let generation = in_force.generation + 1;
+        let before = std::mem::replace(&mut in_force.file, file);
+        let numbers = std::mem::take(&mut in_force.numbers);
+        if let Err(error) = self.write_rows(&mut in_force) {
+            in_force.file = before;
+            in_force.numbers = numbers;
             return Err(error);
         }
-        now.generation = generation;
-        now.effective = effective;
-        now.loaded = loaded;
-        self.wants_pods.send_replace(now.file.asks_for_pods());
+        in_force.generation = generation;
+        in_force.effective = effective;
+        in_force.loaded = loaded;
+        self.wants_pods.send_replace(in_force.file.asks_for_pods());
         info!(generation, "a new policy is in force");
         Ok(generation)
     }
 
-    /// How many policies were in force, this one among them.
+    /// Number of policies that were in force, this one among them.
     pub(crate) fn generation(&self) -> u64 {
         self.lock().generation
     }
@@ -124,12 +125,13 @@ impl Policies {
         self.lock().file.is_from_file
     }
 
-    /// What profiles ask of a caller. Its executable is read from /proc only if a profile of its cgroup and user goes by
-    /// one: an application that has ended, or dropped its user, since it called is none of the others' business.
+    /// Looks up what profiles ask of a caller. Its executable is read from /proc only if a profile of its cgroup and
+    /// user goes by one: an application that has ended, or dropped its user, since it called is none of the others'
+    /// business.
     pub(crate) fn application(&self, caller: &Caller) -> Result<Application, Error> {
         let (cgroup, file) = {
-            let mut now = self.lock();
-            (self.cgroup_of(&mut now, caller), Arc::clone(&now.file))
+            let mut in_force = self.lock();
+            (self.cgroup_of(&mut in_force, caller), Arc::clone(&in_force.file))
         };
         let mut application = Application { uid: caller.uid, cgroup, executable: None };
         if file.asks_for_executable(&application) {
@@ -138,58 +140,59 @@ impl Policies {
         Ok(application)
     }
 
-    /// What is in force for an application; for its connections by a rule, if one is given. May read files.
+    /// Looks up the policy for an application; for its connections by a rule, if one is given. May read files of the
+    /// configuration.
     pub(crate) fn effective(
         &self,
         application: &Application,
         by_rule: Option<&RuleMatch>,
     ) -> Result<Arc<Effective>, Error> {
-        let mut now = self.lock();
-        if application.executable.is_none() && now.file.asks_for_executable(application) {
+        let mut in_force = self.lock();
+        if application.executable.is_none() && in_force.file.asks_for_executable(application) {
             return Err(Error::PolicyChanging);
         }
-        if by_rule.is_some_and(|found| !Arc::ptr_eq(&found.file, &now.file)) {
+        if by_rule.is_some_and(|found| !Arc::ptr_eq(&found.file, &in_force.file)) {
             return Err(Error::RulesChanging);
         }
-        let key = (now.file.profiles_of(application), by_rule.map(|found| found.index));
-        if let Some(effective) = now.effective.get(&key) {
+        let key = (in_force.file.profiles_of(application), by_rule.map(|found| found.index));
+        if let Some(effective) = in_force.effective.get(&key) {
             return Ok(Arc::clone(effective));
         }
         let policy = match by_rule {
-            Some(found) => now.file.policy_by_rule(&key.0, found.rule()),
-            None => now.file.policy(&key.0),
+            Some(found) => in_force.file.policy_by_rule(&key.0, found.rule()),
+            None => in_force.file.policy(&key.0),
         };
-        let one = load(&mut now.loaded, policy)?;
-        now.effective.insert(key, Arc::clone(&one));
+        let one = load(&mut in_force.loaded, policy)?;
+        in_force.effective.insert(key, Arc::clone(&one));
         Ok(one)
     }
 
-    /// An application was seen: if its cgroup is new, the hooks learn its class.
+    /// Notes an application that was seen: if its cgroup is new, the hooks learn its class.
     pub(crate) fn seen(&self, caller: &Caller) {
-        let mut now = self.lock();
-        if !now.file.profiles.is_empty() {
-            self.cgroup_of(&mut now, caller);
+        let mut in_force = self.lock();
+        if !in_force.file.profiles.is_empty() {
+            self.cgroup_of(&mut in_force, caller);
         }
     }
 
-    /// Takes up certificates and keys that were replaced, for new connections. Some that are no good are left, until others
-    /// come; `told` keeps what was said of them.
-    pub(crate) fn renew(&self, told: &mut HashSet<String>) {
+    /// Takes up certificates and keys of the configuration that were replaced, for new connections. If they are no
+    /// good, the old ones stay until others come; `logged` keeps what was logged of that. Blocks.
+    pub(crate) fn renew(&self, logged: &mut HashSet<String>) {
         let all = self.lock().loaded.clone();
         for before in all.into_iter().filter(|one| stamps(&one.policy) != one.files) {
             match Effective::load(before.policy.clone()) {
                 Ok(loaded) => {
-                    let (mut now, loaded) = (self.lock(), Arc::new(loaded));
-                    let Now { effective, loaded: all, .. } = &mut *now;
+                    let (mut in_force, loaded) = (self.lock(), Arc::new(loaded));
+                    let InForce { effective, loaded: all, .. } = &mut *in_force;
                     for one in effective.values_mut().chain(all).filter(|one| Arc::ptr_eq(one, &before)) {
                         *one = Arc::clone(&loaded);
                     }
                     info!("replaced certificates of the configuration are in force");
-                    told.clear();
+                    logged.clear();
                 }
                 Err(error) => {
                     let text = error.to_string();
-                    if told.insert(text.clone()) {
+                    if logged.insert(text.clone()) {
                         warn!(error = text, "certificates were replaced by some that are no good; the old ones stay");
                     }
                 }
@@ -197,17 +200,17 @@ impl Policies {
         }
     }
 
-    /// Path of a cgroup below the mount; the attached one's, if it is none of those below.
-    fn cgroup_of(&self, now: &mut Now, caller: &Caller) -> PathBuf {
+    /// Path of a caller's cgroup below the mount; the attached one's, if it is none of those below.
+    fn cgroup_of(&self, in_force: &mut InForce, caller: &Caller) -> PathBuf {
         let id = caller.cgroup;
         let of_service =
             || self.attached.paths().get(&caller.service).map_or_else(PathBuf::new, |path| self.below_mount(path));
-        if !now.cgroups.contains_key(&id) && !now.file.profiles.is_empty() {
-            self.refresh(now);
-            // A socket may be passed to a program elsewhere: once is enough to look.
-            now.cgroups.entry(id).or_insert_with(of_service);
+        if !in_force.cgroups.contains_key(&id) && !in_force.file.profiles.is_empty() {
+            self.refresh(in_force);
+            // A socket may be passed to an application elsewhere: once is enough to look.
+            in_force.cgroups.entry(id).or_insert_with(of_service);
         }
-        now.cgroups.get(&id).cloned().unwrap_or_else(of_service)
+        in_force.cgroups.get(&id).cloned().unwrap_or_else(of_service)
     }
 
     /// Whether the agent is to attach a cgroup by itself ([`File::selects`]).
@@ -222,13 +225,13 @@ impl Policies {
         self.wants_pods.subscribe()
     }
 
-    /// Another cgroup is attached: the hooks learn the classes of what is below.
+    /// Notes that another cgroup is attached: the hooks learn the classes of what is below.
     pub(crate) fn cgroup_attached(&self) {
         self.refresh(&mut self.lock());
     }
 
-    fn refresh(&self, now: &mut Now) {
-        if let Err(error) = self.write_rows(now) {
+    fn refresh(&self, in_force: &mut InForce) {
+        if let Err(error) = self.write_rows(in_force) {
             warn!(error = &error as &dyn std::error::Error, "the hooks keep the rows that they have");
         }
     }
@@ -237,59 +240,59 @@ impl Policies {
         Path::new("/").join(path.strip_prefix(&self.mount).unwrap_or(path))
     }
 
-    /// Writes the rows of all classes, then the classes, then deletes the rows of before. For a moment a
-    /// hook may find the row of everybody else, which `connect` makes good.
-    fn write_rows(&self, now: &mut Now) -> Result<(), Error> {
-        self.find_cgroups(now);
-        let file = Arc::clone(&now.file);
+    /// Writes the rows of all classes, then the classes, then deletes the rows of before. For a moment a hook may find
+    /// the row of everybody else, which `connect` makes good.
+    fn write_rows(&self, in_force: &mut InForce) -> Result<(), Error> {
+        self.find_cgroups(in_force);
+        let file = Arc::clone(&in_force.file);
         let profiles = |takes: &dyn Fn(&Profile) -> bool| -> Vec<usize> {
             file.profiles.iter().enumerate().filter(|(_, profile)| takes(profile)).map(|(index, _)| index).collect()
         };
         let others = profiles(&Profile::takes_any_cgroup);
         let by_cgroup: HashMap<u64, Vec<usize>> =
-            now.cgroups.iter().map(|(id, path)| (*id, profiles(&|profile| profile.takes_cgroup(path)))).collect();
+            in_force.cgroups.iter().map(|(id, path)| (*id, profiles(&|profile| profile.takes_cgroup(path)))).collect();
         let mut cgroup_sets = HashMap::from([(others.clone(), 0)]);
         let of_cgroups: HashMap<u64, u32> =
-            by_cgroup.into_iter().map(|(id, set)| (id, now.number(false, &mut cgroup_sets, set))).collect();
+            by_cgroup.into_iter().map(|(id, set)| (id, in_force.number(false, &mut cgroup_sets, set))).collect();
         let mut user_sets = HashMap::from([(profiles(&|profile| profile.user.is_none()), 0)]);
         let uids: HashSet<u32> = file.profiles.iter().filter_map(|profile| profile.user).map(|user| user.0).collect();
         let of_users: HashMap<u32, u32> = uids
             .into_iter()
-            .map(|uid| (uid, now.number(true, &mut user_sets, profiles(&|profile| profile.takes_user(uid)))))
+            .map(|uid| (uid, in_force.number(true, &mut user_sets, profiles(&|profile| profile.takes_user(uid)))))
             .collect();
         let mut rows = HashSet::new();
         for (by_user, user) in &user_sets {
             let both = |by_cgroup: &[usize]| -> Vec<usize> {
                 by_cgroup.iter().copied().filter(|index| by_user.contains(index)).collect()
             };
-            // Programs of a cgroup that is not known yet may be anybody's: `connect` decides.
+            // Applications of a cgroup that is not known yet may be anybody's: `connect` decides.
             let mut unknown = row(&file, &both(&others));
             for (by_cgroup, cgroup) in &cgroup_sets {
                 let row = row(&file, &both(by_cgroup));
                 loosen(&mut unknown, &row);
-                now.put_row(&self.maps, PolicyKey { cgroup: *cgroup, user: *user }, &row, &mut rows)?;
+                in_force.put_row(&self.maps, PolicyKey { cgroup: *cgroup, user: *user }, &row, &mut rows)?;
             }
             for index in 0..file.profiles.len() {
                 loosen(&mut unknown, &row(&file, &[&both(&others)[..], &both(&[index])[..]].concat()));
             }
             let key = PolicyKey { cgroup: UNKNOWN_CGROUP, user: *user };
-            now.put_row(&self.maps, key, &unknown, &mut rows)?;
+            in_force.put_row(&self.maps, key, &unknown, &mut rows)?;
         }
         self.maps.set_classes(&of_cgroups, &of_users)?;
-        for gone in now.rows.difference(&rows) {
+        for gone in in_force.rows.difference(&rows) {
             self.maps.remove_policy(gone);
         }
-        now.rows = rows;
+        in_force.rows = rows;
         Ok(())
     }
 
-    /// Notes the attached cgroups and all below them.
-    fn find_cgroups(&self, now: &mut Now) {
-        now.cgroups.clear();
+    /// Finds the attached cgroups and all below them.
+    fn find_cgroups(&self, in_force: &mut InForce) {
+        in_force.cgroups.clear();
         let mut left: Vec<PathBuf> = self.attached.paths().into_values().collect();
         while let Some(path) = left.pop() {
             let Ok(metadata) = fs::metadata(&path) else { continue };
-            now.cgroups.insert(metadata.ino(), self.below_mount(&path));
+            in_force.cgroups.insert(metadata.ino(), self.below_mount(&path));
             let children = fs::read_dir(&path).into_iter().flatten().flatten();
             left.extend(
                 children.filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())).map(|child| child.path()),
@@ -297,14 +300,14 @@ impl Policies {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Now> {
-        lock(&self.now)
+    fn lock(&self) -> MutexGuard<'_, InForce> {
+        lock(&self.in_force)
     }
 }
 
-impl Now {
-    /// The class of a set of profiles, which keeps its number for as long as the file is in force. No
-    /// number is ever used for another set.
+impl InForce {
+    /// Class of a set of profiles, which keeps its number for as long as the file is in force. No number is ever used
+    /// for another set.
     fn number(&mut self, of_user: bool, sets: &mut HashMap<Vec<usize>, u32>, set: Vec<usize>) -> u32 {
         if let Some(number) = sets.get(&set) {
             return *number;
@@ -318,7 +321,7 @@ impl Now {
         number
     }
 
-    /// Writes a row. One that is there is known of, whatever comes after.
+    /// Writes a row, and notes that the hooks have it, whatever comes after.
     fn put_row(
         &mut self,
         maps: &PolicyMaps,
@@ -333,7 +336,7 @@ impl Now {
     }
 }
 
-/// A policy with its files, read unless the same policy was before.
+/// Loads a policy's files, unless the same policy was loaded before.
 fn load(loaded: &mut Vec<Arc<Effective>>, policy: Policy) -> Result<Arc<Effective>, LoadError> {
     if let Some(same) = loaded.iter().find(|one| one.policy == policy) {
         return Ok(Arc::clone(same));

@@ -1,4 +1,4 @@
-//! The sockets that have come out of listeners, or are about to.
+//! Sockets that have come out of listeners, or are about to.
 
 use std::{
     collections::HashMap,
@@ -17,36 +17,36 @@ pub(crate) struct AcceptedSockets(Mutex<HashMap<u64, Accepted>>);
 
 /// A socket that has come out of a listener, or is about to.
 struct Accepted {
-    /// Id of the listener.
+    /// `TLS_ID` of the listener.
     listener: u64,
     options: watch::Sender<SocketOptions>,
     /// Whether its connection is over.
     ended: bool,
-    /// The leg's addresses: the agent's, and the application's. None before it has one.
+    /// Addresses of its leg: the agent's, and the application's. None before it has one.
     leg: Option<(SocketAddr, SocketAddr)>,
 }
 
 impl AcceptedSockets {
-    /// Enters a socket that is about to come out of a listener. Returns what the application sets on it.
+    /// Enters a socket that is about to come out of a listener. Returns the options that the application sets on it.
     pub(super) fn enter(&self, id: u64, listener: u64) -> watch::Receiver<SocketOptions> {
         let (options, follow) = watch::channel(SocketOptions::new([ABSENT; SLOTS]));
         self.lock().insert(id, Accepted { listener, options, ended: false, leg: None });
         follow
     }
 
-    /// Notes the addresses of its leg: the agent's, and the application's.
+    /// Notes the addresses of a socket's leg: the agent's, and the application's.
     pub(super) fn has_leg(&self, id: u64, from: SocketAddr, to: SocketAddr) {
         if let Some(accepted) = self.lock().get_mut(&id) {
             accepted.leg = Some((from, to));
         }
     }
 
-    /// The addresses of its leg: the agent's, and the application's.
+    /// Addresses of a socket's leg: the agent's, and the application's. None before it has one.
     pub(super) fn leg(&self, id: u64) -> Option<(SocketAddr, SocketAddr)> {
         self.lock().get(&id)?.leg
     }
 
-    /// Takes a socket out of the table. Whether it was there.
+    /// Takes a socket out of the table. True if it was there.
     pub(super) fn remove(&self, id: u64) -> bool {
         self.lock().remove(&id).is_some()
     }
@@ -59,21 +59,22 @@ impl AcceptedSockets {
         Some(accepted.listener)
     }
 
-    /// Sockets of a listener whose connections are over.
+    /// Ids of a listener's sockets whose connections are over.
     pub(super) fn ended_of(&self, listener: u64) -> Vec<u64> {
         let sockets = self.lock();
         let ended = sockets.iter().filter(|(_id, accepted)| accepted.listener == listener && accepted.ended);
         ended.map(|(id, _accepted)| *id).collect()
     }
 
-    /// Notes an option that the application has set.
+    /// Notes an option that the application has set: its slot of [`ssa_common::peer_option::PEER_OPTIONS`], and its
+    /// value.
     pub(crate) fn changed(&self, id: u64, slot: u32, value: i32) {
         if let Some(accepted) = self.lock().get(&id) {
             accepted.options.send_modify(|options| options.set(slot, value));
         }
     }
 
-    /// Takes out a socket that was closed for the last time, and tells its relay.
+    /// Takes out a socket that was closed for the last time, and ends its relay.
     pub(crate) fn closed(&self, id: u64) {
         let accepted = self.lock().remove(&id);
         if let Some(accepted) = accepted {
@@ -81,7 +82,7 @@ impl AcceptedSockets {
         }
     }
 
-    /// Takes out sockets whose close was not heard of: those with a leg of which `is_open` says that they are not.
+    /// Takes out sockets whose close was missed: those with a leg of which `is_open` says that they are not.
     pub(crate) fn reconcile(&self, is_open: impl Fn(u64) -> bool) {
         let mut sockets = self.lock();
         let gone = sockets.extract_if(|id, accepted| accepted.leg.is_some() && !is_open(*id));

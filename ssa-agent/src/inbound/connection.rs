@@ -1,4 +1,5 @@
-//! One client of an application's listener as one function: decide, shake hands, answer, connect to the listener, relay.
+//! Life of one client of an application's listener as one function: decide, shake hands, answer, connect to the
+//! listener, relay.
 
 use std::{
     net::SocketAddr,
@@ -29,7 +30,7 @@ use crate::{
     tls::content_type,
 };
 
-/// Serves clients as they come, until the agent stops.
+/// Serves clients as they come, each in a task of its own, until the agent stops.
 pub(crate) async fn serve(inbound: Arc<Inbound>, mut clients: mpsc::Receiver<Client>) {
     loop {
         let client = tokio::select! {
@@ -65,9 +66,9 @@ async fn run(connection: Connection, stream: TcpStream, permit: OwnedSemaphorePe
 struct Connection {
     inbound: Arc<Inbound>,
     listener: Arc<Listener>,
-    /// Its address.
+    /// Address of the client.
     from: SocketAddr,
-    /// The address that it has connected to.
+    /// Address that the client has connected to.
     local: SocketAddr,
     began: Instant,
 }
@@ -159,7 +160,7 @@ impl Connection {
         Ok((PeerConnection::Tls(Box::new(secured)), check))
     }
 
-    /// The connection in the log and in tables; `id` is zero, and `name` empty, before the handshake is done.
+    /// Labels of the connection for the log and tables; `id` is zero, and `name` empty, before the handshake is done.
     fn labels<'a>(&'a self, decided: &'a DecisionLabels, id: u64, name: &'a str) -> ConnectionLabels<'a> {
         ConnectionLabels {
             id,

@@ -1,4 +1,4 @@
-//! All that listeners and their clients need of the agent.
+//! Parts of the agent that listeners and their clients need.
 
 use std::sync::Arc;
 
@@ -14,28 +14,28 @@ use crate::{
     services::Attached,
 };
 
-/// The parts that inbound connections share.
+/// Parts of the agent that inbound connections share.
 pub(crate) struct Inbound {
-    /// May it listen, as what.
+    /// Configuration that decides whether a socket may listen, and as what.
     pub(crate) enforcement: Arc<Enforcement>,
-    /// What the application has set.
+    /// Settings of applications.
     pub(crate) options: Arc<Options>,
     /// Sockets inside the application's network namespace.
     pub(crate) namespaces: Arc<Namespaces>,
-    /// Whether clients' certificates are revoked, and what is stapled to the application's own.
+    /// Revocation checks of clients' certificates, and OCSP responses about the application's own.
     pub(crate) revocation: Arc<Revocation>,
-    /// What the application can ask of an accepted socket.
+    /// Answers to an application that asks about an accepted socket.
     pub(crate) answers: Answers,
     /// Open connections and failures, access log and metrics.
     pub(crate) table: ConnectionTable,
-    /// Names of services, and whether one is being detached.
+    /// Paths of services, and whether one is being detached.
     pub(crate) attached: Arc<Attached>,
-    /// The process's phase.
+    /// Phase of the process.
     pub(crate) drain: Drain,
-    /// Who listens, as the hooks have it.
+    /// Maps of the hooks of sockets that listen.
     pub(crate) maps: Arc<ListenerMaps>,
-    /// The listeners that are served.
+    /// Listeners that are served.
     pub(crate) listeners: Listeners,
-    /// The sockets that have come out of them.
+    /// Sockets that have come out of the listeners.
     pub(crate) accepted: AcceptedSockets,
 }

@@ -1,4 +1,4 @@
-//! The agent's connection to an application's listener, inside the host.
+//! Legs to applications' listeners, inside the host.
 
 use std::{
     io,
@@ -16,12 +16,15 @@ use tokio::{
 use super::{inbound::Inbound, listener::Listener};
 use crate::{connection::Error, dial, netns::AnnouncedLeg};
 
-/// How long an application's listener may take to have room for one more.
+/// Longest time for which an application's listener may have no room for one more.
 const LEG_LIMIT: Duration = Duration::from_secs(30);
-/// Ports that are tried for one leg.
+/// Most ports that are tried for one leg.
 const LEG_TRIES: u32 = 16;
 
 /// Connects to an application's listener at `local`, as the socket `id` that comes out of it.
+///
+/// Errors: [`Error::Dial`], [`Error::Namespace`], [`Error::Kernel`]. Cancellation closes the socket and withdraws the
+/// announcement.
 pub(super) async fn connect(
     inbound: &Inbound,
     listener: &Listener,
@@ -48,8 +51,8 @@ pub(super) async fn connect(
     }
 }
 
-/// Makes a socket that is bound first, so that its whole 4-tuple is known before it connects. Reset when it is
-/// closed, until the relay says otherwise.
+/// Makes a socket that is bound first, so that its whole 4-tuple is known before it connects. The connection is reset
+/// when it is closed, until the relay says otherwise.
 fn bound_leg(to: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -81,7 +84,8 @@ fn bind(socket: &Socket, to: IpAddr) -> io::Result<()> {
     }
 }
 
-/// The ports that this thread's namespace gives to sockets that ask for none.
+/// First and last of the ports that this thread's namespace gives to sockets that ask for none (`ip_local_port_range`,
+/// ip(7)).
 fn local_ports() -> (u16, u16) {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let mut ports = range.split_whitespace().filter_map(|port| port.parse().ok());

@@ -1,4 +1,4 @@
-//! One listener: where it listens, for whom, and how its clients come in.
+//! Listener that is served: its address, its owner, and the way in for its clients.
 
 use std::{
     collections::HashSet,
@@ -19,39 +19,39 @@ use crate::{
     revocation::Origin,
 };
 
-/// Where a socket listens.
+/// Address that a socket listens at, in its network namespace.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct ListenAddr {
-    /// Cookie of its network namespace.
+    /// Cookie of the network namespace.
     pub(super) netns: u64,
-    /// Its address and port.
+    /// Address and port; the unspecified one for every address.
     pub(super) at: SocketAddr,
     /// Whether it is an IPv6 listener for every address that takes IPv4 connections as well.
     pub(super) dual: bool,
 }
 
-/// How well a connection fits a listener.
+/// Quality of a match between a connection and a listener; the greater is better.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Fit {
-    /// It listens at every address.
+    /// The listener listens at every address.
     Wildcard,
-    /// It listens at that very address.
+    /// The listener listens at the connection's very address.
     Exact,
 }
 
 impl ListenAddr {
-    /// What the steering program finds it under.
+    /// Keys that the steering program finds the listener under.
     pub(super) fn keys(&self) -> Vec<ListenKey> {
         let v4 = self.dual.then(|| self.key(Ipv4Addr::UNSPECIFIED.into()));
         std::iter::once(self.key(self.at.ip())).chain(v4).collect()
     }
 
-    /// The key of an address at its port.
+    /// Key of an address at the listener's port.
     pub(super) fn key(&self, addr: IpAddr) -> ListenKey {
         ListenKey { addr: mapped(addr), port: self.at.port(), reserved: 0 }
     }
 
-    /// How well a connection to `local` in a namespace fits; none if it is not for it.
+    /// Matches a connection to `local` in a namespace; none if it is not for this listener.
     pub(super) fn fits(&self, netns: u64, local: SocketAddr) -> Option<Fit> {
         if self.netns != netns || self.at.port() != local.port() {
             return None;
@@ -65,31 +65,34 @@ impl ListenAddr {
     }
 }
 
-/// One listener that is served.
+/// A listener that is served.
 pub(super) struct Listener {
     /// `TLS_ID` of its socket.
     pub(super) id: u64,
     /// Id of its context: settings, certificates.
     pub(super) context: u64,
-    /// Who has made it, in which attached cgroup.
+    /// Process that has called `listen`, and its attached cgroup.
     pub(super) caller: Caller,
-    /// The same as profiles see it.
+    /// Process as profiles see it.
     pub(super) application: Application,
-    /// Whether it is a rule that makes it a TLS socket.
+    /// Whether it is a rule that makes it a TLS socket; else the application has asked for it.
     pub(super) by_rule: bool,
+    /// Network namespace of the socket.
     pub(super) namespace: Arc<Namespace>,
-    /// From where is asked what its certificates, and its clients', tell to ask.
+    /// Place from which servers are asked for the status of its certificates, and of its clients'.
     pub(super) origin: Origin,
+    /// Listeners of the agent that take its clients in; shared by the listeners of one owner.
     pub(super) client_listener: Arc<ClientListener>,
-    /// One permit for each handshake in flight.
+    /// Permits of handshakes in flight, one for each.
     pub(super) handshakes: Arc<Semaphore>,
+    /// Address that it listens at.
     pub(super) addr: ListenAddr,
-    /// Where others listen on its port, at one address each: they keep what comes there.
+    /// Addresses of others that listen on its port, at one address each: they keep what comes there.
     pub(super) passed: Mutex<HashSet<ListenKey>>,
 }
 
 impl Listener {
-    /// What is to be decided of its clients.
+    /// Question that the configuration has to decide for its clients.
     pub(super) fn question(&self) -> Question<'_> {
         Question {
             direction: Direction::In,

@@ -1,4 +1,4 @@
-//! The listeners that are served.
+//! Listeners that are served.
 
 use std::{
     cmp::Reverse,
@@ -22,13 +22,13 @@ pub(crate) struct Listeners(Mutex<Inner>);
 #[derive(Default)]
 struct Inner {
     listeners: HashMap<u64, Arc<Listener>>,
-    /// By namespace (cookie) and owner.
+    /// Listeners of the agent, by namespace (cookie) and owner.
     client_listeners: HashMap<(u64, SocketOwner), Weak<ClientListener>>,
 }
 
 impl Listeners {
-    /// The listener that a connection is for. Of several at one address the first: their sessions are one
-    /// another's then.
+    /// Finds the listener that a connection is for. Of several at one address the one with the lowest id: their
+    /// sessions are one another's then.
     pub(super) fn find(&self, netns: u64, local: SocketAddr) -> Option<Arc<Listener>> {
         let inner = self.lock();
         let fitting = inner.listeners.values().filter_map(|one| Some((one.addr.fits(netns, local)?, one)));
@@ -40,7 +40,7 @@ impl Listeners {
         self.lock().listeners.insert(listener.id, listener);
     }
 
-    /// Takes a listener out.
+    /// Takes a listener out; none if it was not there.
     pub(super) fn remove(&self, id: u64) -> Option<Arc<Listener>> {
         self.lock().listeners.remove(&id)
     }
@@ -50,22 +50,23 @@ impl Listeners {
         self.lock().listeners.contains_key(&id)
     }
 
-    /// Ids of all of them.
+    /// Ids of the listeners.
     pub(super) fn ids(&self) -> HashSet<u64> {
         self.lock().listeners.keys().copied().collect()
     }
 
-    /// All of them.
+    /// Lists the listeners.
     pub(super) fn all(&self) -> Vec<Arc<Listener>> {
         self.lock().listeners.values().map(Arc::clone).collect()
     }
 
-    /// Those of a namespace.
+    /// Lists the listeners of a namespace, by its cookie.
     pub(super) fn of_namespace(&self, netns: u64) -> Vec<Arc<Listener>> {
         self.all().into_iter().filter(|listener| listener.addr.netns == netns).collect()
     }
 
-    /// Where clients of an owner's listeners come in, made for the first of them.
+    /// Returns the agent's listeners that take in the clients of an owner's listeners, made for the first of these.
+    /// Errors: [`Error::ClientListener`].
     pub(super) async fn client_listener(
         &self,
         namespace: &Arc<Namespace>,

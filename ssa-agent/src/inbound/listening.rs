@@ -1,4 +1,5 @@
-//! A listener from listen(2) to its last close: begins to serve it, tries again, takes up new files, gives it up.
+//! Life of a listener from listen(2) to its last close: begins to serve it, tries again, takes up new files, gives it
+//! up.
 
 use std::{
     collections::HashSet,
@@ -31,18 +32,19 @@ use crate::{
     telemetry::LogOnce,
 };
 
-/// Handshakes that one listener may have in flight; one more client is reset.
+/// Most handshakes that one listener may have in flight; one more client is reset.
 const HANDSHAKES_MAX: usize = 1024;
-/// How often the files of listeners are looked at.
+/// Period in which the files of listeners are looked at.
 const REFRESH: Duration = Duration::from_secs(2);
-/// How often a listener of a new cgroup is looked at, until the cgroup has its rules.
+/// Period in which a listener of a new cgroup is looked at, until the cgroup has its rules.
 const SOON: Duration = Duration::from_millis(50);
-/// How long an accepted socket whose connection was reset may stay unheard of before it counts as gone:
-/// the kernel does not tell of one that nobody has taken from its listener.
+/// Time for which an accepted socket whose connection was reset may stay unheard of before it counts as gone: the
+/// kernel does not tell of one that nobody has taken from its listener.
 const UNHEARD: Duration = Duration::from_secs(5);
 
 impl Inbound {
-    /// A socket listens, or no longer does.
+    /// Notes that a socket listens, or no longer does. A listener that can't be served is ended; by a rule, it is tried
+    /// again.
     pub(crate) fn listening(self: &Arc<Self>, listening: &Listening) {
         if listening.status == ListenStatus::ENDED {
             self.end(listening.id);
@@ -62,12 +64,13 @@ impl Inbound {
         });
     }
 
-    /// Takes up all that listen, for an agent that begins.
+    /// Takes up all sockets that listen, for an agent that begins.
     pub(crate) fn listen_all(self: &Arc<Self>) {
         self.maps.all_listening().iter().for_each(|listening| self.listening(listening));
     }
 
-    /// The rules are others: takes up the listeners that there are rules for now.
+    /// Takes up the listeners that rules make TLS sockets, and that were not before. Called when the rules have
+    /// changed.
     pub(crate) fn reconcile_rules(self: &Arc<Self>) {
         let serving: HashSet<u64> = self.listeners.ids();
         let all = self.maps.all_listening();
@@ -75,18 +78,18 @@ impl Inbound {
         by_rule.filter(|one| !serving.contains(&one.id)).for_each(|listening| self.listening(listening));
     }
 
-    /// A socket was closed for the last time: a listener, an accepted one, or neither.
+    /// Notes that a socket was closed for the last time: a listener, an accepted one, or neither.
     pub(crate) fn closed(self: &Arc<Self>, id: u64) {
         self.end(id);
         self.accepted.closed(id);
     }
 
-    /// Takes out accepted sockets whose close was not heard of.
+    /// Takes out accepted sockets whose close was missed, as the ring buffer was full.
     pub(crate) fn reconcile(&self) {
         self.accepted.reconcile(|id| self.answers.attempt(id).is_some());
     }
 
-    /// Waits until all that listen are served, for a while: some can't be.
+    /// Waits until all that listen are served, at most 5 s: some can't be.
     pub(crate) async fn settled(&self) {
         const LIMIT: Duration = Duration::from_secs(5);
         let all = self.maps.all_listening();
@@ -99,7 +102,7 @@ impl Inbound {
         let _some_are_not = tokio::time::timeout(LIMIT, served).await;
     }
 
-    /// A listener is gone. What has ended and was never taken from it goes with it.
+    /// Ends a listener that is gone. Sockets that have ended and were never taken from it go with it.
     fn end(self: &Arc<Self>, id: u64) {
         let Some(listener) = self.listeners.remove(id) else { return };
         self.listeners.unsteer(&listener);
@@ -133,7 +136,8 @@ impl Inbound {
         self.discard(id);
     }
 
-    /// The connection of an accepted socket is over; the application may still ask about it.
+    /// Notes that the connection of an accepted socket is over; the application may still ask about it. Waits for 5 s
+    /// where the socket may never have reached an application.
     pub(super) async fn connection_ended(&self, namespace: &Namespace, id: u64, reset_by_application: bool) {
         let Some(listener) = self.accepted.ended(id) else { return };
         if reset_by_application || !self.maps.listening(listener) {
@@ -143,8 +147,8 @@ impl Inbound {
     }
 }
 
-/// Tries until a listener by rule can be served: an application that knows nothing of TLS is not to lose it. Nothing reaches it
-/// until then.
+/// Tries until a listener by rule can be served: an application that knows nothing of TLS is not to lose it. Nothing
+/// reaches it until then.
 async fn keep_trying(inbound: &Arc<Inbound>, listening: &Listening, mut error: Error) {
     let at = SocketAddr::from(listening.at);
     let mut trouble = LogOnce::default();

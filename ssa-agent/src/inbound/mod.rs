@@ -1,6 +1,6 @@
 //! Connections that applications accept, from listen(2) to the end of a relay.
 //!
-//! - [`listening`]: a listener from listen(2) to its last close; [`steering`]: how its clients come to the agent;
+//! - [`listening`]: a listener from listen(2) to its last close; [`steering`]: its clients' way to the agent;
 //! - [`connection`]: one client as one function; [`leg`]: the agent's connection to the application's listener.
 
 mod accepted;

@@ -1,4 +1,4 @@
-//! What the steering program of a namespace is told of listeners.
+//! Entries about listeners in the maps of a namespace's steering program.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,13 +16,14 @@ use crate::{
 };
 
 impl Listeners {
-    /// Sends the clients of a listener to the agent.
+    /// Sends the clients of a listener to the agent. Errors: the map LISTEN is full.
     pub(super) fn steer(&self, listener: &Listener) -> Result<(), kernel::Error> {
         let keys = listener.addr.keys();
         keys.iter().try_for_each(|key| listener.namespace.steer(key, Steered::Agent(&listener.client_listener)))
     }
 
     /// Leaves to others what they have at one address of a listener's port, and no longer than they are there.
+    /// `listed`: the sockets that listen on the port. Errors: the map LISTEN is full.
     pub(super) fn pass_others(&self, listener: &Listener, listed: &[Listed]) -> Result<(), kernel::Error> {
         let own: HashSet<ListenKey> =
             self.of_namespace(listener.addr.netns).iter().flat_map(|other| other.addr.keys()).collect();
@@ -40,7 +41,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// Takes back what was said of a listener that is gone, but for what others still need.
+    /// Removes the entries of a listener that is gone, but for those that others still need.
     pub(super) fn unsteer(&self, gone: &Listener) {
         let others = self.of_namespace(gone.addr.netns);
         let own = |other: &Arc<Listener>| {
@@ -54,7 +55,8 @@ impl Listeners {
         }
     }
 
-    /// Takes back all, for a successor that answers clients from here on. Who has come before is still served.
+    /// Removes all entries, for a successor that takes clients in from here on. Clients that have come before are still
+    /// served.
     pub(crate) fn unsteer_all(&self) {
         for listener in self.all() {
             for key in steered(&listener) {
@@ -65,7 +67,7 @@ impl Listeners {
     }
 }
 
-/// All keys that something was said of, for the sake of a listener.
+/// Keys of the entries that a listener has.
 fn steered(listener: &Listener) -> Vec<ListenKey> {
     let passed = lock(&listener.passed).clone();
     listener.addr.keys().into_iter().chain(passed).collect()

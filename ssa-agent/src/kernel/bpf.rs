@@ -1,5 +1,5 @@
-//! The calls of bpf(2) that aya keeps to itself: making, pinning and updating links of a cgroup, and programs of
-//! type `fmod_ret`.
+//! Commands of bpf(2) that aya keeps to itself: making, pinning and updating links of a cgroup, and programs of type
+//! `fmod_ret`.
 
 #![expect(unsafe_code, reason = "bpf(2) has no safe wrapper for these commands, and its argument is a union")]
 
@@ -16,7 +16,7 @@ use std::{
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info, bpf_prog_type};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// An argument whose every field is zero.
+/// Makes an argument whose every field is zero.
 fn zeroed() -> bpf_attr {
     // SAFETY: all fields are integers, of which zero is one.
     unsafe { std::mem::zeroed() }
@@ -59,7 +59,7 @@ pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(bpf_cmd::BPF_OBJ_PIN, &attr).map(drop)
 }
 
-/// Opens what was pinned (`BPF_OBJ_GET`).
+/// Opens a pinned object (`BPF_OBJ_GET`).
 pub(crate) fn pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attr = zeroed();
@@ -100,8 +100,8 @@ fn element<K: IntoBytes + Immutable>(map: BorrowedFd<'_>, key: &K) -> bpf_attr {
     attr
 }
 
-/// Loads a program of type `fmod_ret` for the kernel's function with this id in its type information
-/// (`BPF_PROG_LOAD`, 5.7). The error comes with what the verifier had to say.
+/// Loads a program of type `fmod_ret` for the kernel's function with this id in its type information (`BPF_PROG_LOAD`,
+/// 5.7). The error comes with the verifier's log.
 pub(crate) fn load_fmod_ret(
     name: &str,
     instructions: &[bpf_insn],
@@ -161,7 +161,7 @@ fn raw(fd: BorrowedFd<'_>) -> u32 {
     u32::try_from(fd.as_raw_fd()).expect("descriptors are not negative")
 }
 
-/// As [`bpf`], for commands that make a descriptor.
+/// Calls [`bpf`] for a command that makes a descriptor.
 fn descriptor(command: bpf_cmd, attr: &bpf_attr) -> io::Result<OwnedFd> {
     let fd = bpf(command, attr)?;
     // SAFETY: the kernel has just made this descriptor for us.

@@ -1,32 +1,82 @@
-//! What the kernel refused, of all that the agent asks of its eBPF half.
+//! Errors of the kernel, of all that the agent asks of its eBPF half.
 
 use std::{io, path::PathBuf};
 
 use super::fmod_ret;
 
-/// What the kernel refused.
+/// Request that the kernel refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
+    /// A program can't be attached to the cgroup.
     #[error("attaching {program} to the cgroup failed")]
-    Attach { program: &'static str, source: io::Error },
+    Attach {
+        /// Name of the program.
+        program: &'static str,
+        /// Error of bpf(2).
+        source: io::Error,
+    },
+    /// The bpffs, or a pin in it, can't be had.
     #[error("bpffs at {}", path.display())]
-    Bpffs { path: PathBuf, source: io::Error },
+    Bpffs {
+        /// Mount point or pin.
+        path: PathBuf,
+        /// Error of the file system.
+        source: io::Error,
+    },
+    /// Another agent of this name serves.
     #[error("another agent serves this cgroup (its pins are in {})", path.display())]
-    Busy { path: PathBuf },
+    Busy {
+        /// Folder of the pins.
+        path: PathBuf,
+    },
+    /// The cgroup can't be opened.
     #[error("cgroup {}", path.display())]
-    Cgroup { path: PathBuf, source: io::Error },
+    Cgroup {
+        /// Path of the cgroup.
+        path: PathBuf,
+        /// Error of opening it.
+        source: io::Error,
+    },
+    /// The programs for `socket(2)` can't be had.
     #[error(transparent)]
     FmodRet(#[from] fmod_ret::Error),
+    /// The eBPF object can't be loaded.
     #[error("loading the eBPF programs failed")]
     Load(#[from] Box<aya::EbpfError>),
+    /// A map can't be read or written, such as one that is full.
     #[error("map {name}")]
-    Map { name: &'static str, source: aya::maps::MapError },
+    Map {
+        /// Name of the map.
+        name: &'static str,
+        /// Error of aya, or of bpf(2).
+        source: aya::maps::MapError,
+    },
+    /// The eBPF object lacks a map or program.
     #[error("the eBPF object lacks {name}")]
-    Missing { name: &'static str },
+    Missing {
+        /// Name of the map or program.
+        name: &'static str,
+    },
+    /// A cgroup above or below is attached already.
     #[error("cgroup {}, above or below this one, is attached already; each may be attached once", path.display())]
-    Nested { path: PathBuf },
+    Nested {
+        /// Path of the cgroup that is attached already.
+        path: PathBuf,
+    },
+    /// A program can't be loaded.
     #[error("loading the eBPF program {name} failed")]
-    Program { name: &'static str, source: Box<aya::programs::ProgramError> },
+    Program {
+        /// Name of the program.
+        name: &'static str,
+        /// Error of aya, or of bpf(2).
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// The verifier refuses a program.
     #[error("the kernel refused the eBPF program {name} (--log debug shows why)")]
-    Verifier { name: &'static str, source: io::Error },
+    Verifier {
+        /// Name of the program.
+        name: &'static str,
+        /// Error of bpf(2).
+        source: io::Error,
+    },
 }

@@ -1,4 +1,4 @@
-//! The ring buffer as a stream of typed events.
+//! Events of the hooks: the ring buffer EVENTS as a stream of typed records.
 
 use std::{io, time::Duration};
 
@@ -8,30 +8,38 @@ use tokio::{io::unix::AsyncFd, time::timeout};
 use tracing::error;
 use zerocopy::FromBytes as _;
 
-/// What happened to a TLS socket.
+/// Event of a TLS socket.
 pub(crate) enum Event {
+    /// A socket has become a TLS socket.
     Opened(Opened),
+    /// A certificate, key or path was set, and waits in the map BLOBS.
     Blob(BlobSet),
+    /// An option was set on a socket that is connected.
     Changed(Changed),
+    /// A socket has begun to listen.
     Listening(Listening),
+    /// A connect is held: its SYN was dropped. Each retransmission makes another event.
     Held(Box<Held>),
+    /// A socket has left SYN_SENT: its connect is over.
     Left(HoldEnded),
+    /// A socket was closed for the last time.
     Closed(Closed),
 }
 
-/// Events between two looks at what else is to be done.
+/// Most events between two looks at what else is to be done.
 const BATCH_MAX: usize = 1024;
 
-/// Reads events in order.
+/// Reader of events, in order.
 pub(crate) struct Events(AsyncFd<RingBuf<MapData>>);
 
 impl Events {
-    /// Must be called inside the runtime.
+    /// Makes the reader of a ring buffer. Must be called inside the runtime.
     pub(crate) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
         crate::sys::async_fd::async_fd(ring).map(Self)
     }
 
-    /// Waits for events, at most `limit`, and hands all that are there to `handle`.
+    /// Waits for events, at most `limit`, and hands all that are there to `handle`, up to 1024. Unknown records are
+    /// logged.
     ///
     /// Cancellation loses nothing.
     pub(crate) async fn batch(&mut self, limit: Duration, mut handle: impl FnMut(Event)) -> io::Result<()> {
@@ -51,7 +59,7 @@ impl Events {
     }
 }
 
-/// Reads a record of the ring buffer; none if it is of no known kind, or of another length.
+/// Parses a record of the ring buffer; none if it is of no known kind, or of another length.
 pub(crate) fn parse_event(record: &[u8]) -> Option<Event> {
     let number = u32::from_ne_bytes(record.get(..4)?.try_into().ok()?);
     match EventKind::try_from(number).ok()? {

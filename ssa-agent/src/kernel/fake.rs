@@ -1,4 +1,4 @@
-//! A map of answers without a kernel, for tests of what decides on connections.
+//! Map of answers without a kernel, for tests of what decides on connections.
 
 use std::{collections::HashMap, sync::Mutex};
 
@@ -15,17 +15,17 @@ use crate::sync::lock;
 pub(crate) struct FakeAnswers(Mutex<HashMap<u64, Connection>>);
 
 impl FakeAnswers {
-    /// A socket begins an attempt, as the connect hook notes it.
+    /// Begins an attempt of a socket, as the connect hook notes it.
     pub(crate) fn open(&self, id: u64, attempt: u32) {
         lock(&self.0).insert(id, Connection::pending(attempt));
     }
 
-    /// A socket is closed for the last time.
+    /// Closes a socket for the last time.
     pub(crate) fn close(&self, id: u64) {
         lock(&self.0).remove(&id);
     }
 
-    /// What is answered: attempt, state, and why it failed.
+    /// Answers of a socket: attempt, state, and why it failed.
     pub(crate) fn state(&self, id: u64) -> Option<(u32, State, String)> {
         let answers = lock(&self.0);
         let one = answers.get(&id)?;

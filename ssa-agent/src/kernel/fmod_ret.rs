@@ -22,38 +22,62 @@ use super::{
     objects::{HOOKS, release},
 };
 
-/// The programs and the kernel's functions that they are for, in the order in which they are attached: the one
-/// that leaves marks comes last, and is detached first.
+/// Programs and the kernel's functions that they are for, in the order in which they are attached: the one that leaves
+/// marks comes last, and is detached first.
 const PROGRAMS: [(&str, &str); 3] = [
     ("ssa_created", "security_socket_post_create"),
     ("ssa_creating", "security_socket_create"),
     (MARKER, "update_socket_protocol"),
 ];
-/// The one that leaves marks.
+/// Name of the program that leaves marks.
 const MARKER: &str = "ssa_protocol";
 
-/// Why `socket(2)` can't take `IPPROTO_TLS`.
+/// Reason why `socket(2)` can't take `IPPROTO_TLS`.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
+    /// The kernel is older than 6.6, and lacks `update_socket_protocol`.
     #[error("Linux 6.6 or later is needed")]
     Old,
+    /// The kernel's type information (BTF) can't be read.
     #[error("the kernel's type information can't be read")]
     Btf(#[from] aya_obj::btf::BtfError),
+    /// The kernel lacks a function that a program is for.
     #[error("the kernel has no function {function}")]
-    Function { function: &'static str },
+    Function {
+        /// Name of the kernel's function.
+        function: &'static str,
+    },
+    /// The kernel refuses a program.
     #[error("the kernel refuses tracing programs ({name})")]
-    Load { name: &'static str, source: io::Error },
+    Load {
+        /// Name of the program.
+        name: &'static str,
+        /// Error of bpf(2).
+        source: io::Error,
+    },
+    /// A program can't be attached, or its link not be pinned.
     #[error("attaching {name} failed")]
-    Attach { name: &'static str, source: io::Error },
+    Attach {
+        /// Name of the program.
+        name: &'static str,
+        /// Error of bpf(2), or of the bpffs.
+        source: io::Error,
+    },
+    /// The eBPF object that the agent carries is broken.
     #[error("the eBPF object is broken ({name})")]
-    Object { name: &'static str },
+    Object {
+        /// Name of the program, map or object.
+        name: &'static str,
+    },
 }
 
 /// A program that is loaded.
 pub(crate) struct Loaded {
+    /// Name of the program.
     pub(crate) name: &'static str,
+    /// Descriptor of the program.
     pub(crate) program: OwnedFd,
-    /// Its name and a digest of its instructions.
+    /// Name of its pin: the program's name, and a digest of its instructions.
     pin: String,
 }
 
@@ -93,7 +117,7 @@ pub(crate) fn load(map: impl Fn(&str) -> Option<OwnedFd>) -> Result<Vec<Loaded>,
     Ok(loaded)
 }
 
-/// Attaches them, unless the very same are there.
+/// Attaches the programs and pins their links in the folder `pins`, unless the very same are there.
 pub(crate) fn attach(programs: &[Loaded], pins: &Path) -> Result<(), Error> {
     if programs.iter().all(|loaded| pins.join(&loaded.pin).exists()) {
         return Ok(());
@@ -115,7 +139,7 @@ pub(crate) fn unpin_marker(pins: &Path) -> io::Result<()> {
     unpin(pins, |name| name == MARKER)
 }
 
-/// Detaches the others: only right when no mark is left to be taken.
+/// Detaches the programs that take marks: only right when no mark is left to be taken.
 pub(crate) fn unpin_others(pins: &Path) -> io::Result<()> {
     unpin(pins, |name| name != MARKER)
 }
@@ -132,7 +156,7 @@ fn unpin(pins: &Path, which: impl Fn(&str) -> bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Tells programs apart: of their instructions before maps have numbers.
+/// Digest that tells programs apart: of their instructions before maps have numbers.
 fn digest(instructions: &[bpf_insn]) -> String {
     let bytes: Vec<u8> = instructions
         .iter()

@@ -1,4 +1,4 @@
-//! Loads the hooks, attaches them to cgroups, and pins what must outlive the agent.
+//! Loader of the hooks: loads them, attaches them to cgroups, and pins what must outlive the agent.
 //!
 //! Pinned under `BPFFS/ssa/v<ABI>-<name of the agent>/`: the maps, and for each cgroup a folder named by its inode with
 //! the links of its guards. A new agent of the same name opens the same maps and puts its programs into the same links,
@@ -36,7 +36,7 @@ use std::{
 };
 use tracing::{debug, info};
 
-/// Maps that outlive the agent. The arrays of live programs do not: that is how the guards know.
+/// Maps that outlive the agent. The arrays of [`GATED_PROGRAMS`] do not: that is how the guards know that it is gone.
 const PINNED_MAPS: [&str; 28] = [
     "AGENT_LISTENERS",
     "ATTACHED",
@@ -68,8 +68,8 @@ const PINNED_MAPS: [&str; 28] = [
     "USER_CLASSES",
 ];
 
-/// The guards, in the order in which they are attached: those that hold and keep out before those
-/// that make TLS sockets. They are detached the other way round.
+/// Guards: programs whose links outlive the agent, in the order in which they are attached: those that hold and keep
+/// out before those that make TLS sockets. They are detached the other way round.
 const GUARDS: [(&str, bpf_attach_type); 16] = [
     ("ssa_egress", BPF_CGROUP_INET_EGRESS),
     ("ssa_ingress", BPF_CGROUP_INET_INGRESS),
@@ -92,8 +92,10 @@ const GUARDS: [(&str, bpf_attach_type); 16] = [
 /// The hook that makes TLS sockets in `socket(2)`; only where [`fmod_ret`] programs can be had.
 const CREATE: (&str, bpf_attach_type) = ("ssa_create", BPF_CGROUP_INET_SOCK_CREATE);
 
-/// The programs that guards tail-call, by the array that says whether the agent lives.
-const LIVE: [(&str, &[&str]); 3] = [
+/// Programs that guards tail-call, by the array of programs that has them. The kernel empties such an array
+/// (BPF_MAP_TYPE_PROG_ARRAY) when user space has no reference to it any more: so the tail calls fail, and the guards
+/// refuse, as soon as the agent is gone.
+const GATED_PROGRAMS: [(&str, &[&str]); 3] = [
     ("LIVE_CONNECT4", &["ssa_live_conn4"]),
     ("LIVE_CONNECT6", &["ssa_live_conn6"]),
     ("LIVE_SETSOCKOPT", &["ssa_live_set"]),
@@ -101,39 +103,40 @@ const LIVE: [(&str, &[&str]); 3] = [
 
 /// The programs and maps of an agent, loaded and not attached yet.
 pub(crate) struct LoadedHooks {
-    /// To attach them.
+    /// Hooks, to be attached.
     pub(crate) hooks: Hooks,
-    /// To be given out.
+    /// Handles of the maps, to be given out.
     pub(crate) maps: Maps,
-    /// The hooks' own messages, if anybody wants them.
+    /// Reader of the hooks' own log messages; none unless they are wanted.
     pub(crate) logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
-/// Whether the guards let TLS sockets be.
+/// State of the guards: whether they let TLS sockets be.
 enum Guards {
     /// Every option and every connect is refused.
     Closed,
-    /// Life tokens: user space's only references to these arrays of programs.
+    /// Options can be set, and sockets connect. Has user space's only references to the arrays of [`GATED_PROGRAMS`].
     Open(Vec<ProgramArray<aya::maps::MapData>>),
 }
 
-/// The hooks: loaded once, attached to any number of cgroups. Dropping them leaves the guards attached, and closed.
+/// Hooks: loaded once, attached to any number of cgroups. Dropping them leaves the guards attached, and closed.
 pub(crate) struct Hooks {
     guards: Guards,
-    /// Keeps the programs that the arrays name.
+    /// Object that keeps the programs which the arrays name.
     ebpf: Ebpf,
     /// Whether `socket(2)` can take `IPPROTO_TLS`.
     socket_call: bool,
     services: OwnedFd,
     attached: OwnedFd,
     pins: PathBuf,
-    /// Held by the agent that serves; none while another one takes over.
+    /// Lock of the agent that serves; none while another one takes over.
     lock: Option<Flock<File>>,
 }
 
 impl Hooks {
-    /// Loads the programs of the agent of this name, with the maps that one of the same name has left, or uses: then, if
-    /// this one is to take its place, it has to [`Self::lock_again`]. `bpffs` is mounted if nothing is there.
+    /// Loads the programs of the agent of this name, with the maps that one of the same name has left, or uses: then,
+    /// if this one is to take its place (`in_place`), it has to [`Self::lock_again`]. `bpffs` is mounted if nothing is
+    /// there. Blocks. Errors: [`Error::Busy`] if an agent of this name serves, and what the kernel refuses.
     pub(crate) fn load(name: &str, bpffs: &Path, in_place: bool) -> Result<LoadedHooks, Error> {
         let pins = pin_folder(bpffs, name)?;
         let lock = if in_place { None } else { Some(lock(&pins)?) };
@@ -149,8 +152,8 @@ impl Hooks {
         loader.override_global("READ_REGISTERS", &registers, true).override_global(aya_log::LEVEL, &level, true);
         let mut ebpf = loader.load(&HOOKS.0).map_err(Box::new)?;
         let logger = if verbose { EbpfLogger::init(&mut ebpf).ok() } else { None };
-        let live = LIVE.iter().flat_map(|(_array, names)| names.iter().copied());
-        for name in GUARDS.map(|(name, _kind)| name).into_iter().chain(live) {
+        let gated = GATED_PROGRAMS.iter().flat_map(|(_array, names)| names.iter().copied());
+        for name in GUARDS.map(|(name, _kind)| name).into_iter().chain(gated) {
             load(&mut ebpf, name)?;
         }
         let socket_call = socket_call(&mut ebpf, &pins);
@@ -174,7 +177,7 @@ impl Hooks {
         self.lock = None;
     }
 
-    /// Becomes the one that serves, as soon as no other does.
+    /// Becomes the agent that serves, as soon as no other does. Errors: [`Error::Busy`] after 10 s.
     pub(crate) async fn lock_again(&mut self) -> Result<(), Error> {
         const LIMIT: Duration = Duration::from_secs(10);
         let deadline = tokio::time::Instant::now() + LIMIT;
@@ -190,8 +193,8 @@ impl Hooks {
         }
     }
 
-    /// Attaches to a cgroup, or puts the programs into the links that are there. Returns the cgroup's inode, and whether
-    /// nothing was there.
+    /// Attaches the hooks to a cgroup, or puts the programs into the links that are there. Returns the cgroup's inode,
+    /// and whether nothing was there. Errors: [`Error::Nested`], [`Error::Cgroup`], [`Error::Attach`].
     pub(crate) fn attach(&mut self, cgroup: &Path) -> Result<(u64, bool), Error> {
         let broken = |source| Error::Cgroup { path: cgroup.to_owned(), source };
         let directory = File::open(cgroup).map_err(broken)?;
@@ -234,41 +237,41 @@ impl Hooks {
         Ok(())
     }
 
-    /// Tells the hooks of a cgroup its id. The count of its sockets stays.
+    /// Writes a cgroup's id where the hooks of the cgroup find it. The count of its sockets stays.
     fn name_service(&self, id: u64) -> io::Result<()> {
         let service: Service = bpf::map_get(self.services.as_fd(), &id)?;
         if service.id == id { Ok(()) } else { bpf::map_insert(self.services.as_fd(), &id, &Service { id, ..service }) }
     }
 
-    /// Cgroups, by inode, that an agent of the same name has left attached.
+    /// Inodes of the cgroups that an agent of the same name has left attached.
     pub(crate) fn left_attached(&self) -> Vec<u64> {
         let entries = fs::read_dir(&self.pins).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect()
     }
 
-    /// Says that the agent lives: from here on options can be set and sockets connect.
+    /// Announces that the agent lives: from here on options can be set and sockets connect.
     pub(crate) fn open(&mut self) -> Result<(), Error> {
         if matches!(self.guards, Guards::Open(_)) {
             return Ok(());
         }
-        let mut live = Vec::new();
-        for (array, names) in LIVE {
+        let mut arrays = Vec::new();
+        for (array, names) in GATED_PROGRAMS {
             let map = self.ebpf.take_map(array).ok_or(Error::Missing { name: array })?;
             let failed = |source| Error::Map { name: array, source };
             let mut map = ProgramArray::try_from(map).map_err(failed)?;
             for (index, name) in (0..).zip(names) {
                 map.set(index, program_fd(&self.ebpf, name)?, 0).map_err(failed)?;
             }
-            live.push(map);
+            arrays.push(map);
         }
-        self.guards = Guards::Open(live);
+        self.guards = Guards::Open(arrays);
         Ok(())
     }
 
-    /// Takes that back, for good: every option and every connect is refused.
+    /// Takes [`Self::open`] back, for good: every option and every connect is refused.
     pub(crate) fn close(&mut self) {
-        let Guards::Open(live) = &mut self.guards else { return };
-        for (array, (_name, programs)) in live.iter_mut().zip(LIVE) {
+        let Guards::Open(arrays) = &mut self.guards else { return };
+        for (array, (_name, programs)) in arrays.iter_mut().zip(GATED_PROGRAMS) {
             for (index, _program) in (0..).zip(programs) {
                 // Absent is as good as cleared.
                 let _absent = array.clear_index(&index);
@@ -276,7 +279,7 @@ impl Hooks {
         }
     }
 
-    /// Detaches what makes TLS sockets in a cgroup.
+    /// Detaches the hooks that make TLS sockets in a cgroup.
     pub(crate) fn detach_options(&self, id: u64) -> Result<(), Error> {
         // Absent where `socket(2)` knows no TLS.
         let _absent = bpf::map_remove(self.attached.as_fd(), &id);
@@ -290,7 +293,7 @@ impl Hooks {
         self.forget(id)
     }
 
-    /// Removes the pins of a cgroup.
+    /// Removes the pins of a cgroup, and with them its guards.
     pub(crate) fn forget(&self, id: u64) -> Result<(), Error> {
         let folder = self.folder(id);
         for name in GUARDS.iter().rev().map(|(name, _kind)| *name).chain([CREATE.0]) {
@@ -299,7 +302,7 @@ impl Hooks {
         fs::remove_dir(&folder).map_err(|source| Error::Bpffs { path: folder.clone(), source })
     }
 
-    /// Forgets the maps, when no cgroup is attached any more.
+    /// Removes the maps' pins, when no cgroup is attached any more.
     pub(crate) fn unload(self) -> Result<(), Error> {
         let failed = |source| Error::Bpffs { path: self.pins.clone(), source };
         fmod_ret::unpin_marker(&self.pins).map_err(failed)?;
@@ -313,18 +316,21 @@ impl Hooks {
     }
 }
 
-/// What came of loading everything, and letting it go.
+/// Result of [`trial`].
 pub(crate) struct Trial {
-    /// Each program: the instructions that the verifier followed, or why the kernel refused it.
+    /// Programs by name: the count of instructions that the verifier followed, or why the kernel refused it.
     pub(crate) programs: Vec<(String, Result<u64, Error>)>,
-    /// The same of those for `socket(2)`, without which the agent runs.
+    /// Programs for `socket(2)`, without which the agent runs: names and counts of instructions, or why they can't be
+    /// had.
     pub(crate) socket_call: Result<Vec<(String, u64)>, Error>,
 }
 
-/// Loads every program; attaches and pins nothing.
+/// Loads every program and lets it go; attaches and pins nothing. Blocks.
 pub(crate) fn trial() -> Trial {
-    let names =
-        GUARDS.map(|(name, _kind)| name).into_iter().chain(LIVE.iter().flat_map(|(_, names)| names.iter().copied()));
+    let names = GUARDS
+        .map(|(name, _kind)| name)
+        .into_iter()
+        .chain(GATED_PROGRAMS.iter().flat_map(|(_, names)| names.iter().copied()));
     let mut programs: Vec<(String, Result<u64, Error>)> = Vec::new();
     let mut socket_call = Err(Error::Missing { name: CREATE.0 });
     let mut loader = EbpfLoader::new();
@@ -423,7 +429,8 @@ fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
     loaded.map_err(|source| refused(name, source))
 }
 
-/// What the verifier has to say is long, and for developers.
+/// Makes the error of a program that can't be loaded. The verifier's log is long, and for developers: it is logged for
+/// debugging.
 fn refused(name: &'static str, error: ProgramError) -> Error {
     if let ProgramError::LoadError { io_error, verifier_log } = error {
         debug!(name, %verifier_log, "the verifier refused a program");
@@ -437,7 +444,7 @@ fn program_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a ProgramFd, E
     program.fd().map_err(|source| Error::Program { name, source: Box::new(source) })
 }
 
-/// The folder of an agent's pins, for root only.
+/// Makes the folder of an agent's pins, for root only.
 fn pin_folder(bpffs: &Path, name: &str) -> Result<PathBuf, Error> {
     let failed = |source| Error::Bpffs { path: bpffs.to_owned(), source };
     if statfs(bpffs).map_err(|errno| failed(errno.into()))?.filesystem_type() != BPF_FS_MAGIC {
@@ -448,8 +455,8 @@ fn pin_folder(bpffs: &Path, name: &str) -> Result<PathBuf, Error> {
     Ok(pins)
 }
 
-/// Hooks of a cgroup run for those below it as well: attached twice, each option would be set twice,
-/// and each connect redirected twice.
+/// Refuses a cgroup above or below one that is attached: its hooks run for those below it as well, so that each option
+/// would be set twice, and each connect redirected twice.
 fn refuse_nested(cgroup: &Path, pins: &Path) -> Result<(), Error> {
     let folder = pins.parent().expect("pins are in a folder of ours");
     let agents = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -476,15 +483,15 @@ fn refuse_nested(cgroup: &Path, pins: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Cgroups that are looked at; beyond, one that is attached may be missed.
+/// Most cgroups that are looked at; beyond, one that is attached may be missed.
 const NESTED_MAX: usize = 10_000;
 
-/// Inodes are compared, and those of another file system mean nothing.
+/// Whether two cgroups are of one file system: inodes are compared, and those of another one mean nothing.
 fn same_device(metadata: &fs::Metadata, cgroup: &Path) -> bool {
     cgroup.metadata().is_ok_and(|own| own.dev() == metadata.dev())
 }
 
-/// One agent of a name: two would both hold, and both answer.
+/// Locks the folder of the pins: two agents of one name would both hold, and both answer.
 fn lock(pins: &Path) -> Result<Flock<File>, Error> {
     let folder = File::open(pins).map_err(|source| Error::Bpffs { path: pins.to_owned(), source })?;
     Flock::lock(folder, FlockArg::LockExclusiveNonblock)

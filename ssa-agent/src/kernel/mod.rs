@@ -1,4 +1,4 @@
-//! The kernel half seen from user space: loads and attaches the hooks, reads their events, reads and writes their maps.
+//! Kernel half seen from user space: loads and attaches the hooks, reads their events, reads and writes their maps.
 
 mod bpf;
 mod error;

@@ -1,6 +1,6 @@
-//! The eBPF objects that the agent carries inside it, and the kernel that they are for.
+//! eBPF objects that the agent carries inside it, and the version of the running kernel.
 
-/// The running kernel's version: major, minor. Zero where it can't be read.
+/// Version of the running kernel: major, minor. Zero where it can't be read.
 pub(crate) fn release() -> (u32, u32) {
     let release = nix::sys::utsname::uname().map(|names| names.release().to_string_lossy().into_owned());
     let release = release.unwrap_or_default();

@@ -1,9 +1,8 @@
-//! The packets that end a hold: the SYN itself, a reset, or an ICMP error that quotes it.
+//! Packets that end a hold: the SYN itself, a reset, or an ICMP error that quotes it.
 //!
-//! The kernel takes an ICMP error for a connecting socket only if it quotes the addresses, the ports
-//! and the sequence number (`tcp_v4_err` and `tcp_v6_err` in net/ipv4/tcp_ipv4.c and
-//! net/ipv6/tcp_ipv6.c, v6.12); it then ends `connect` with the errno of the table
-//! `icmp_err_convert` (net/ipv4/icmp.c) or of `icmpv6_err_convert` (net/ipv6/icmp.c).
+//! The kernel takes an ICMP error for a connecting socket only if it quotes the addresses, the ports and the sequence
+//! number (`tcp_v4_err` and `tcp_v6_err` in net/ipv4/tcp_ipv4.c and net/ipv6/tcp_ipv6.c, v6.12); it then ends `connect`
+//! with the errno of the table `icmp_err_convert` (net/ipv4/icmp.c) or of `icmpv6_err_convert` (net/ipv6/icmp.c).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -11,17 +10,21 @@ const TCP: u8 = 6;
 const ICMP: u8 = 1;
 const ICMP6: u8 = 58;
 
-/// The errnos that a held connect can end with.
+/// Errnos that a held connect can end with.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Errno {
+    /// `ECONNREFUSED`, by a reset.
     ConnectionRefused,
+    /// `EHOSTUNREACH`, by an ICMP destination unreachable.
     HostUnreachable,
+    /// `ENETUNREACH`, by an ICMP destination unreachable.
     NetworkUnreachable,
+    /// `EPROTO`, by an ICMP parameter problem.
     Protocol,
 }
 
 impl Errno {
-    /// As in errno(3).
+    /// Name as errno(3) has it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::ConnectionRefused => "ECONNREFUSED",
@@ -32,20 +35,22 @@ impl Errno {
     }
 }
 
-/// The headers of a held SYN, without data: a connect by TCP Fast Open may have put some in.
+/// Headers of a held SYN, without data: a connect by TCP Fast Open may have put some in.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Syn {
     packet: Vec<u8>,
     /// Length of the IP header, in bytes.
     ip_len: usize,
+    /// Address and port of the application's socket.
     pub(crate) source: SocketAddr,
+    /// Virtual address and port that it was redirected to.
     pub(crate) target: SocketAddr,
-    /// Initial sequence number.
+    /// Initial sequence number, in host byte order.
     pub(crate) isn: u32,
 }
 
 impl Syn {
-    /// Reads a packet from its IP header on. None if it is no TCP SYN, or cut short.
+    /// Parses a packet from its IP header on. None if it is no TCP SYN, or cut short.
     pub(crate) fn parse(packet: &[u8]) -> Option<Self> {
         let (ip_len, source, target): (usize, IpAddr, IpAddr) = match packet.first()? >> 4 {
             4 if *packet.get(9)? == TCP => {
@@ -54,7 +59,7 @@ impl Syn {
             6 if *packet.get(6)? == TCP => (40, v6(packet, 8)?.into(), v6(packet, 24)?.into()),
             _ => return None,
         };
-        /// Shortest header of IPv4 (RFC 791, section 3.1).
+        /// Shortest header of IPv4, in bytes (RFC 791, section 3.1).
         const IP_LEAST: usize = 20;
         if ip_len < IP_LEAST {
             return None;
@@ -74,7 +79,7 @@ impl Syn {
         })
     }
 
-    /// The SYN as it travels: lengths and checksums are those of the headers alone.
+    /// Builds the SYN as it travels: lengths and checksums are those of the headers alone.
     pub(crate) fn resume(&self) -> Vec<u8> {
         let mut packet = self.packet.clone();
         let total = u16::try_from(packet.len()).expect("headers are short");
@@ -90,7 +95,7 @@ impl Syn {
         packet
     }
 
-    /// The packet that makes the application's `connect` fail with `errno`.
+    /// Builds the packet that makes the application's `connect` fail with `errno`.
     pub(crate) fn refuse(&self, errno: Errno) -> Vec<u8> {
         match (errno, self.source.is_ipv4()) {
             (Errno::ConnectionRefused, _) => self.reset(),
@@ -120,8 +125,7 @@ impl Syn {
         self.answer(if self.source.is_ipv4() { ICMP } else { ICMP6 }, 2, &message)
     }
 
-    /// A packet from the virtual address to the application, with its checksum at `checksum_at` of
-    /// the payload.
+    /// Builds a packet from the virtual address to the application, with its checksum at `checksum_at` of the payload.
     fn answer(&self, protocol: u8, checksum_at: usize, payload: &[u8]) -> Vec<u8> {
         let len = u16::try_from(payload.len()).expect("headers are short");
         let (mut packet, ip_len) = match (self.target.ip(), self.source.ip()) {
@@ -160,15 +164,15 @@ fn ipv6_header(protocol: u8, payload: u16, from: Ipv6Addr, to: Ipv6Addr) -> Vec<
     header
 }
 
-/// The checksum of the IPv4 header (RFC 791).
+/// Computes the checksum of the IPv4 header (RFC 791).
 fn fix_ipv4(packet: &mut [u8], ip_len: usize) {
     packet[10..12].fill(0);
     let checksum = !fold(sum(&packet[..ip_len]));
     packet[10..12].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// The checksum of TCP or ICMPv6, with the pseudo-header (RFC 9293, section 3.1; RFC 8200, section
-/// 8.1), or of ICMP, without.
+/// Computes the checksum of TCP or ICMPv6, with the pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1), or of
+/// ICMP, without.
 fn fix_transport(packet: &mut [u8], ip_len: usize, at: usize, protocol: u8, from: IpAddr, to: IpAddr) {
     packet[at..at + 2].fill(0);
     let mut total = sum(&packet[ip_len..]);
@@ -208,7 +212,7 @@ fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
-/// A big-endian number of 4 bytes.
+/// Reads a big-endian number of 4 bytes.
 pub(crate) fn be32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }

@@ -1,4 +1,4 @@
-//! The steering program of a network namespace (sk_lookup).
+//! Steering program of a network namespace (sk_lookup).
 
 use std::{fs::File, os::fd::AsFd as _};
 
@@ -12,19 +12,21 @@ use ssa_common::steer::{FourTuple, ListenKey, Target};
 
 use super::{error::Error, maps::listeners::ListenerMaps, objects::STEER};
 
-/// The steering program and its maps.
+/// Steering program and its maps.
 pub(crate) struct Steer {
-    /// Holds the link of the program: dropping it detaches.
+    /// Object that holds the link of the program: dropping it detaches.
     pub(crate) ebpf: Ebpf,
-    /// The agent's listeners, by their places ([`Target`]).
+    /// Map TARGETS: the agent's listeners, by their places ([`Target`]).
     pub(crate) targets: SockMap<MapData>,
-    /// Application legs that were resumed, and may pass to the agent.
+    /// Map RESUMED: application legs that were resumed, and may pass to the agent.
     pub(crate) resumed: BpfHashMap<MapData, FourTuple, u32>,
-    /// Addresses at which applications listen: the place of the listener to take instead, or an action.
+    /// Map LISTEN: addresses at which applications listen, each with the place of the listener to take instead, or an
+    /// action.
     pub(crate) listen: BpfHashMap<MapData, ListenKey, Target>,
 }
 
-/// Loads the steering program into a namespace. It goes with the agent: holds don't depend on it.
+/// Loads the steering program into a namespace, with the agent's listeners for application legs. It goes with the
+/// agent: holds don't depend on it.
 pub(crate) fn steer(
     netns: &File,
     cookie: u64,

@@ -1,4 +1,4 @@
-//! The agent's own listeners in a network namespace: for application legs, and for clients of applications.
+//! Listeners of the agent's own in a network namespace: for application legs, and for clients of applications.
 
 use std::{
     collections::HashSet,
@@ -18,14 +18,14 @@ use tracing::warn;
 
 use crate::{sync::lock, sys::sockopt};
 
-/// The agent's listeners for clients of the applications of one cgroup and user. They are made on behalf of these: what may
-/// not reach the applications does not reach the agent in their place.
+/// Listeners of the agent for clients of the applications of one cgroup and user. They are made on behalf of these:
+/// what may not reach the applications does not reach the agent in their place.
 pub(crate) struct ClientListener {
-    /// Place of the first among the targets.
+    /// Place of the first listener (IPv4) in the map TARGETS; the IPv6 one is next to it.
     pub(super) target: Target,
     /// Places of the namespace that are taken; its own is given back when it is dropped.
     pub(super) taken: Arc<Mutex<HashSet<Target>>>,
-    /// They accept, for as long as somebody listens.
+    /// Tasks that accept connections; they end with this.
     pub(super) accepting: JoinSet<()>,
 }
 
@@ -35,27 +35,27 @@ impl Drop for ClientListener {
     }
 }
 
-/// A connection to an application's listener, which the agent has accepted in its place.
+/// Connection to an application's listener, which the agent has accepted in its place.
 pub(crate) struct Client {
     /// Cookie of the network namespace.
     pub(crate) netns: u64,
-    /// Reset when it is dropped.
+    /// Connection with the client, which is reset when it is dropped.
     pub(crate) stream: TcpStream,
-    /// The client's address.
+    /// Address of the client.
     pub(crate) from: SocketAddr,
 }
 
-/// Accepts connections and hands them to `deliver`, until it is aborted.
+/// Accepts connections and hands them to `deliver`, until it is aborted. Failures are logged, and tried again.
 pub(super) async fn accept(listener: TcpListener, deliver: impl Fn(TcpStream, SocketAddr)) {
-    let mut told: Option<Instant> = None;
+    let mut logged: Option<Instant> = None;
     loop {
         match listener.accept().await {
             Ok((stream, from)) => deliver(stream, from),
             Err(error) => {
                 // No descriptor is left, most likely: who waits is accepted when there is one.
-                if told.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
+                if logged.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
                     warn!(error = &error as &dyn std::error::Error, "accepting a connection failed; trying again");
-                    told = Some(Instant::now());
+                    logged = Some(Instant::now());
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -63,7 +63,7 @@ pub(super) async fn accept(listener: TcpListener, deliver: impl Fn(TcpStream, So
     }
 }
 
-/// Makes a listener for application legs, in this thread's namespace.
+/// Makes a listener for application legs, in this thread's namespace, on a port that the kernel chooses.
 pub(super) fn leg_listener(addr: IpAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(SocketAddr::new(addr, 0)), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -71,8 +71,8 @@ pub(super) fn leg_listener(addr: IpAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Binds a listener to a loopback address. Connections that come out of it are reset when they are closed, until the relay says otherwise: if the agent dies,
-/// the kernel itself resets them.
+/// Binds a listener to a loopback address. Connections that come out of it are reset when they are closed, until the
+/// relay says otherwise: if the agent dies, the kernel itself resets them.
 pub(super) fn set_up_listener(socket: &Socket, addr: IpAddr) -> io::Result<()> {
     const BACKLOG: i32 = 4096;
     if addr.is_ipv6() {

@@ -1,22 +1,27 @@
-//! Why a network namespace can't be served.
+//! Errors of network namespaces that can't be served.
 
 use std::io;
 
 use crate::kernel;
 
-/// A namespace that can't be served.
+/// Reason why a network namespace can't be served.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The process that has called has ended.
     #[error("process {tgid} can't be found")]
-    ProcessGone { tgid: u32, source: io::Error },
-    /// Its steering program or a map.
+    ProcessGone {
+        /// Id of the process (`tgid`).
+        tgid: u32,
+        /// Error of /proc.
+        source: io::Error,
+    },
+    /// The namespace's steering program, or one of its maps, can't be had.
     #[error("steering in the network namespace failed")]
     Steer(#[from] kernel::Error),
-    /// A socket or a thread.
+    /// A socket or a thread can't be made.
     #[error("sockets in the network namespace failed")]
     Sockets(#[from] io::Error),
-    /// All places of [`ssa_common::steer::Target`] are taken.
+    /// No place of [`ssa_common::steer::Target`] is free.
     #[error("applications of too many cgroups listen in the network namespace")]
     Full,
     /// The socket was handed to a process elsewhere.

@@ -25,7 +25,7 @@ type Tuple = (SocketAddr, SocketAddr);
 
 /// Application legs of one namespace that were resumed and are to arrive.
 pub(super) struct Legs {
-    /// RESUMED of the namespace's steering program.
+    /// Map RESUMED of the namespace's steering program.
     resumed: Mutex<BpfHashMap<MapData, FourTuple, u32>>,
     expected: Mutex<HashMap<Tuple, Expected>>,
 }
@@ -38,12 +38,12 @@ struct Expected {
 }
 
 impl Legs {
-    /// Of a namespace whose steering program has this map.
+    /// Makes the legs of a namespace whose steering program has this map.
     pub(super) fn new(resumed: BpfHashMap<MapData, FourTuple, u32>) -> Arc<Self> {
         Arc::new(Self { resumed: Mutex::new(resumed), expected: Mutex::default() })
     }
 
-    /// Announces an application leg: its SYN may pass, and the connection will be handed over.
+    /// Announces an application leg: its SYN may pass, and the connection will be handed over. Errors: the map is full.
     pub(super) fn expect(self: &Arc<Self>, syn: &Syn) -> Result<ExpectedLeg, kernel::Error> {
         let tuple = (syn.source, syn.target);
         let key = resumed_key(&tuple);
@@ -53,7 +53,8 @@ impl Legs {
         Ok(ExpectedLeg { legs: Arc::clone(self), tuple, wait })
     }
 
-    /// Hands an accepted connection to who resumed it. Anybody else's is dropped, which resets it.
+    /// Hands an accepted connection to the one that has announced it, by addresses and initial sequence number. Anybody
+    /// else's is dropped, which resets it.
     pub(super) fn arrived(&self, stream: TcpStream, from: SocketAddr) {
         let Ok(target) = stream.local_addr() else { return };
         let tuple = (from, target);
@@ -83,7 +84,8 @@ pub(crate) struct ExpectedLeg {
 }
 
 impl ExpectedLeg {
-    /// Waits for the leg. None if a newer announcement took this one's place.
+    /// Waits for the leg; the caller sets the time limit. None if a newer announcement took this one's place.
+    /// Cancellation loses nothing.
     pub(crate) async fn leg(&mut self) -> Option<TcpStream> {
         (&mut self.wait).await.ok()
     }
@@ -100,12 +102,13 @@ impl Drop for ExpectedLeg {
 /// An announced leg to a listener. Dropping it withdraws the announcement.
 pub(crate) struct AnnouncedLeg {
     maps: Arc<ListenerMaps>,
-    /// None once it was withdrawn.
+    /// Key in the map LEGS; none once it was withdrawn.
     key: Option<LegKey>,
 }
 
 impl AnnouncedLeg {
-    /// Lets a leg from one address to a listener's pass, once: it becomes the socket `id` when it is accepted.
+    /// Lets a leg from one address to a listener's pass, once: it becomes the socket `id` when it is accepted. Errors:
+    /// the map is full.
     pub(super) fn announce(
         maps: &Arc<ListenerMaps>,
         netns: u64,
@@ -117,7 +120,7 @@ impl AnnouncedLeg {
         Ok(Self { maps: Arc::clone(maps), key: Some(key) })
     }
 
-    /// Takes the announcement back. Whether the leg has passed, so that the listener's side is established.
+    /// Takes the announcement back. True if the leg has passed, so that the listener's side is established.
     pub(crate) fn withdraw(mut self) -> bool {
         self.key.take().is_some_and(|key| !self.maps.withdraw_leg(&key))
     }
@@ -132,7 +135,7 @@ impl Drop for AnnouncedLeg {
     }
 }
 
-/// The initial sequence number in the headers that `TCP_SAVED_SYN` gives.
+/// Initial sequence number in the headers that `TCP_SAVED_SYN` gives.
 fn saved_isn(headers: &[u8]) -> Option<u32> {
     let ip_len = match headers.first()? >> 4 {
         4 => usize::from(headers[0] & 0x0f) * 4,
@@ -141,7 +144,7 @@ fn saved_isn(headers: &[u8]) -> Option<u32> {
     be32(headers, ip_len + 4)
 }
 
-/// The key of a SYN in the maps of the steering program and the ingress hook.
+/// Key of a SYN in the maps of the steering program and the ingress hook.
 fn resumed_key((source, target): &Tuple) -> FourTuple {
     FourTuple {
         source: mapped(source.ip()),

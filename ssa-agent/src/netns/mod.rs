@@ -1,4 +1,5 @@
-//! What the agent has inside the network namespaces of applications: sockets, listeners, the steering program, a thread.
+//! Parts of the agent inside the network namespaces of applications: sockets, listeners, the steering program, a
+//! thread.
 
 mod client_listener;
 mod error;

@@ -1,8 +1,8 @@
-//! What the agent has inside one network namespace: listeners for application legs, raw sockets that end holds, the steering
-//! program, and a thread that makes sockets there.
+//! Parts of the agent inside one network namespace: listeners for application legs, raw sockets that end holds, the
+//! steering program, and a thread that makes sockets there.
 //!
-//! Made at a namespace's first TLS socket, whose SYN waits meanwhile, and let go when it was not used for a while: what the
-//! agent has there would keep the namespace alive.
+//! Made at a namespace's first TLS socket, whose SYN waits meanwhile, and let go when it was not used for a while: what
+//! the agent has there would keep the namespace alive.
 
 use std::{
     collections::HashSet,
@@ -38,18 +38,18 @@ use crate::{
     sys::on_behalf::{self, SocketOwner},
 };
 
-/// One network namespace.
+/// A network namespace that is served.
 pub(crate) struct Namespace {
-    /// `SO_NETNS_COOKIE` of its sockets.
+    /// Cookie of the namespace (`SO_NETNS_COOKIE` of its sockets).
     pub(crate) cookie: u64,
     maps: Arc<ListenerMaps>,
-    /// LISTEN of its steering program.
+    /// Map LISTEN of its steering program.
     listen: Mutex<BpfHashMap<MapData, ListenKey, Target>>,
     raw: Arc<RawSockets>,
     legs: Arc<Legs>,
-    /// TARGETS of its steering program.
+    /// Map TARGETS of its steering program.
     targets: Mutex<SockMap<MapData>>,
-    /// Places of [`ClientListener`]s among the targets that are taken.
+    /// Places of [`ClientListener`]s in TARGETS that are taken.
     taken: Arc<Mutex<HashSet<Target>>>,
     clients: queue::Sender<Client>,
     netns: Arc<File>,
@@ -60,18 +60,19 @@ pub(crate) struct Namespace {
     _steer: Ebpf,
 }
 
-/// Where new connections to an address go.
+/// Target of new connections to an address.
 pub(crate) enum Steered<'a> {
-    /// To the agent.
+    /// The agent's listener takes them.
     Agent(&'a ClientListener),
-    /// Where the kernel sends them, as there is no TLS socket.
+    /// The kernel's own lookup decides, as there is no TLS socket.
     Nobody,
-    /// To a socket that is no TLS socket, though one listens at every address.
+    /// A socket that is no TLS socket takes them, though a TLS socket listens at every address.
     Other,
 }
 
 impl Namespace {
-    /// Enters the namespace of a caller's socket. Clients of listeners go to `clients`.
+    /// Enters the namespace of a caller's socket. Clients of listeners go to `clients`. Must be called inside the
+    /// runtime.
     pub(super) async fn enter(
         maps: Arc<ListenerMaps>,
         clients: queue::Sender<Client>,
@@ -104,7 +105,8 @@ impl Namespace {
         }))
     }
 
-    /// Runs `make` on the namespace's thread: sockets that it makes are of this namespace.
+    /// Runs `make` on the namespace's thread: sockets that it makes are of this namespace. It should not block for
+    /// long, as jobs run one after the other. Cancellation does not stop it.
     pub(crate) async fn make<T: Send + 'static>(
         &self,
         make: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -112,7 +114,8 @@ impl Namespace {
         self.thread.make(make).await
     }
 
-    /// Makes a socket on behalf of an application, which is of this namespace.
+    /// Makes a socket on behalf of an application, which is of this namespace. Waits for as long as the application's
+    /// cgroup is frozen. Errors: as of [`on_behalf::socket`].
     pub(crate) async fn socket(&self, owner: SocketOwner, domain: Domain, kind: Type) -> io::Result<Socket> {
         let netns = Arc::clone(&self.netns);
         // It waits for as long as the cgroup is frozen.
@@ -120,7 +123,8 @@ impl Namespace {
         made.await.map_err(io::Error::other)?
     }
 
-    /// Makes listeners on behalf of an application that listens.
+    /// Makes listeners on behalf of an application that listens, on loopback addresses; the IPv6 one may be missing.
+    /// Errors: [`Error::Full`], [`Error::Sockets`], [`Error::Steer`].
     pub(crate) async fn client_listener(&self, owner: SocketOwner) -> Result<ClientListener, Error> {
         let target = {
             let mut taken = lock(&self.taken);
@@ -151,17 +155,17 @@ impl Namespace {
         Ok(made)
     }
 
-    /// Announces an application leg: its SYN may pass, and the connection will be handed over.
+    /// Announces an application leg: its SYN may pass, and the connection will be handed over. Errors: the map is full.
     pub(crate) fn expect(&self, syn: &Syn) -> Result<ExpectedLeg, kernel::Error> {
         self.legs.expect(syn)
     }
 
-    /// Ends held connects of this namespace.
+    /// Raw sockets that end held connects of this namespace.
     pub(crate) fn end_hold(&self) -> Arc<dyn EndHold> {
         Arc::clone(&self.raw) as Arc<dyn EndHold>
     }
 
-    /// Says what becomes of new connections to an address.
+    /// Sets the target of new connections to an address. Errors: the map LISTEN is full.
     pub(crate) fn steer(&self, key: &ListenKey, to: Steered<'_>) -> Result<(), kernel::Error> {
         let mut listen = lock(&self.listen);
         match to {
@@ -176,7 +180,7 @@ impl Namespace {
         .map_err(|source| kernel::Error::Map { name: "LISTEN", source })
     }
 
-    /// Announces a leg to a listener, which becomes the socket `id` when it is accepted.
+    /// Announces a leg to a listener, which becomes the socket `id` when it is accepted. Errors: the map LEGS is full.
     pub(crate) fn announce(&self, from: SocketAddr, to: SocketAddr, id: u64) -> Result<AnnouncedLeg, kernel::Error> {
         AnnouncedLeg::announce(&self.maps, self.cookie, (from, to), id)
     }

@@ -1,4 +1,4 @@
-//! The network namespaces that are served: made at first use, let go when nobody uses them any more.
+//! Network namespaces that are served: made at first use, let go when nobody uses them any more.
 
 use std::{
     collections::HashMap,
@@ -13,10 +13,10 @@ use tracing::debug;
 use super::{client_listener::Client, error::Error, namespace::Namespace};
 use crate::{kernel::ListenerMaps, sync::lock};
 
-/// The namespaces that are served, by cookie.
+/// Network namespaces that are served, by cookie.
 pub(crate) struct Namespaces {
     maps: Arc<ListenerMaps>,
-    /// Where clients of applications' listeners go.
+    /// Queue that clients of applications' listeners go to.
     clients: queue::Sender<Client>,
     made: Mutex<HashMap<u64, Entry>>,
 }
@@ -25,15 +25,15 @@ pub(crate) struct Namespaces {
 #[derive(Default)]
 struct Entry {
     cell: Arc<OnceCell<Arc<Namespace>>>,
-    /// Since when nobody uses it, as far as was seen.
+    /// Time since when nobody uses it, as far as was seen.
     idle: Option<Instant>,
 }
 
-/// How long a namespace that nobody uses is kept.
+/// Time for which a namespace that nobody uses is kept.
 const IDLE: Duration = Duration::from_secs(10);
 
 impl Namespaces {
-    /// Clients of applications' listeners go to `clients`.
+    /// Serves no namespace yet. Clients of applications' listeners go to `clients`.
     pub(crate) fn new(maps: Arc<ListenerMaps>, clients: queue::Sender<Client>) -> Self {
         Self { maps, clients, made: Mutex::default() }
     }
@@ -43,7 +43,8 @@ impl Namespaces {
         lock(&self.made).contains_key(&caller.netns)
     }
 
-    /// The namespace of a caller's socket, made at first use.
+    /// Returns the namespace of a caller's socket, made at first use. Errors: as of [`Error`]; the next call tries
+    /// again.
     pub(crate) async fn of(&self, caller: &Caller) -> Result<Arc<Namespace>, Error> {
         let cell = Arc::clone(&lock(&self.made).entry(caller.netns).or_default().cell);
         let namespace =
@@ -51,7 +52,8 @@ impl Namespaces {
         Ok(Arc::clone(namespace))
     }
 
-    /// Lets go of namespaces that nobody has used for a while: no connection, no listener, no dial.
+    /// Lets go of namespaces that nobody has used for a while: no connection, no listener, no dial. To be called from
+    /// time to time.
     pub(crate) fn forget_idle(&self) {
         let now = Instant::now();
         let mut gone = Vec::new();

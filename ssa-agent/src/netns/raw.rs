@@ -6,12 +6,14 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::kernel::{Errno, Syn};
 
-/// Ends held connects of one network namespace. A trait, so that what decides on them can be tested without a kernel.
+/// Way to end held connects of one network namespace. A trait, so that what decides on them can be tested without a
+/// kernel.
 pub(crate) trait EndHold: Send + Sync {
-    /// Lets a held SYN pass.
+    /// Lets a held SYN pass. Errors: as of sendto(2); the SYN's next retransmission gives another chance.
     fn resume(&self, syn: &Syn) -> io::Result<()>;
 
-    /// Makes a held connect fail, if its socket is not just locked by another call.
+    /// Makes a held connect fail, if its socket is not just locked by another call: the kernel drops an ICMP error
+    /// then, unseen. Errors: as of sendto(2).
     fn refuse(&self, syn: &Syn, errno: Errno) -> io::Result<()>;
 }
 
@@ -25,15 +27,15 @@ impl EndHold for RawSockets {
     }
 }
 
-/// Sockets that send the packets which end holds.
+/// Raw sockets that send the packets which end holds.
 pub(crate) struct RawSockets {
     v4: Socket,
-    /// None without IPv6.
+    /// Socket for IPv6; none where there is no IPv6.
     v6: Option<Socket>,
 }
 
 impl RawSockets {
-    /// Makes them in this thread's namespace.
+    /// Makes the sockets in this thread's namespace. Needs CAP_NET_RAW.
     pub(super) fn new() -> io::Result<Self> {
         let v4 = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
         v4.set_nonblocking(true)?;

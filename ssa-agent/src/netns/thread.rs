@@ -1,4 +1,4 @@
-//! The thread of a network namespace: what is made on it is of that namespace.
+//! Threads of network namespaces: a socket that is made on one is of its namespace.
 
 use std::{
     fs::File,
@@ -16,23 +16,25 @@ use tokio::sync::oneshot;
 use super::{client_listener::leg_listener, error::Error, raw::RawSockets};
 use crate::sys::sockopt;
 
-/// Something to do on the thread.
+/// Job of the thread.
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The thread, which ends when this is dropped.
+/// Thread of a network namespace, which ends when this is dropped.
 pub(super) struct NamespaceThread(mpsc::Sender<Job>);
 
-/// What the thread makes when it has entered the namespace.
+/// Sockets that the thread makes when it has entered the namespace.
 pub(super) struct Entered {
-    /// Listeners for application legs, IPv4 and IPv6, by their place among the targets; the second may be missing.
+    /// Listeners for application legs, IPv4 and IPv6, by their place in TARGETS; the second may be missing.
     pub(super) listeners: [Option<Socket>; 2],
+    /// Raw sockets that end holds.
     pub(super) raw: RawSockets,
-    /// The namespace itself.
+    /// Network namespace itself, as /proc shows it.
     pub(super) netns: File,
 }
 
 impl NamespaceThread {
-    /// Starts a thread in the namespace of a caller's socket.
+    /// Starts a thread in the namespace of a caller's socket. Errors: [`Error::ProcessGone`],
+    /// [`Error::WrongNamespace`], [`Error::Sockets`]. Cancellation ends the thread.
     pub(super) async fn enter(caller: Caller) -> Result<(Self, Entered), Error> {
         let (maker, jobs) = mpsc::channel::<Job>();
         let (made, wait) = oneshot::channel();
@@ -51,7 +53,8 @@ impl NamespaceThread {
         Ok((Self(maker), entered))
     }
 
-    /// Runs `make` on the thread.
+    /// Runs `make` on the thread, after what was asked for before. Cancellation does not stop it: its result is
+    /// dropped.
     pub(super) async fn make<T: Send + 'static>(
         &self,
         make: impl FnOnce() -> io::Result<T> + Send + 'static,

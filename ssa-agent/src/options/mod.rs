@@ -1,4 +1,4 @@
-//! What applications have set on their sockets, and what it comes to under a policy.
+//! Settings of applications on their sockets, and their result under a policy.
 
 mod error;
 mod settings;

@@ -1,4 +1,4 @@
-//! What an application has set and what the policy says, put together.
+//! Settings of an application and the policy, put together.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,49 +17,50 @@ use crate::{
     tls::{ClientConfig, Credential, Credentials, Parameters, ServerConfig, Suite, certificates, context},
 };
 
-/// With what an application's connect is made.
+/// Configuration of one connect of an application.
 pub(crate) struct ClientSettings {
-    /// For the handshake.
+    /// Configuration of the handshake.
     pub(crate) tls: ClientConfig,
-    /// How the peer is checked for revocation; none if it is not.
+    /// Revocation checks of the peer; none if it is not checked.
     pub(crate) checks: Option<Checks>,
 }
 
-/// With what an application's listener serves its clients.
+/// Configuration of an application's listener.
 pub(crate) struct ServerSettings {
-    /// For the handshake.
+    /// Configuration of the handshakes.
     pub(crate) tls: ServerConfig,
-    /// How certificates of clients are checked for revocation; none if they are not, or no client is asked for one.
+    /// Revocation checks of clients' certificates; none if they are not checked, or no client is asked for one.
     pub(crate) checks: Option<Checks>,
-    /// Whose responses are stapled; none if nothing is.
+    /// OCSP responses that are stapled; none if nothing is.
     pub(crate) stapling: Option<Arc<Stapling>>,
 }
 
-/// What two connections must have in common to share sessions.
+/// Settings that two connections must have in common to share sessions.
 #[derive(Clone, Default, Eq, PartialEq)]
 pub(super) struct SessionKey {
-    /// Number of the policy.
+    /// Number of the policy: [`Effective::generation`].
     pub(super) generation: u64,
-    /// Lowest and highest version, as on the wire.
+    /// Lowest and highest version, as on the wire: 0x0303 or 0x0304.
     pub(super) versions: (i64, i64),
     /// Cipher suites, best first.
     pub(super) suites: Vec<Suite>,
-    /// Application protocols, as on the wire.
+    /// Application protocols, as on the wire (RFC 7301).
     pub(super) alpn: Vec<u8>,
 }
 
-/// What a context comes to under one policy; loaded when the first connection asks.
+/// Files of a context under one policy; loaded when the first connection asks.
 #[derive(Clone, Default)]
 pub(super) struct Loading {
-    /// Number of the policy.
+    /// Number of the policy: [`Effective::generation`].
     pub(super) generation: u64,
+    /// Result of [`load`], empty until a connection has asked; an error is a text for `TLS_ERROR`. Clones share it.
     pub(super) loaded: Arc<OnceCell<Result<Loaded, String>>>,
 }
 
 /// Trust and own credentials of a context, read and parsed.
 #[derive(Clone)]
 pub(super) struct Loaded {
-    /// Context of clients.
+    /// `SSL_CTX` of clients.
     pub(super) tls: SslContext,
     /// Own certificates with keys: the application's, or else the policy's.
     pub(super) credentials: Arc<[Credential]>,
@@ -67,10 +68,11 @@ pub(super) struct Loaded {
     pub(super) trusted: Option<Arc<[X509]>>,
 }
 
-/// A number that the application has set, if the policy allows it, or the policy's own.
+/// Value of a numeric setting: the application's, if the policy allows it, or the policy's default. Errors:
+/// [`Error::Weaker`].
 ///
-/// The hooks have compared it with what cgroup and user decide. What the executable decides, and what
-/// was changed since, is decided here.
+/// The hooks have compared it with what cgroup and user decide. What the executable decides, and what was changed
+/// since, is decided here.
 pub(super) fn scalar(context: &Context, setting: Setting, effective: &Effective) -> Result<i64, Error> {
     let (slot, row) = (setting as usize, &effective.row);
     if !context.is_set(setting) {
@@ -84,7 +86,7 @@ pub(super) fn scalar(context: &Context, setting: Setting, effective: &Effective)
     Err(Error::Weaker(format!("{name} is {value:#x}, allowed is {:#x} to {:#x}", row.least[slot], row.most[slot])))
 }
 
-/// How peers are checked for revocation; none if they are not.
+/// Revocation checks of peers, as application and policy have them; none if peers are not checked.
 pub(super) fn checks(context: &Context, effective: &Effective) -> Result<Option<Checks>, Error> {
     let is_on = |setting| scalar(context, setting, effective).map(|value| value != 0);
     if !is_on(Setting::RevocationChecks)? {
@@ -99,14 +101,14 @@ pub(super) fn checks(context: &Context, effective: &Effective) -> Result<Option<
     Ok(Some(Checks { sources, policy: effective.policy.revocation.clone() }))
 }
 
-/// How long sessions may be resumed; none if they may not.
+/// Time for which sessions may be resumed; none if they may not.
 pub(super) fn session_ttl(context: &Context, effective: &Effective) -> Result<Option<Duration>, Error> {
     let ttl = Duration::from_secs(scalar(context, Setting::SessionTtl, effective)?.unsigned_abs());
     let reuse = scalar(context, Setting::SessionReuse, effective)? != 0 && !ttl.is_zero();
     Ok(reuse.then_some(ttl))
 }
 
-/// What connections of a context must have in common to share sessions.
+/// Builds the key of a context's sessions from its settings and the policy.
 pub(super) fn session_key(context: &Context, effective: &Effective) -> Result<SessionKey, Error> {
     let scalar = |setting| scalar(context, setting, effective);
     let versions = (scalar(Setting::VersionMin)?, scalar(Setting::VersionMax)?);
@@ -117,7 +119,8 @@ pub(super) fn session_key(context: &Context, effective: &Effective) -> Result<Se
     Ok(SessionKey { generation: effective.generation, versions, suites: suites(context, effective)?, alpn })
 }
 
-/// The application's list of cipher suites as far as the policy allows it.
+/// Cipher suites of the application, best first, or else the policy's. Errors: [`Error::Weaker`] if the policy does not
+/// allow one of them.
 pub(super) fn suites(context: &Context, effective: &Effective) -> Result<Vec<Suite>, Error> {
     if context.ciphers_set == 0 {
         return Ok(effective.policy.usable_suites());
@@ -129,7 +132,8 @@ pub(super) fn suites(context: &Context, effective: &Effective) -> Result<Vec<Sui
     Ok(context.ciphers.numbers().filter_map(Suite::numbered).filter(allowed).collect())
 }
 
-/// Parses all that an application has brought. The last set of trusted certificates counts.
+/// Parses all certificates and keys that an application has brought, once they are read; the last set of trusted
+/// certificates counts. Errors are texts for `TLS_ERROR`.
 pub(super) async fn load(effective: &Effective, uploads: &[Upload]) -> Result<Loaded, String> {
     let mut trusted = None;
     let mut credentials = Credentials::default();

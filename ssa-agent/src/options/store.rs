@@ -1,5 +1,5 @@
-//! What the agent keeps of each context beside the kernel's settings: certificates and keys that the
-//! application has brought, and cached sessions.
+//! Store of what each context has beside the kernel's settings: certificates and keys that the application has brought,
+//! and cached sessions.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -32,30 +32,31 @@ use crate::{
     tls::{ClientConfig, Parameters, ServerConfig, ServerParameters, Sessions, Suite},
 };
 
-/// What applications have set, by context id.
+/// Certificates, keys and sessions of applications, by context id.
 pub(crate) struct Options {
+    /// Maps of the hooks that have the settings.
     pub(super) maps: Arc<OptionMaps>,
     revocation: Arc<Revocation>,
     contexts: Mutex<HashMap<u64, ContextState>>,
-    /// Contexts whose lists of cipher suites an agent with another OpenSSL has numbered.
+    /// Ids of contexts whose lists of cipher suites an agent with another OpenSSL has numbered.
     renumbered: HashSet<u64>,
 }
 
-/// What the agent knows of one context.
+/// State of one context.
 #[derive(Clone, Default)]
 struct ContextState {
     /// Paths and PEM texts in the order in which they were set, read or being read.
     uploads: Vec<Upload>,
-    /// What was made of all of them, once a connection has asked.
+    /// Files that the paths and texts name, parsed once a connection has asked.
     loading: Loading,
     sessions: Arc<Sessions>,
-    /// What the sessions were made with.
+    /// Settings that the sessions were made with.
     key: SessionKey,
-    /// For clients, if it listens, and since when.
+    /// Configuration of its listener, if it has one, and when it was made.
     server: Option<(Instant, Arc<ServerSettings>)>,
 }
 
-/// What a context comes to under a policy.
+/// Parts of a client's or server's configuration that both need.
 struct Prepared {
     context: Context,
     state: ContextState,
@@ -63,11 +64,11 @@ struct Prepared {
     key: SessionKey,
 }
 
-/// After this long a listener gets new keys for its session tickets.
+/// Age at which a listener gets new keys for its session tickets.
 const TICKET_KEY_LIFE: Duration = Duration::from_secs(12 * 3600);
 
 impl Options {
-    /// Gives the hooks the names of the cipher suites.
+    /// Gives the hooks the names of the cipher suites. Errors: the map of them can't be written.
     pub(crate) fn new(maps: Arc<OptionMaps>, revocation: Arc<Revocation>) -> Result<Self, kernel::Error> {
         let same = Suite::all().all(|suite| {
             let before = maps.cipher_name(suite.number());
@@ -80,13 +81,15 @@ impl Options {
         Ok(Self { maps, revocation, contexts: Mutex::default(), renumbered })
     }
 
-    /// Takes an option's value that waits in the map, and starts to read what it names.
+    /// Takes an option's value that waits in the map, and starts to read what it names. Does nothing if the map has
+    /// none.
     pub(crate) fn set(&self, event: &BlobSet) {
         let Some(value) = self.maps.take_blob(&event.key) else { return };
         self.upload(event.key, event.caller, None, value);
     }
 
-    /// Starts to read what a value names.
+    /// Starts to read what a value names, on a thread that may block. `started`: start time of the process `caller` if
+    /// the value was kept by an agent before this one, whose path need not be kept again.
     pub(super) fn upload(&self, key: BlobKey, caller: Caller, started: Option<u64>, value: Vec<u8>) {
         let option = i32::try_from(key.option).unwrap_or(0);
         let path = (!value.starts_with(INLINE)).then(|| value.clone());
@@ -120,7 +123,8 @@ impl Options {
         });
     }
 
-    /// With what connections of context `id` are made under a policy, once what they name is read.
+    /// Builds the configuration of connections of context `id` under a policy. Waits until the files that the context
+    /// names are read; the caller sets the time limit.
     pub(crate) async fn client(&self, id: u64, effective: &Effective) -> Result<ClientSettings, Error> {
         let Prepared { context, state, loaded, key } = self.prepare(id, effective).await?;
         let session_ttl = session_ttl(&context, effective)?;
@@ -137,7 +141,8 @@ impl Options {
         Ok(ClientSettings { tls, checks: checks(&context, effective)? })
     }
 
-    /// With what a listener of context `id` serves its clients under a policy, once what it names is read.
+    /// Builds the configuration of a listener of context `id` under a policy, or returns the last one while its ticket
+    /// keys are young. Waits until the files that the context names are read.
     pub(crate) async fn server(&self, id: u64, effective: &Effective) -> Result<Arc<ServerSettings>, Error> {
         let Prepared { context, state, loaded, key } = self.prepare(id, effective).await?;
         if let Some((made_at, server)) = &state.server
@@ -170,8 +175,8 @@ impl Options {
         Ok(server)
     }
 
-    /// Reads a context's files again. Says whether they were others; if they make no sense, what was
-    /// read before stays in force.
+    /// Reads a context's files again. True if they were others. If they can't be used, the error is a text, and what
+    /// was read before stays in force.
     pub(crate) async fn refresh(&self, id: u64, effective: &Effective) -> Result<bool, String> {
         let Some(state) = self.lock().get(&id).cloned() else { return Ok(false) };
         let mut changed = false;
@@ -207,7 +212,7 @@ impl Options {
         Ok(true)
     }
 
-    /// What clients and servers have in common.
+    /// Prepares what configurations of clients and servers have in common.
     async fn prepare(&self, id: u64, effective: &Effective) -> Result<Prepared, Error> {
         let context = self.maps.context(id).ok_or(Error::Lost("the settings"))?;
         if context.ciphers_set != 0 && self.renumbered.contains(&id) {
@@ -259,7 +264,7 @@ impl Options {
         self.maps.forget_context(id);
     }
 
-    /// Forgets a value's path, if it has one.
+    /// Deletes a value's path from the kernel, if it has one.
     fn forget_upload(&self, context: u64, upload: &Upload) {
         upload.forgotten.store(true, Ordering::SeqCst);
         if upload.path.is_some() {
@@ -268,7 +273,7 @@ impl Options {
         }
     }
 
-    /// All values, each with its context.
+    /// Lists the values of all contexts, each with the id of its context.
     pub(super) fn uploads(&self) -> Vec<(u64, Upload)> {
         let contexts = self.lock();
         contexts.iter().flat_map(|(id, state)| state.uploads.iter().map(|upload| (*id, upload.clone()))).collect()
@@ -280,7 +285,7 @@ impl Options {
 }
 
 impl ContextState {
-    /// What was made of its values is made anew.
+    /// Discards what was loaded from the values, and the sessions made with it.
     fn forget_loaded(&mut self) {
         self.loading = Loading::default();
         self.sessions = Arc::default();

@@ -1,4 +1,5 @@
-//! What applications have set, from one agent to the next: paths are kept in the kernel, texts only by an agent that hands over.
+//! Settings of applications on their way from one agent to the next: paths are kept in the kernel, PEM texts only by an
+//! agent that hands over.
 
 use std::time::Duration;
 
@@ -12,15 +13,15 @@ use super::{store::Options, upload::Upload};
 /// A PEM text that an application has set, as one agent gives it to the next.
 #[derive(Deserialize, Serialize)]
 pub(crate) struct TransferredText {
-    /// Id of the context.
+    /// Id of the TLS context.
     context: u64,
     /// Number of the option.
     option: u32,
-    /// Which set of this context it was, from 1.
+    /// Count of the context's sets of certificates and keys at this one, from 1.
     sequence: u32,
-    /// The bytes of a [`Caller`].
+    /// Bytes of a [`Caller`], in host byte order.
     caller: Vec<u8>,
-    /// The text; it may be a private key.
+    /// PEM text; it may be a private key.
     text: String,
 }
 
@@ -46,10 +47,10 @@ impl Options {
         }
     }
 
-    /// The texts that applications have set, for an agent that takes over. Paths that are just being read are in the kernel
-    /// then.
+    /// Collects the PEM texts that applications have set, for an agent that takes over. Waits at most 5 s for paths
+    /// that are just being read: they are in the kernel then.
     pub(crate) async fn texts(&self) -> Vec<TransferredText> {
-        /// A file system that takes longer has applications set their paths again.
+        /// Longest wait for files; with a slower file system applications have to set their paths again.
         const PATIENCE: Duration = Duration::from_secs(5);
         let all = self.uploads();
         let (texts, paths): (Vec<(u64, Upload)>, Vec<_>) = all.into_iter().partition(|(_id, one)| one.path.is_none());

@@ -20,21 +20,23 @@ use crate::{
 /// A value that an application has set: PEM texts, or a path to some.
 #[derive(Clone)]
 pub(super) struct Upload {
-    /// The option's number.
+    /// Number of the option ([`ssa_common::uapi`]).
     pub(super) option: i32,
-    /// Which set of this context it was, from 1.
+    /// Count of the context's sets of certificates and keys at this one, from 1.
     pub(super) sequence: u32,
-    /// Whose rights its path is opened with.
+    /// Process that has set it, with whose rights its path is opened.
     pub(super) caller: Caller,
-    /// The path; none if the value is a PEM text itself.
+    /// Path; none if the value is a PEM text itself.
     pub(super) path: Option<Vec<u8>>,
-    /// What was read; none while it is being read.
+    /// Content that was read, or why it could not be; none while it is being read.
     pub(super) read: watch::Receiver<Option<Result<Read, String>>>,
-    /// Whether it counts no longer: who still reads it must not keep its path.
+    /// Flag that it counts no longer: a reader that is still at it must not keep its path. Written by
+    /// [`super::store::Options`].
     pub(super) forgotten: Arc<AtomicBool>,
 }
 
-/// Keeps a path in the kernel, for an agent that comes after this one.
+/// Keeps a path in the kernel, for an agent that comes after this one. `started`: start time of the process, as
+/// /proc/PID/stat has it. Too long a path is not kept.
 pub(super) fn keep(maps: &OptionMaps, key: &BlobKey, caller: Caller, started: u64, path: &[u8]) {
     let mut kept = KeptPath { caller, started, len: 0, reserved: 0, bytes: [0; KEPT_PATH_BYTES] };
     let Some(room) = kept.bytes.get_mut(..path.len()) else { return };
@@ -49,7 +51,7 @@ pub(super) const INLINE: &[u8] = b"-----BEGIN";
 /// Reads a value: a PEM text, or the texts of the file or directory that a path names, as `caller`. With `started`, the
 /// caller must still be the process that began then. Blocks for as long as the file system does.
 ///
-/// What the agent lacks just now (descriptors, memory), it waits for.
+/// Descriptors or memory that the agent lacks it waits for, up to 60 s. Errors are texts for `TLS_ERROR`.
 pub(super) fn read_value(caller: Caller, started: Option<u64>, value: &[u8]) -> Result<Read, String> {
     const PATIENCE: Duration = Duration::from_secs(60);
     const PAUSE: Duration = Duration::from_millis(50);

@@ -1,4 +1,4 @@
-//! The sockets that connect: turns events into attempts, and tells each attempt what the kernel says.
+//! Sockets that connect: turns events into attempts, and passes later events on to each attempt's task.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -18,14 +18,14 @@ use crate::{connection::Attempt, dial::SocketOptions, kernel::Syn};
 /// Attempts by socket id. Owned by the one task that reads events.
 pub(crate) struct Attempts {
     outbound: Arc<Outbound>,
-    live: HashMap<u64, Live>,
-    /// The attempts' tasks.
+    sockets: HashMap<u64, ConnectingSocket>,
+    /// Tasks of the attempts.
     tasks: TaskTracker,
 }
 
 /// A socket that has connected, or is about to.
-struct Live {
-    /// Which connect it is at.
+struct ConnectingSocket {
+    /// Count of the socket's connects, from 1.
     number: u32,
     /// The record of its first SYN, until the hold is over: for a successor.
     held: Option<Box<Held>>,
@@ -33,8 +33,8 @@ struct Live {
     options: watch::Sender<SocketOptions>,
 }
 
-impl Live {
-    /// Tells its task that the application has closed the socket.
+impl ConnectingSocket {
+    /// Ends its task's waiting: the application has closed the socket.
     fn closed(&self) {
         self.progress.send_modify(|progress| progress.closed = true);
         self.options.send_modify(|options| options.closed = true);
@@ -42,9 +42,9 @@ impl Live {
 }
 
 impl Attempts {
-    /// No attempts yet.
+    /// Makes a table without attempts.
     pub(crate) fn new(outbound: Arc<Outbound>) -> Self {
-        Self { outbound, live: HashMap::new(), tasks: TaskTracker::new() }
+        Self { outbound, sockets: HashMap::new(), tasks: TaskTracker::new() }
     }
 
     /// Whether no attempt's task is left.
@@ -52,19 +52,19 @@ impl Attempts {
         self.tasks.is_empty()
     }
 
-    /// A SYN was held: the first of an attempt starts it, others tell it to repeat its answer.
+    /// Takes a SYN that was held: the first of an attempt starts it, later ones make its task repeat the answer.
     pub(crate) fn held(&mut self, record: Box<Held>) {
         let Some(syn) = record.syn.get(..record.syn_len as usize).and_then(Syn::parse) else {
             debug!(id = record.id, "held a packet that is no SYN");
             return;
         };
         let syn = Arc::new(syn);
-        if let Some(live) = self.live.get(&record.id)
-            && live.number == record.attempt
+        if let Some(socket) = self.sockets.get(&record.id)
+            && socket.number == record.attempt
             // Or it was left to a successor that did not take over after all.
-            && !live.progress.is_closed()
+            && !socket.progress.is_closed()
         {
-            live.progress.send_modify(|progress| {
+            socket.progress.send_modify(|progress| {
                 progress.syn = syn;
                 progress.held += 1;
             });
@@ -81,50 +81,51 @@ impl Attempts {
         }
         let (progress, follow) = watch::channel(Progress { syn, held: 1, left: None, closed: false });
         let (options, follow_options) = watch::channel(SocketOptions::new(record.peer_options));
-        let live = Live { number: record.attempt, held: Some(record.clone()), progress, options };
-        self.live.insert(record.id, live);
+        let socket = ConnectingSocket { number: record.attempt, held: Some(record.clone()), progress, options };
+        self.sockets.insert(record.id, socket);
         let (stop, drain) = (outbound.attached.stop(record.caller.service), outbound.drain.clone());
         let held = HeldSyn::new(record, follow, outbound.answers.clone(), drain, stop);
         self.tasks.spawn(connection::run(Arc::clone(outbound), held, follow_options));
     }
 
-    /// An attempt has left SYN_SENT.
+    /// Notes that an attempt has left SYN_SENT.
     pub(crate) fn left(&mut self, left: &HoldEnded) {
-        if let Some(live) = self.live.get_mut(&left.id)
-            && live.number == left.attempt
+        if let Some(socket) = self.sockets.get_mut(&left.id)
+            && socket.number == left.attempt
         {
-            live.held = None;
-            live.progress.send_modify(|progress| progress.left = Some(left.tcp_state));
+            socket.held = None;
+            socket.progress.send_modify(|progress| progress.left = Some(left.tcp_state));
         }
     }
 
-    /// An option for the peer leg was set. False if it is no socket of this table.
+    /// Notes an option for the peer leg that was set. False if it is no socket of this table.
     pub(crate) fn changed(&self, changed: &Changed) -> bool {
-        let Some(live) = self.live.get(&changed.id) else { return false };
-        live.options.send_modify(|options| options.set(changed.slot, changed.value));
+        let Some(socket) = self.sockets.get(&changed.id) else { return false };
+        socket.options.send_modify(|options| options.set(changed.slot, changed.value));
         true
     }
 
-    /// A socket was closed for the last time.
+    /// Notes that a socket was closed for the last time.
     pub(crate) fn closed(&mut self, id: u64) {
-        if let Some(live) = self.live.remove(&id) {
-            live.closed();
+        if let Some(socket) = self.sockets.remove(&id) {
+            socket.closed();
         }
     }
 
-    /// Records of connects that nobody works on any more, for a successor.
+    /// Records of connects that nobody works on any more, for a successor: bytes of [`Held`], in host byte order.
     pub(crate) fn left_over(&self) -> Vec<Vec<u8>> {
-        let left = self.live.values().filter(|live| live.progress.is_closed());
-        left.filter_map(|live| live.held.as_ref()).map(|held| held.as_bytes().to_vec()).collect()
+        let left = self.sockets.values().filter(|socket| socket.progress.is_closed());
+        left.filter_map(|socket| socket.held.as_ref()).map(|held| held.as_bytes().to_vec()).collect()
     }
 
     /// Drops the sockets whose close was not heard of, because the ring buffer was full. Returns their ids.
     pub(crate) fn reconcile(&mut self) -> Vec<u64> {
         let answers = &self.outbound.answers;
-        let gone: Vec<(u64, Live)> = self.live.extract_if(|id, _live| answers.attempt(*id).is_none()).collect();
+        let gone: Vec<(u64, ConnectingSocket)> =
+            self.sockets.extract_if(|id, _socket| answers.attempt(*id).is_none()).collect();
         gone.into_iter()
-            .map(|(id, live)| {
-                live.closed();
+            .map(|(id, socket)| {
+                socket.closed();
                 id
             })
             .collect()

@@ -1,4 +1,4 @@
-//! One held connect as one function: decide, dial, shake hands, answer, relay.
+//! Life of one held connect as one function: decide, dial, shake hands, answer, relay.
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
@@ -23,7 +23,8 @@ use crate::{
     revocation::Check,
 };
 
-/// Drives one attempt from its first held SYN to the end of its relay.
+/// Drives one attempt from its first held SYN to the end of its relay. Aborting it refuses the connect, or resets the
+/// connection.
 pub(super) async fn run(outbound: Arc<Outbound>, held: HeldSyn, options: watch::Receiver<SocketOptions>) {
     let (decided, decision) = outbound.enforcement.decide(&question(held.record()));
     let attempt = held.attempt();
@@ -87,10 +88,10 @@ async fn drive(
     }
 }
 
-/// The namespace of the application's socket; an error if it can't be served. None if the application has given up before
-/// that, or the service is detached.
+/// Enters the namespace of the application's socket; an error if it can't be served. None if the application has given
+/// up before that, or the service is detached.
 async fn enter(outbound: &Outbound, held: &mut HeldSyn) -> Option<Result<Arc<Namespace>, netns::Error>> {
-    /// With each SYN once: for 7 s.
+    /// Most tries, one with each SYN: for 7 s.
     const TRIES: u32 = 4;
     let stop = held.stop().clone();
     let mut tries = 0;
@@ -126,7 +127,7 @@ async fn answer(
     Ok(app.map(|app| (app, published)))
 }
 
-/// The addresses of a peer leg: the peer's, in the form in which the application named it, and its own.
+/// Addresses of a peer leg: the peer's, in the form in which the application named it, and its own.
 fn addresses(tcp: &TcpStream, orig_dst: SocketAddr) -> (SocketAddr, Option<SocketAddr>) {
     let peer = tcp.peer_addr().unwrap_or(orig_dst);
     (SocketAddr::new(peer.ip().to_canonical(), peer.port()), tcp.local_addr().ok())
@@ -138,13 +139,13 @@ async fn refuse(outbound: &Outbound, held: HeldSyn, decided: &DecisionLabels, er
     held.refuse(error, log).await;
 }
 
-/// A connection that the application has.
+/// Connection that the application has.
 struct Connection<'a> {
     outbound: &'a Outbound,
     held: &'a HeldSyn,
     decided: &'a DecisionLabels,
     rule: Option<RuleMatch>,
-    /// When its SYN was held.
+    /// Time at which its SYN was held.
     began: Instant,
 }
 
@@ -194,7 +195,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Publishes what is known of a peer whose handshake came after the application had its connection.
+    /// Publishes the answers of a peer whose handshake came after the application had its connection.
     fn publish_anew(&self, peer: PeerConnection, published: &mut Published) -> Result<PeerConnection, Error> {
         if published.is_outdated(&peer) {
             let (addr, local) = addresses(peer.tcp(), self.held.orig_dst());
@@ -206,7 +207,7 @@ impl Connection<'_> {
         Ok(peer)
     }
 
-    /// Ends a connection that the application has already; why is published first.
+    /// Ends a connection that the application has already; the reason is published first.
     fn hang_up(&self, published: &mut Published, error: &Error) {
         let text = error.text(ERROR_BYTES - 1);
         self.outbound.answers.failed(published, &text);
@@ -215,7 +216,7 @@ impl Connection<'_> {
     }
 }
 
-/// The peer after it is known who speaks TLS.
+/// Peer after it is known who speaks TLS: the agent or the application.
 async fn decide(dialled: Dialled, check: Option<&Check>, app: &TcpStream) -> Result<PeerConnection, Error> {
     match dialled {
         Dialled::Decided(peer) => Ok(peer),
@@ -223,7 +224,7 @@ async fn decide(dialled: Dialled, check: Option<&Check>, app: &TcpStream) -> Res
     }
 }
 
-/// Sends what comes before the bytes that are relayed, where a protocol begins in plaintext.
+/// Sends the bytes that come before those that are relayed, where a protocol begins in plaintext.
 async fn begin_by_rule(
     found: &RuleMatch,
     mut app: TcpStream,

@@ -1,4 +1,4 @@
-//! A held SYN: the obligation to resume or to refuse it.
+//! Held SYN: the obligation to resume or to refuse it.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -19,14 +19,14 @@ use crate::{
     netns::{EndHold, raw_sockets_of},
 };
 
-/// What the kernel says of an attempt while it is worked on.
+/// Events of an attempt while its connect is held.
 #[derive(Clone)]
 pub(crate) struct Progress {
-    /// The SYN as it was held last.
+    /// SYN as it was held last.
     pub(crate) syn: Arc<Syn>,
-    /// How often it was held.
+    /// Number of times that it was held, from 1.
     pub(crate) held: u32,
-    /// The kernel state that the socket went to from SYN_SENT; none while it is there.
+    /// State of the kernel's socket after SYN_SENT; none while it is there.
     pub(crate) left: Option<TcpState>,
     /// Whether the application has closed the socket.
     pub(crate) closed: bool,
@@ -39,7 +39,7 @@ impl Progress {
     }
 }
 
-/// How the work for a held connect has ended.
+/// End of the work for a held connect.
 pub(crate) enum Outcome<T> {
     /// It was done, or has failed.
     Done(Result<T, Error>),
@@ -49,32 +49,33 @@ pub(crate) enum Outcome<T> {
     Left,
 }
 
-/// How long a connect that was resumed may go without the agent's SYN-ACK. It is resumed again meanwhile, when the kernel
-/// sends the SYN again after 1 and 3 s.
+/// Time that a connect that was resumed may go without the agent's SYN-ACK. It is resumed again meanwhile, when the
+/// kernel sends the SYN again after 1 and 3 s.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// How long after its SYN-ACK an application leg may take to be accepted.
+/// Time after its SYN-ACK in which an application leg has to be accepted.
 const LEG_LIMIT: Duration = Duration::from_secs(5);
 /// Pauses between refusals: the first, doubled each time, and the longest.
 const PAUSE: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// A connect that waits for an answer. Whoever drops it without one - a task that is aborted, or panics - has refused it with
-/// `EHOSTUNREACH`, unless the application has given up or a successor answers.
+/// Connect that waits for an answer. Whoever drops it without one - a task that is aborted, or panics - has refused it
+/// with `EHOSTUNREACH`, unless the application has given up or a successor answers.
 pub(crate) struct HeldSyn {
     record: Box<Held>,
     progress: watch::Receiver<Progress>,
     answers: Answers,
     drain: Drain,
-    /// Cancelled when the service is detached, and when the agent stops.
+    /// Token that is cancelled when the service is detached, and when the agent stops.
     stop: CancellationToken,
-    /// Sends what ends the hold; none before the application's network namespace was entered.
+    /// Raw sockets that end the hold; none before the application's network namespace was entered.
     end: Option<Arc<dyn EndHold>>,
     /// Whether the application still has to be answered by this process.
     owed: bool,
 }
 
 impl HeldSyn {
-    /// The obligation for a record of the ring buffer.
+    /// Makes the obligation for a record of the ring buffer. `progress` follows the attempt's later events; `stop` is
+    /// cancelled when the service is detached.
     pub(crate) fn new(
         record: Box<Held>,
         progress: watch::Receiver<Progress>,
@@ -85,27 +86,27 @@ impl HeldSyn {
         Self { record, progress, answers, drain, stop, end: None, owed: true }
     }
 
-    /// The record as the hooks have sent it.
+    /// Record as the hooks have sent it.
     pub(crate) fn record(&self) -> &Held {
         &self.record
     }
 
-    /// The socket, at this connect.
+    /// Socket, at this connect.
     pub(crate) fn attempt(&self) -> Attempt {
         Attempt { id: self.record.id, number: self.record.attempt }
     }
 
-    /// Where the application connects to.
+    /// Address that the application connects to.
     pub(crate) fn orig_dst(&self) -> SocketAddr {
         self.record.orig_dst.into()
     }
 
-    /// Cancelled when the service is detached, and when the agent stops.
+    /// Token that is cancelled when the service is detached, and when the agent stops.
     pub(crate) fn stop(&self) -> &CancellationToken {
         &self.stop
     }
 
-    /// From here on it can be answered.
+    /// Sets the raw sockets by which it can be answered from here on.
     pub(crate) fn entered(&mut self, end: Arc<dyn EndHold>) {
         self.end = Some(end);
     }
@@ -115,7 +116,7 @@ impl HeldSyn {
         self.owed = false;
     }
 
-    /// Completes when nobody waits for an answer any more.
+    /// Completes when nobody waits for an answer any more. Cancellation loses nothing.
     pub(crate) async fn over(&self) {
         let mut progress = self.progress.clone();
         // Nobody tells any more: the process ends.
@@ -123,7 +124,7 @@ impl HeldSyn {
     }
 
     /// Does what the connect waits for, unless nobody waits any more, the service is detached, or a successor is to answer: then
-    /// `work` is dropped where it stands.
+    /// `work` is dropped where it stands. Cancellation drops it too.
     pub(crate) async fn attempt_to<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Outcome<T> {
         tokio::select! {
             biased;
@@ -134,18 +135,20 @@ impl HeldSyn {
         }
     }
 
-    /// Completes when the SYN comes again; false if nobody waits for an answer any more.
+    /// Completes when the SYN comes again; false if nobody waits for an answer any more. Cancellation loses nothing.
     pub(crate) async fn comes_again(&mut self) -> bool {
         self.progress.changed().await.is_ok() && !self.progress.borrow().is_over()
     }
 
-    /// The SYN as it was held last.
+    /// SYN as it was held last.
     pub(crate) fn syn(&self) -> Arc<Syn> {
         Arc::clone(&self.progress.borrow().syn)
     }
 
-    /// Lets the SYN pass, again whenever it comes again, and waits for the application `leg`, which was announced. None if the
-    /// application has given up. After an error it is still to be refused.
+    /// Lets the SYN pass, again whenever it comes again, and waits for the application `leg`, which was announced. None
+    /// if the application has given up.
+    ///
+    /// Errors: [`Error::Leg`] after 5 s, [`Error::Stopping`]; it is still to be refused then.
     pub(crate) async fn resume(
         &mut self,
         mut leg: impl Future<Output = Option<TcpStream>> + Unpin,
@@ -181,14 +184,15 @@ impl HeldSyn {
         }
     }
 
-    /// The application has its connection, or has given up.
+    /// Notes that the application has its connection, or has given up.
     fn answered(&mut self, leg: Option<TcpStream>) -> Option<TcpStream> {
         self.owed = false;
         leg
     }
 
-    /// Publishes why, calls `log` with that text, then refuses until the kernel says that the socket has left SYN_SENT: it
-    /// drops an ICMP error that meets a socket locked by another call.
+    /// Publishes the error, calls `log` with its text, then refuses until the kernel says that the socket has left
+    /// SYN_SENT: it drops an ICMP error that meets a socket locked by another call. A failure to refuse is logged; the
+    /// kernel's own limit ends the connect then.
     pub(crate) async fn refuse(mut self, error: &Error, log: impl FnOnce(&str)) {
         self.owed = false;
         let text = error.text(ERROR_BYTES - 1);

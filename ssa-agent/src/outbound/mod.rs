@@ -1,7 +1,8 @@
 //! Connections that applications connect, from a held SYN to the end of a relay.
 //!
-//! - [`attempts`]: which connect of which socket an event is about; [`connection`]: one connect as one function;
-//! - [`target`]: whom it means; [`secure`]: from a decision to a verified peer; [`hold`]: the obligation to answer.
+//! - [`attempts`]: connects of sockets, by the events about them; [`connection`]: one connect as one function;
+//! - [`target`]: the peer that it means; [`secure`]: from a decision to a verified peer; [`hold`]: the obligation to
+//!   answer.
 
 mod attempts;
 mod connection;

@@ -1,4 +1,4 @@
-//! All that a held connect needs of the agent.
+//! Parts of the agent that a held connect needs.
 
 use std::sync::Arc;
 
@@ -12,22 +12,22 @@ use crate::{
     services::Attached,
 };
 
-/// The parts that outbound connections share.
+/// Parts of the agent that outbound connections share.
 pub(crate) struct Outbound {
-    /// May it connect, as what, with whom.
+    /// Configuration that decides whether a socket may connect, as what, and with whom.
     pub(crate) enforcement: Arc<Enforcement>,
-    /// What the application has set.
+    /// Settings of applications.
     pub(crate) options: Arc<Options>,
     /// Sockets inside the application's network namespace.
     pub(crate) namespaces: Arc<Namespaces>,
-    /// Whether the peer's certificates are revoked.
+    /// Revocation checks of the peer's certificates.
     pub(crate) revocation: Arc<Revocation>,
-    /// What the application can ask of its connection.
+    /// Answers to an application that asks about its connection.
     pub(crate) answers: Answers,
     /// Open connections and failures, access log and metrics.
     pub(crate) table: ConnectionTable,
-    /// Names of services, and whether one is being detached.
+    /// Paths of services, and whether one is being detached.
     pub(crate) attached: Arc<Attached>,
-    /// The process's phase.
+    /// Phase of the process.
     pub(crate) drain: Drain,
 }

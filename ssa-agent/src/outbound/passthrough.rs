@@ -15,24 +15,28 @@ use crate::{
     tls::{ClientConfig, HELLO_BYTES, ServerName, may_be_hello},
 };
 
-/// A handshake that waits for what the application sends first.
+/// Handshake that waits for the first bytes of the application.
 pub(super) struct DeferredHandshake {
-    /// The connection to the peer, on which nothing was sent.
+    /// Connection to the peer, on which nothing was sent.
     pub(super) stream: TcpStream,
+    /// Configuration of the handshake.
     pub(super) tls: ClientConfig,
-    /// Whom the peer must prove to be.
+    /// Server name that the peer must prove.
     pub(super) name: ServerName,
-    /// The peer's address, for messages.
+    /// Address of the peer, for messages.
     pub(super) to: SocketAddr,
-    /// How long the handshake may take.
+    /// Time that the handshake may take.
     pub(super) limit: Duration,
 }
 
-/// How long an application that may speak TLS itself has to begin. Then the peer speaks first, and the agent begins.
+/// Time that an application that may speak TLS itself has to begin. After it the peer is taken to speak first, and the
+/// agent begins.
 const FIRST_BYTES_LIMIT: Duration = Duration::from_secs(1);
 
 impl DeferredHandshake {
     /// Leaves TLS to an application that begins it; or else shakes hands.
+    ///
+    /// Errors: [`Error::HandshakeTimeout`], [`Error::Tls`], [`Error::Revocation`]. Cancellation closes the connection.
     pub(super) async fn detect(self, check: Option<&Check>, app: &TcpStream) -> Result<PeerConnection, Error> {
         if timeout(FIRST_BYTES_LIMIT, sends_hello(app)).await.unwrap_or(false) {
             return Ok(PeerConnection::Passthrough(self.stream));

@@ -1,4 +1,4 @@
-//! From a decision to a peer that was reached and verified.
+//! Way from a decision to a peer that was reached and verified.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -20,27 +20,28 @@ use crate::{
     tls,
 };
 
-/// A peer that the application's connect may be answered for.
+/// Peer that the application's connect may be answered for.
 pub(super) struct PeerLeg {
+    /// Peer itself, reached and verified as far as that is decided.
     pub(super) peer: Dialled,
-    /// How long it may be idle; zero for as long as it likes.
+    /// Time for which the connection may be idle; zero for as long as it likes.
     pub(super) idle: Duration,
-    /// What the application is to hear before anything else.
+    /// Bytes that the application is to receive before anything else.
     pub(super) greeting: Vec<u8>,
-    /// Whether the peer's certificates are revoked, if that is checked.
+    /// Revocation check of the peer's certificates; none if they are not checked.
     pub(super) check: Option<Check>,
 }
 
-/// How far a peer is.
+/// State of a peer that was reached.
 pub(super) enum Dialled {
-    /// It is verified, or plaintext where the rule lets it be.
+    /// Verified, or plaintext where the rule lets it be.
     Decided(PeerConnection),
-    /// It is connected; what the application sends first decides who speaks TLS.
+    /// Connected; the application's first bytes decide who speaks TLS.
     Undecided(Box<DeferredHandshake>),
 }
 
 impl Dialled {
-    /// The connection below TLS.
+    /// TCP connection below TLS.
     pub(super) fn tcp(&self) -> &TcpStream {
         match self {
             Self::Decided(peer) => peer.tcp(),
@@ -49,9 +50,10 @@ impl Dialled {
     }
 }
 
-/// As [`secure`], if there may be one more connection and one more handshake.
+/// Takes a connection and a handshake permit, then calls [`secure`]. The connection's permit is returned, for as long
+/// as the connection lasts.
 ///
-/// Cancellation closes the connection.
+/// Errors: a limit is reached, the `decision` is one, or as of [`secure`]. Cancellation closes the connection.
 pub(super) async fn admit_and_secure(
     outbound: &Outbound,
     held: &Held,
@@ -65,7 +67,7 @@ pub(super) async fn admit_and_secure(
     Ok((leg, permit))
 }
 
-/// Dials and shakes hands.
+/// Dials and shakes hands, as the decision has it, within the policy's limits of time.
 async fn secure(
     outbound: &Outbound,
     held: &Held,

@@ -11,12 +11,13 @@ use tokio::{
 
 use crate::policy::StartTls;
 
-/// Longest line of a peer before TLS, in bytes, and how many there may be.
+/// Longest line of a peer before TLS, in bytes, and most lines of one reply.
 const LINE_BYTES: usize = 4096;
 
 const LINES: usize = 100;
 
-/// Asks a peer to begin TLS. Returns what the application is to hear first: the peer's greeting.
+/// Asks a peer to begin TLS. Returns the bytes that the application is to receive first: the peer's greeting. The
+/// caller sets the time limit.
 ///
 /// An error's text says what the peer did instead.
 pub(crate) async fn ask(protocol: StartTls, peer: &mut TcpStream) -> io::Result<Vec<u8>> {
@@ -75,14 +76,14 @@ pub(crate) async fn ask(protocol: StartTls, peer: &mut TcpStream) -> io::Result<
     }
 }
 
-/// Length, and the number that asks for TLS.
+/// Request of PostgreSQL for TLS (`SSLRequest`): length, and the number that asks for it.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
-/// Length, and the number that asks for encryption by Kerberos.
+/// Request of PostgreSQL for encryption by Kerberos (`GSSENCRequest`): length, and the number that asks for it.
 const GSS_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x30];
 
-/// Tells an application what it is to hear first, and that there is no TLS for it to ask for: there is already. Returns what it
-/// has said that the peer is to hear.
+/// Sends an application the peer's greeting, and refuses its requests for TLS: there is TLS already. Returns its first
+/// bytes that the peer is to receive.
 pub(crate) async fn settle(protocol: StartTls, app: &mut TcpStream, greeting: &[u8]) -> io::Result<Vec<u8>> {
     app.write_all(greeting).await?;
     if protocol != StartTls::Postgres {
@@ -98,7 +99,7 @@ pub(crate) async fn settle(protocol: StartTls, app: &mut TcpStream, greeting: &[
     }
 }
 
-/// A reply of SMTP that begins with this code, with all its lines.
+/// Reads a reply of SMTP that begins with this code, with all its lines.
 async fn reply(peer: &mut TcpStream, code: &[u8]) -> io::Result<Vec<u8>> {
     let mut whole = Vec::new();
     for _ in 0..LINES {
@@ -115,7 +116,7 @@ async fn reply(peer: &mut TcpStream, code: &[u8]) -> io::Result<Vec<u8>> {
     Err(refused("too many lines"))
 }
 
-/// One line with its end. Nothing after it is read.
+/// Reads one line with its end. Nothing after it is read.
 async fn line(peer: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     while line.last() != Some(&b'\n') {
@@ -127,6 +128,6 @@ async fn line(peer: &mut TcpStream) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-fn refused(said: impl AsRef<[u8]>) -> io::Error {
-    io::Error::other(format!("no STARTTLS: {}", String::from_utf8_lossy(said.as_ref().trim_ascii())))
+fn refused(reply: impl AsRef<[u8]>) -> io::Error {
+    io::Error::other(format!("no STARTTLS: {}", String::from_utf8_lossy(reply.as_ref().trim_ascii())))
 }

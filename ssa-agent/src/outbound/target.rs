@@ -1,4 +1,4 @@
-//! Whom an application means by its connect, for the decision and for the log.
+//! Peer that an application means by its connect, for the decision and for the log.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use crate::{
     policy::Direction,
 };
 
-/// What is to be decided of a held connect.
+/// Question that the configuration has to decide for a held connect.
 pub(super) fn question(held: &Held) -> Question<'_> {
     Question {
         direction: Direction::Out,
@@ -24,7 +24,7 @@ pub(super) fn question(held: &Held) -> Question<'_> {
     }
 }
 
-/// The connection in the log and in tables; `peer` where it has no connection to ask.
+/// Labels of the connection for the log and tables; `peer` where it has no connection to ask.
 pub(super) fn labels<'a>(
     outbound: &Outbound,
     held: &'a Held,

@@ -1,4 +1,4 @@
-//! The application leg. Differs from a `TcpStream` in what it does at an urgent byte, and in what it lets pass.
+//! Application leg. Differs from a `TcpStream` in what it does at an urgent byte, and in what it lets pass.
 
 use nix::sys::socket::{MsgFlags, recv};
 use std::{
@@ -14,57 +14,57 @@ use tokio::{
 
 use crate::tls::{Records, is_client_hello};
 
-/// A `TcpStream` that reads on after a short read.
+/// `TcpStream` that reads on after a short read.
 ///
-/// The kernel ends a read before an urgent byte (`MSG_OOB`), though more may be there; tokio takes a
-/// short read for an empty socket, and would wait for news that never come.
+/// The kernel ends a read before an urgent byte (`MSG_OOB`), though more may be there; tokio takes a short read for an
+/// empty socket, and would wait for news that never come.
 pub(crate) struct AppStream {
     tcp: TcpStream,
-    /// The last read was short: the socket may not be empty.
+    /// Whether the last read was short: the socket may not be empty.
     short: bool,
     inspection: Inspection,
 }
 
-/// What an application may send.
+/// Bytes that an application may send.
 enum Inspection {
     Anything,
-    /// Nothing was read yet, and what comes first must be no ClientHello: the agent speaks TLS.
+    /// Anything but a ClientHello at first, as the agent speaks TLS; nothing was read yet.
     PlaintextFirst,
-    /// Records of TLS: the agent passes them on as they are.
+    /// TLS records, which the agent passes on as they are.
     Records(Records),
 }
 
-/// An application under a rule sends what the rule is not for. Reading fails with it.
+/// Error of a read: an application under a rule sends what the rule is not for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProtocolMismatch {
-    /// A ClientHello would go through the agent's TLS.
+    /// The application speaks TLS itself: its ClientHello would go through the agent's TLS.
     #[error(
         "it speaks TLS itself: let it by `app_tls = \"passthrough\"` of the rule, leave it alone by a rule with \
          mode = \"plain\", or make it speak plaintext"
     )]
     ClientHello,
-    /// Plaintext would go out.
+    /// The application began with TLS, and goes on with plaintext, which would go out.
     #[error("it began with TLS of its own, and goes on with something else")]
     NotTls,
 }
 
 impl AppStream {
-    /// The leg of an application that may send anything.
+    /// Makes the leg of an application that may send anything.
     pub(crate) fn new(tcp: TcpStream) -> Self {
         Self { tcp, short: false, inspection: Inspection::Anything }
     }
 
-    /// The leg of an application that a rule gives TLS: its first bytes must be no ClientHello.
+    /// Makes the leg of an application that a rule gives TLS: its first bytes must be no ClientHello.
     pub(crate) fn plaintext_first(tcp: TcpStream) -> Self {
         Self { tcp, short: false, inspection: Inspection::PlaintextFirst }
     }
 
-    /// The leg of an application that speaks TLS itself, and must send nothing else.
+    /// Makes the leg of an application that speaks TLS itself, and must send nothing else.
     pub(crate) fn tls_records(tcp: TcpStream) -> Self {
         Self { tcp, short: false, inspection: Inspection::Records(Records::default()) }
     }
 
-    /// The connection itself.
+    /// Connection itself.
     pub(crate) fn tcp(&self) -> &TcpStream {
         &self.tcp
     }
@@ -81,7 +81,7 @@ impl AppStream {
 }
 
 impl Inspection {
-    /// Checks what was read.
+    /// Checks the bytes that were read.
     fn check(&mut self, bytes: &[u8]) -> Result<(), ProtocolMismatch> {
         match self {
             Self::Anything => Ok(()),
@@ -90,7 +90,7 @@ impl Inspection {
                 *self = Self::Anything;
                 if is_client_hello(bytes) { Err(ProtocolMismatch::ClientHello) } else { Ok(()) }
             }
-            Self::Records(records) => records.go_on(bytes).then_some(()).ok_or(ProtocolMismatch::NotTls),
+            Self::Records(records) => records.feed(bytes).then_some(()).ok_or(ProtocolMismatch::NotTls),
         }
     }
 }

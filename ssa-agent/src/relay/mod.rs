@@ -1,4 +1,4 @@
-//! Bytes both ways between an application and its peer.
+//! Relay of bytes both ways between an application and its peer.
 
 mod app_stream;
 mod peer;

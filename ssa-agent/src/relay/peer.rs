@@ -1,4 +1,4 @@
-//! The other side of a relay: a peer or a client after its handshake, or one that speaks no TLS, where a rule lets it.
+//! Other side of a relay: a peer or a client after its handshake, or one that speaks no TLS, where a rule lets it.
 
 use super::{
     app_stream::AppStream,
@@ -12,7 +12,7 @@ use std::{
 };
 use tokio::net::TcpStream;
 
-/// The other side of a relay.
+/// Other side of a relay.
 pub(crate) enum PeerConnection {
     /// TLS that the agent speaks, after its handshake.
     Tls(Box<Secured>),
@@ -23,7 +23,7 @@ pub(crate) enum PeerConnection {
 }
 
 impl PeerConnection {
-    /// The connection below TLS.
+    /// TCP connection below TLS.
     pub(crate) fn tcp(&self) -> &TcpStream {
         match self {
             Self::Tls(secured) => secured.stream.get_ref().tcp(),
@@ -38,12 +38,12 @@ impl PeerConnection {
         }
     }
 
-    /// Version of TLS as on the wire; 0 if the agent speaks no TLS.
+    /// Version of TLS as on the wire: 0x0303 or 0x0304; 0 if the agent speaks no TLS.
     pub(crate) fn version(&self) -> i64 {
         self.secured().map_or(0, Secured::version)
     }
 
-    /// Name of the version, for people.
+    /// Name of the version for people: `TLS 1.2`, `TLS 1.3`, `plaintext` or `its own TLS`.
     pub(crate) fn version_name(&self) -> &'static str {
         match self {
             Self::Plaintext(_) => "plaintext",
@@ -53,7 +53,7 @@ impl PeerConnection {
         }
     }
 
-    /// OpenSSL's name of the cipher; empty if the agent speaks no TLS.
+    /// Name that OpenSSL has for the cipher suite; empty if the agent speaks no TLS.
     pub(crate) fn cipher(&self) -> &'static str {
         self.secured().map_or("", Secured::cipher)
     }
@@ -63,32 +63,32 @@ impl PeerConnection {
         self.secured().is_some_and(Secured::resumed)
     }
 
-    /// The verified chain, leaf first.
+    /// Verified chain, leaf first; empty if there is none.
     pub(crate) fn chain(&self) -> &[X509] {
         self.secured().map_or(&[], Secured::chain)
     }
 
-    /// SHA-256 of the peer's certificate.
+    /// SHA-256 of the peer's certificate in DER; zero if there is none.
     pub(crate) fn fingerprint(&self) -> [u8; 32] {
         self.secured().map(Secured::fingerprint).unwrap_or_default()
     }
 
-    /// Subject of the peer's certificate.
+    /// Subject of the peer's certificate (RFC 2253); empty if there is none.
     pub(crate) fn identity(&self) -> String {
         self.secured().map(Secured::identity).unwrap_or_default()
     }
 
-    /// The application protocol that was chosen.
+    /// Application protocol that was negotiated.
     pub(crate) fn alpn(&self) -> Option<&str> {
         self.secured().and_then(Secured::alpn)
     }
 
-    /// The name that a client asked for.
+    /// Server name that a client asked for.
     pub(crate) fn sni(&self) -> Option<&str> {
         self.secured().and_then(Secured::sni)
     }
 
-    /// Relays between it and an application ([`relay::run`]).
+    /// Relays between it and an application ([`relay::run`]), whose errors and cancellation hold.
     pub(crate) async fn relay(
         self,
         app: AppStream,

@@ -1,4 +1,4 @@
-//! One direction of a relay: bytes from one side to the other, and the end after them.
+//! Direction of a relay: bytes from one side to the other, and the end after them.
 
 use std::{
     io,
@@ -18,21 +18,23 @@ use tokio_util::io::poll_read_buf;
 use super::app_stream::AppStream;
 use crate::tls::PeerStream;
 
-/// Bytes of a direction's buffer: four TLS records of the longest kind.
+/// Size of a direction's buffer in bytes: four TLS records of the longest kind.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// The side of a pipe that failed.
+/// Side of a pipe that failed.
 pub(super) enum Failed {
+    /// Reading failed, or the side ended out of order (`UnexpectedEof`).
     Read(io::Error),
+    /// Writing failed.
     Write(io::Error),
 }
 
-/// One direction. Has a buffer only while there is something in it.
+/// Pipe of one direction. Has a buffer only while there is something in it.
 pub(super) struct Pipe<'a> {
     buffer: BytesMut,
     /// Bytes of the buffer that were written already.
     written: usize,
-    /// The reading side's end, once it was seen.
+    /// End of the reading side, once it was seen.
     end: Option<End>,
     copied: &'a AtomicU64,
 }
@@ -40,17 +42,17 @@ pub(super) struct Pipe<'a> {
 enum End {
     File,
     Error(io::Error),
-    /// Passed on.
+    /// The end was passed on.
     Done,
 }
 
 impl<'a> Pipe<'a> {
-    /// An empty pipe that counts what it has written in `copied`.
+    /// Makes an empty pipe that counts the bytes that it has written in `copied`.
     pub(super) fn new(copied: &'a AtomicU64) -> Self {
         Self { buffer: BytesMut::new(), written: 0, end: None, copied }
     }
 
-    /// Moves what can be moved now; ready when the end was passed on, or a side failed.
+    /// Moves the bytes that can be moved now; ready when the end was passed on, or a side failed.
     pub(super) fn poll<R: Source, W: AsyncWrite>(
         &mut self,
         cx: &mut Context<'_>,
@@ -120,15 +122,15 @@ impl<'a> Pipe<'a> {
     }
 }
 
-/// A side that a pipe reads from.
+/// Side that a pipe reads from.
 pub(crate) trait Source: AsyncRead {
     /// Whether an end of file was sent by the other side, not made by somebody who cut the line.
     fn ended_in_order(&self) -> bool;
 }
 
-/// The other side of an application.
+/// Other side of an application: a peer or a client.
 pub(crate) trait Peer: Source + AsyncWrite + Unpin {
-    /// The connection below TLS.
+    /// TCP connection below TLS.
     fn tcp(&self) -> &TcpStream;
 }
 

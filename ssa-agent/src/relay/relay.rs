@@ -1,8 +1,8 @@
-//! Bytes both ways between an application leg and its peer leg.
+//! Relay of bytes both ways between an application leg and its peer leg.
 //!
-//! Either side's end of file is passed on as what it is: a FIN as `close_notify`, a `close_notify`
-//! as a FIN. Anything else that ends a side - a reset, a FIN without `close_notify`, a broken record -
-//! resets the other: an end of file that nobody sent must never arrive.
+//! Either side's end of file is passed on as what it is: a FIN as `close_notify`, a `close_notify` as a FIN. Anything
+//! else that ends a side - a reset, a FIN without `close_notify`, a broken record - resets the other: an end of file
+//! that nobody sent must never arrive.
 
 use std::{
     future::poll_fn,
@@ -26,23 +26,23 @@ use super::{
 };
 use crate::{sys::sockopt, telemetry::error_chain};
 
-/// Bytes that went through so far, by direction.
+/// Counts of bytes that went through so far, by direction.
 #[derive(Debug, Default)]
 pub(crate) struct Copied {
-    /// From the application to the peer.
+    /// Bytes from the application to the peer.
     pub(crate) up: AtomicU64,
-    /// From the peer to the application.
+    /// Bytes from the peer to the application.
     pub(crate) down: AtomicU64,
 }
 
 impl Copied {
-    /// Bytes up, and bytes down.
+    /// Bytes up and bytes down.
     pub(crate) fn both(&self) -> (u64, u64) {
         (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed))
     }
 }
 
-/// Why a relay ended in resets.
+/// Reason why a relay ended in resets.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The application's side failed.
@@ -51,28 +51,28 @@ pub(crate) enum Error {
     /// The peer's side failed, or ended without `close_notify`.
     #[error("the peer reset the connection, or broke TLS")]
     Peer(#[source] io::Error),
-    /// Neither side has sent anything for so long.
+    /// Neither side has sent anything for this long.
     #[error("nothing was sent for {} s, which is the limit (`idle_seconds` of [time])", .0.as_secs())]
     Idle(Duration),
     /// A certificate of the peer's chain was revoked, and the policy closes such connections.
     #[error("the peer was revoked while it was connected")]
     Revoked(#[source] Revoked),
-    /// The application says what its rule is not for.
+    /// The application sends what its rule is not for.
     #[error("the application is not served by its rule")]
     Mismatch(#[source] ProtocolMismatch),
 }
 
-/// A certificate that was revoked: whose, and when, in words.
+/// Certificate that was revoked: whose, and when, in words.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Revoked(pub(crate) String);
 
 /// Relays until both sides have ended, or one was reset.
 ///
-/// `option_updates` may do something to the peer leg, and is ready when the application has closed its socket for
-/// good: then nobody is left to read what the peer still sends. `before_reset` is told why before the
-/// other side is reset. After `idle`, if it is not zero, without a byte either way it ends; and when `revoked` completes. Both
-/// legs are reset on an error and on cancellation, because they come with a linger time of zero.
+/// `option_updates` may set options of the peer leg, and is ready when the application has closed its socket for good:
+/// then nobody is left to read what the peer still sends. `before_reset` is given the error before the other side is
+/// reset. After `idle`, if it is not zero, without a byte either way it ends; and when `revoked` completes. Both legs
+/// are reset on an error and on cancellation, because they come with a linger time of zero.
 pub(crate) async fn run(
     mut app: AppStream,
     mut peer: impl Peer,
@@ -84,14 +84,14 @@ pub(crate) async fn run(
 ) -> Result<(), Error> {
     let mut up = Pipe::new(&copied.up);
     let mut down = Pipe::new(&copied.down);
-    let mut gone = false;
+    let mut app_closed = false;
     let both = poll_fn(|cx| {
         let sent = up.poll(cx, Pin::new(&mut app), Pin::new(&mut peer)).map_err(Error::from_up)?;
         let received = down.poll(cx, Pin::new(&mut peer), Pin::new(&mut app)).map_err(Error::from_down)?;
-        gone = gone || option_updates(cx, peer.tcp()).is_ready();
+        app_closed = app_closed || option_updates(cx, peer.tcp()).is_ready();
         match (sent, received) {
             (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
-            (Poll::Ready(()), Poll::Pending) if gone => Poll::Ready(Ok(())),
+            (Poll::Ready(()), Poll::Pending) if app_closed => Poll::Ready(Ok(())),
             (Poll::Ready(()) | Poll::Pending, Poll::Pending) | (Poll::Pending, Poll::Ready(())) => Poll::Pending,
         }
     });
@@ -119,22 +119,22 @@ pub(crate) async fn run(
 
 /// Completes when nothing was relayed for so long; never for zero.
 async fn idled(copied: &Copied, limit: Duration) {
-    /// Looks for each span, so that it is late by one at most.
+    /// Looks in each span: it is late by one at most.
     const LOOKS: u32 = 8;
     if limit.is_zero() {
         return std::future::pending().await;
     }
-    let (mut last, mut same) = (copied.both(), 0);
-    while same < LOOKS {
+    let (mut last, mut unchanged) = (copied.both(), 0);
+    while unchanged < LOOKS {
         sleep(limit / LOOKS).await;
         let now = copied.both();
-        same = if now == last { same + 1 } else { 0 };
+        unchanged = if now == last { unchanged + 1 } else { 0 };
         last = now;
     }
 }
 
 impl Error {
-    /// The whole story in one line of ASCII, at most `limit` bytes, for `TLS_ERROR` and the log.
+    /// Text for `TLS_ERROR` and the log: the error and its causes in one line of ASCII, at most `limit` bytes.
     pub(crate) fn text(&self, limit: usize) -> String {
         error_chain(self).chars().filter(char::is_ascii).take(limit).collect()
     }
@@ -178,5 +178,5 @@ async fn drained(app: &TcpStream) {
     let _late = timeout(LINGER, empty).await;
 }
 
-/// How long a closed connection is waited for.
+/// Time for which a closed connection is waited for.
 const LINGER: Duration = Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! What an issuer's servers say of a certificate, and for how long it counts.
+//! Answers of an issuer's servers about a certificate, and for how long they count.
 
 use std::{
     fmt,
@@ -8,17 +8,21 @@ use std::{
 
 use openssl::asn1::{Asn1Time, Asn1TimeRef};
 
-/// Where an answer came from.
+/// Source of an answer.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Source {
+    /// Answer that was cached by this agent, in memory or on disk.
     Cached,
+    /// List of revoked certificates (CRL, RFC 5280, section 5).
     Crl,
+    /// OCSP responder (RFC 6960).
     Ocsp,
+    /// OCSP response that the peer has stapled (RFC 6066, section 8).
     Stapled,
 }
 
 impl Source {
-    /// For labels of metrics.
+    /// Value of the label in metrics.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Cached => "cached",
@@ -40,41 +44,42 @@ impl fmt::Display for Source {
     }
 }
 
-/// Whether a certificate is revoked.
+/// Status of a certificate.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Status {
+    /// The certificate is not revoked.
     Good,
-    /// With when and why, in words.
+    /// The certificate is revoked, with when and why in words, or an empty text.
     Revoked(String),
 }
 
-/// An answer that was verified: somebody who may say so has said it, of this certificate, and it is neither old nor
-/// of the future.
+/// Answer that was verified: somebody who may say so has said it, of this certificate, and it is neither old nor of the
+/// future.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
-    /// What it says.
+    /// Status that it gives.
     pub(super) status: Status,
-    /// Where it came from.
+    /// Source that it came from.
     pub(super) source: Source,
-    /// `thisUpdate` of the response or the list: seconds since 1970. Of two answers the later is right.
+    /// `thisUpdate` of the response or the list, in seconds since 1970. Of two answers the later is right.
     pub(super) this_update: u64,
-    /// When it was taken in: seconds since 1970.
+    /// Time at which it was taken in, in seconds since 1970.
     pub(super) received_at: u64,
-    /// Until when it counts, by `nextUpdate` and [`LONGEST`]: seconds since 1970.
+    /// Time until which it counts, by `nextUpdate` and [`LONGEST`], in seconds since 1970.
     pub(super) expires_at: u64,
-    /// The OCSP response, in DER.
+    /// OCSP response in DER; none if a list has said it, or if it is kept elsewhere.
     pub(super) ocsp: Option<Arc<[u8]>>,
 }
 
-/// Clocks may differ by so much.
+/// Difference that clocks may have.
 pub(super) const LEEWAY: Duration = Duration::from_secs(300);
-/// No answer is kept for longer.
+/// Longest time for which an answer is kept.
 pub(super) const LONGEST: Duration = Duration::from_secs(7 * 86_400);
-/// For how long an answer counts that does not say (RFC 6960, section 4.2.2.1: newer ones are there at any time).
+/// Time for which an answer counts that does not say (RFC 6960, section 4.2.2.1: newer ones are there at any time).
 const UNSAID: Duration = Duration::from_secs(300);
 
 impl Answer {
-    /// An answer with its `thisUpdate`, and how long it is until `nextUpdate`, if it has one.
+    /// Makes an answer with its `thisUpdate`, and the time until `nextUpdate`, if it has one.
     pub(super) fn new(
         status: Status,
         source: Source,
@@ -86,7 +91,7 @@ impl Answer {
         Self { status, source, this_update: seconds(this_update).unwrap_or(0), received_at, expires_at, ocsp }
     }
 
-    /// Whether it is right where another one is known: it was said later, or at the same time and is the worse.
+    /// Whether it is right where another answer is known: it was said later, or at the same time and is the worse.
     pub(super) fn supersedes(&self, known: &Self) -> bool {
         !known.is_valid()
             || self.this_update > known.this_update
@@ -104,18 +109,18 @@ impl Answer {
     }
 }
 
-/// Seconds since 1970.
+/// Current time, in seconds since 1970.
 pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// A time as seconds since 1970; none if it is no time, or before that.
+/// Converts a time to seconds since 1970; none if it is no time, or before that.
 pub(super) fn seconds(time: &Asn1TimeRef) -> Option<u64> {
     let since = Asn1Time::from_unix(0).ok()?.diff(time).ok()?;
     u64::try_from(i64::from(since.days) * 86_400 + i64::from(since.secs)).ok()
 }
 
-/// How long it is until a time; none if it has passed, or is no time.
+/// Time left until a point of time; none if it has passed, or is no time.
 pub(super) fn until(time: &Asn1TimeRef) -> Option<Duration> {
     seconds(time)?.checked_sub(now()).filter(|left| *left > 0).map(Duration::from_secs)
 }
@@ -130,7 +135,7 @@ pub(super) fn is_past(time: &Asn1TimeRef) -> bool {
     seconds(time).is_none_or(|at| at + LEEWAY.as_secs() < now())
 }
 
-/// A reason for revocation (RFC 5280, section 5.3.1), as it is written there.
+/// Name of a reason for revocation (RFC 5280, section 5.3.1).
 pub(super) fn reason(code: i64) -> Option<&'static str> {
     Some(match code {
         1 => "keyCompromise",
@@ -145,9 +150,9 @@ pub(super) fn reason(code: i64) -> Option<&'static str> {
     })
 }
 
-/// When and why a certificate was revoked, in words.
+/// Words when and why a certificate was revoked.
 pub(super) fn revoked(on: Option<&Asn1TimeRef>, code: i64) -> Status {
-    let on = on.map(|on| format!(" on {}", crate::tls::date(on))).unwrap_or_default();
+    let on = on.map(|on| format!(" on {}", crate::tls::date_text(on))).unwrap_or_default();
     let why = reason(code).map(|reason| format!(" ({reason})")).unwrap_or_default();
     Status::Revoked(format!("{on}{why}"))
 }

@@ -1,9 +1,9 @@
-//! Answers that still count, in memory and on disk, for all contexts: who has signed them is bound to the issuer that they are
-//! stored under, whoever has asked. Of two answers the one that was said later is right: nobody makes the agent forget a
-//! "revoked" by playing it an older "good".
+//! Cache of answers that still count, in memory and on disk, for all contexts: who has signed them is bound to the
+//! issuer that they are stored under, whoever has asked. Of two answers the one that was said later is right: nobody
+//! makes the agent forget a "revoked" by playing it an older "good".
 //!
-//! On disk are OCSP responses and CRLs as they came, and they are verified when they are read as when they came: whoever
-//! can write there can make the agent forget an answer, and no more.
+//! On disk are OCSP responses and CRLs as they came, and they are verified when they are read as when they came:
+//! whoever can write there can make the agent forget an answer, and no more.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -30,60 +30,62 @@ use super::{
 };
 use crate::sync::lock;
 
-/// Answers in memory.
+/// Most answers in memory.
 const ANSWERS: usize = 1 << 14;
-/// Answers whose response is kept in memory as well, to be stapled.
+/// Most answers whose response is kept in memory as well, to be stapled.
 const STAPLES: usize = 1 << 10;
-/// Bytes of the CRLs in memory, as they were fetched; parsed they take some times as much.
+/// Most bytes of the CRLs in memory, as they were fetched; parsed they take some times as much.
 const CRL_BYTES: usize = 64 << 20;
-/// Files on disk, and their bytes: what is over goes, the oldest first.
+/// Most files on disk, and most bytes of them: what is over goes, the oldest first.
 const FILES: usize = 1 << 14;
 const FILE_BYTES: u64 = 256 << 20;
-/// After so many bytes were written, it is looked at what is there.
+/// Number of bytes after whose writing the folder is cleared.
 const LOOK_BYTES: u64 = 32 << 20;
 
+/// Cache of answers, in memory and on disk. Its locks are held for memory only, but for `disk`.
 pub(super) struct Cache {
     inner: Mutex<Inner>,
-    /// None: nothing is kept on disk.
+    /// Folder of the files; none: nothing is kept on disk.
     folder: Option<PathBuf>,
-    /// Held while a file is written or removed: what is known then is what stays.
+    /// Lock that is held while a file is written or removed: what is known then is what stays.
     disk: Mutex<()>,
-    /// It was said that nothing can be kept there.
-    told: AtomicBool,
-    /// Bytes that were written since it was looked at what is there.
+    /// Flag that it was logged that nothing can be kept on disk.
+    logged: AtomicBool,
+    /// Bytes that were written since the folder was cleared.
     written: AtomicU64,
-    /// How many answers were taken in that say "revoked".
+    /// Count of the answers taken in that say "revoked".
     revoked: watch::Sender<u64>,
 }
 
 #[derive(Default)]
 struct Inner {
-    /// With who has asked.
+    /// Answers, each with the place that has asked for it.
     answers: HashMap<Key, (Answer, Option<Place>)>,
     staples: HashMap<Key, Answer>,
     crls: HashMap<Key, Arc<Crl>>,
 }
 
 impl Cache {
-    /// With what an agent before this one has left in a folder, which is made when there is something to keep.
+    /// Makes a cache over a folder with what an agent before this one has left there; the folder is made when there is
+    /// something to keep. Blocks.
     pub(super) fn new(folder: Option<PathBuf>) -> Self {
         folder.iter().for_each(|folder| clear(folder));
         Self {
             inner: Mutex::default(),
             folder,
             disk: Mutex::default(),
-            told: AtomicBool::new(false),
+            logged: AtomicBool::new(false),
             written: AtomicU64::new(0),
             revoked: watch::channel(0).0,
         }
     }
 
-    /// An answer in memory, if it still counts.
+    /// Answer in memory, if it still counts.
     pub(super) fn known(&self, key: &Key) -> Option<Answer> {
         self.lock().answers.get(key).map(|(answer, _place)| answer).filter(|answer| answer.is_valid()).cloned()
     }
 
-    /// An answer in memory or on disk, or a CRL that has one.
+    /// Finds an answer in memory or on disk, or in a CRL.
     pub(super) async fn find(self: &Arc<Self>, subject: &Subject) -> Option<Answer> {
         if let Some(answer) = self.known(&subject.key) {
             return Some(answer);
@@ -119,7 +121,7 @@ impl Cache {
         crl::look(lists.iter().map(|list| &**list), subject).ok().filter(Answer::is_valid)
     }
 
-    /// A CRL that still counts.
+    /// CRL in memory or on disk that still counts. Blocks.
     fn crl(&self, key: &Key) -> Option<Arc<Crl>> {
         let known = self.lock().crls.get(key).map(Arc::clone);
         if let Some(known) = known {
@@ -139,8 +141,8 @@ impl Cache {
         }
     }
 
-    /// Takes an answer in that was asked for from a place, unless a later one is known. Says whether it did. What an agent before
-    /// this one has left counts as well: [`Self::find`] comes first.
+    /// Takes an answer in that was asked for from a place, unless a later one is known. True if it did. What an agent
+    /// before this one has left counts as well: [`Self::find`] comes first.
     pub(super) fn put(&self, key: &Key, answer: Answer, place: Option<Place>) -> bool {
         if !answer.is_valid() {
             return false;
@@ -165,7 +167,7 @@ impl Cache {
         true
     }
 
-    /// Keeps an answer on disk that was just taken in. Blocks.
+    /// Writes an answer to disk that was just taken in. Blocks.
     pub(super) fn store(&self, key: &Key, answer: &Answer) {
         let Some(path) = self.path(key, "ocsp") else { return };
         let _disk = lock(&self.disk);
@@ -181,7 +183,7 @@ impl Cache {
         }
     }
 
-    /// Keeps a response to be stapled.
+    /// Keeps a response to be stapled. If there are too many it is not kept.
     pub(super) fn keep_staple(&self, key: &Key, answer: Answer) {
         let mut inner = self.lock();
         if inner.staples.len() >= STAPLES && !inner.staples.contains_key(key) {
@@ -193,12 +195,12 @@ impl Cache {
         inner.staples.insert(*key, answer);
     }
 
-    /// A response to be stapled.
+    /// Response to be stapled, if one that counts is there.
     pub(super) fn staple(&self, key: &Key) -> Option<Answer> {
         self.lock().staples.get(key).filter(|answer| answer.is_valid()).cloned()
     }
 
-    /// Keeps a CRL that has just come, and has said something. Blocks.
+    /// Keeps a CRL that has just come, and has said something, in memory and on disk. Blocks.
     pub(super) fn keep_list(&self, key: &Key, list: Arc<Crl>) {
         let _disk = lock(&self.disk);
         // One that lies on disk may be later than this.
@@ -211,7 +213,7 @@ impl Cache {
         }
     }
 
-    /// Takes a CRL in, unless a later one is known. Says whether it did.
+    /// Takes a CRL in, unless a later one is known. True if it did.
     fn put_list(&self, key: &Key, list: Arc<Crl>) -> bool {
         let mut inner = self.lock();
         if let Some(known) = inner.crls.get(key)
@@ -233,7 +235,7 @@ impl Cache {
         true
     }
 
-    /// Tells when answers are taken in that say "revoked".
+    /// Count of answers that say "revoked", which changes when one is taken in.
     pub(super) fn news(&self) -> watch::Receiver<u64> {
         self.revoked.subscribe()
     }
@@ -243,9 +245,9 @@ impl Cache {
         Some(self.folder.as_ref()?.join(format!("{name}.{kind}")))
     }
 
-    /// In one step: nobody reads half a file.
+    /// Writes a file in one step: nobody reads half of it.
     fn write(&self, path: &Path, bytes: &[u8]) {
-        /// What a small file takes.
+        /// Bytes that a small file takes.
         const BLOCK: u64 = 4096;
         let Some(folder) = path.parent() else { return };
         let write = || -> io::Result<()> {
@@ -256,7 +258,7 @@ impl Cache {
             Ok(())
         };
         if let Err(error) = write()
-            && !self.told.swap(true, Ordering::Relaxed)
+            && !self.logged.swap(true, Ordering::Relaxed)
         {
             warn!(path = %path.display(), %error, "answers about revocation can't be kept on disk, and go with the agent");
         }
@@ -273,8 +275,8 @@ impl Cache {
 }
 
 impl Inner {
-    /// What no longer counts goes; then some of what the place has asked for that has asked for most: good answers first, and
-    /// those that expire first.
+    /// Makes room: drops answers that no longer count; then some of what the place has asked for that has asked for
+    /// most: good answers first, and those that expire first.
     fn make_room(&mut self) {
         self.answers.retain(|_key, (answer, _place)| answer.is_valid());
         if self.answers.len() < ANSWERS {
@@ -291,7 +293,7 @@ impl Inner {
     }
 }
 
-/// Clears a folder of what is old or too much.
+/// Clears a folder of files that are old or too many. Blocks.
 fn clear(folder: &Path) {
     let mut files: Vec<(Duration, u64, PathBuf)> = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -1,4 +1,4 @@
-//! The check of one connection: is a certificate of its chain revoked, now or while it is open?
+//! Check of one connection: is a certificate of its chain revoked, now or while it is open?
 
 use std::{
     collections::HashMap,
@@ -26,14 +26,17 @@ use super::{
 };
 use crate::{policy, sync::lock, tls::Staples};
 
-/// The check of one connection: whether a certificate of its chain is revoked, now or while it is open.
+/// Check of one connection: whether a certificate of its chain is revoked, now or while it is open.
 pub(crate) struct Check {
+    /// Cache, servers and questions that all checks share.
     pub(super) revocation: Arc<Revocation>,
+    /// Sources and policy of the connection.
     pub(super) checks: Checks,
+    /// Place from which servers are asked.
     pub(super) from: Origin,
 }
 
-/// Questions are the same if they are about one certificate, by the same sources, and from one place.
+/// Key of a question: two are the same if they are about one certificate, by the same sources, and from one place.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) struct InFlightKey {
     key: Key,
@@ -44,12 +47,12 @@ pub(super) struct InFlightKey {
     local: bool,
 }
 
-/// Questions under source: in all, and from one place.
+/// Most questions that are being asked: in all, and from one place.
 const IN_FLIGHT_MAX: usize = 1024;
 const IN_FLIGHT_PER_PLACE_MAX: usize = 128;
 
-/// By when a chain must be known to be good, if the handshake may take so long: a moment before that is over, so that the reason
-/// is the right one.
+/// Time by which a chain must be known to be good, if the handshake may take so long from now: a moment before that is
+/// over, so that the error's reason is the right one.
 pub(crate) fn deadline(handshake: Duration) -> Instant {
     Instant::now() + handshake - (handshake / 10).min(Duration::from_millis(250))
 }
@@ -112,7 +115,8 @@ impl Check {
         }
     }
 
-    /// An answer, and the source that it came by.
+    /// Gets an answer by the sources that are allowed, with the one that it came by; or for each source the reason why
+    /// there is none.
     async fn answer(&self, subject: &Subject, staples: Option<&Staples>) -> Result<(Answer, Source), Vec<String>> {
         let sources = self.checks.sources;
         // Whether it may answer or not: what is on disk is known before anything older can take its place.
@@ -163,15 +167,17 @@ impl Check {
         asks || Subject::all(chain).is_ok_and(|subjects| subjects.iter().all(known))
     }
 
-    /// Asks by OCSP and CRL, or waits for who asks already.
+    /// Asks by OCSP and CRL, or waits for the same question of another connection. Cancellation leaves the question
+    /// running.
     pub(super) async fn ask(&self, subject: &Subject) -> Outcome {
         let mut key = self.begin(subject).map_err(|why| vec![why.to_owned()])?;
-        let said = key.wait_for(Option::is_some).await;
-        let gone = || Err(vec!["the question was given up".to_owned()]);
-        said.map_or_else(|_dropped| gone(), |said| said.clone().unwrap_or_else(gone))
+        let landed = key.wait_for(Option::is_some).await;
+        let given_up = || Err(vec!["the question was given up".to_owned()]);
+        landed.map_or_else(|_dropped| given_up(), |outcome| outcome.clone().unwrap_or_else(given_up))
     }
 
-    /// An error if there are too many questions.
+    /// Begins a question, unless the same one is being asked, and returns where its outcome will be. Errors: there are
+    /// too many questions.
     fn begin(&self, subject: &Subject) -> Result<watch::Receiver<Option<Outcome>>, &'static str> {
         let Self { revocation, checks, from } = self;
         let Sources { ocsp, crl, .. } = checks.sources;
@@ -200,8 +206,8 @@ impl Check {
         Ok(wait)
     }
 
-    /// Completes when a certificate of an open connection's chain has been revoked; with when and whose, in words. Asks again
-    /// when an answer has run out.
+    /// Completes when a certificate of an open connection's chain has been revoked; with whose and when, in words. Asks
+    /// again when an answer has run out.
     pub(crate) async fn revoked_later(&self, chain: &[X509]) -> String {
         let Ok(subjects) = Subject::all(chain) else { return std::future::pending().await };
         let cache = &self.revocation.cache;
@@ -224,7 +230,7 @@ impl Check {
         }
     }
 
-    /// When the first of the answers has run out.
+    /// Time until the first of the answers runs out, from one minute to one hour.
     fn next_look(&self, subjects: &[Subject]) -> Duration {
         const LEAST: Duration = Duration::from_secs(60);
         const MOST: Duration = Duration::from_secs(3600);
@@ -235,8 +241,8 @@ impl Check {
         subjects.iter().map(left).min().unwrap_or(MOST).clamp(LEAST, MOST)
     }
 
-    /// Notes when the peer of an open connection becomes revoked; completes, with when and whose, if the policy wants the
-    /// connection to end.
+    /// Watches the peer of an open connection: calls `note` when it becomes revoked; completes, with whose and when, if
+    /// the policy wants the connection to end. Never completes without a check.
     pub(crate) async fn watch(check: Option<&Self>, chain: &[X509], note: impl FnOnce(&str)) -> String {
         let Some(check) = check else { return std::future::pending().await };
         // Most connections have none, and room for it would be in each.
@@ -246,7 +252,7 @@ impl Check {
     }
 }
 
-/// Takes a question that is over from those under source, however it ends.
+/// Guard of a question that is being asked: takes it from the list, however it ends.
 struct InFlightGuard {
     revocation: Arc<Revocation>,
     key: InFlightKey,

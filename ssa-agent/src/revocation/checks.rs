@@ -1,24 +1,25 @@
-//! How a peer's chain is checked: by which sources, and under which policy.
+//! Revocation checks of a context: sources and policy.
 
 use crate::policy;
 
 /// Sources that may answer: options 103 to 106, as far as the policy allows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Sources {
-    /// What the peer has stapled.
+    /// Whether responses count that the peer has stapled.
     pub(crate) stapled: bool,
-    /// OCSP responders.
+    /// Whether OCSP responders are asked.
     pub(crate) ocsp: bool,
-    /// CRLs.
+    /// Whether CRLs are fetched.
     pub(crate) crl: bool,
-    /// Answers that are cached.
+    /// Whether cached answers count.
     pub(crate) cached: bool,
 }
 
-/// How the peers of a context are checked.
+/// Revocation checks of a context's peers.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Checks {
+    /// Sources that may answer.
     pub(crate) sources: Sources,
-    /// The policy in force.
+    /// Section `[revocation]` of the policy in force.
     pub(crate) policy: policy::Revocation,
 }

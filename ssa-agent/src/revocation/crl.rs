@@ -1,4 +1,4 @@
-//! Lists of revoked certificates (RFC 5280, section 5), looked at by OpenSSL's own verification: it knows of issuing
+//! Certificate revocation lists (RFC 5280, section 5), looked at by OpenSSL's own verification: it knows of issuing
 //! distribution points, of lists for some reasons only, and of extensions that it must not pass over.
 
 #![expect(unsafe_code, reason = "the openssl crate can't put a CRL into a store")]
@@ -25,15 +25,15 @@ unsafe extern "C" {
     fn X509_STORE_add_crl(store: *mut openssl_sys::X509_STORE, crl: *mut openssl_sys::X509_CRL) -> c_int;
 }
 
-/// A list as it was fetched. Nothing is known of who has signed it.
+/// A list as it was fetched. Its signature is not verified yet.
 pub(super) struct Crl {
     crl: X509Crl,
-    /// Bytes of its DER.
+    /// Length of its DER or PEM, in bytes.
     pub(super) length: usize,
 }
 
 impl Crl {
-    /// Reads one, in DER or PEM, that is neither old nor of the future.
+    /// Reads a list, in DER or PEM, that is neither old nor of the future.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
         const PEM: &[u8] = b"-----BEGIN";
         let read = if bytes.starts_with(PEM) { X509Crl::from_pem(bytes) } else { X509Crl::from_der(bytes) };
@@ -43,6 +43,7 @@ impl Crl {
         Ok(list)
     }
 
+    /// Checks that the list is neither old nor of the future, give or take [`LEEWAY`](super::answer::LEEWAY).
     pub(super) fn check_times(&self) -> Result<(), String> {
         let next = self.crl.next_update().ok_or("the CRL does not say until when it counts")?;
         if is_ahead(self.crl.last_update()) {
@@ -54,18 +55,19 @@ impl Crl {
         Ok(())
     }
 
-    /// When it was made: seconds since 1970.
+    /// Time at which it was made (`thisUpdate`), in seconds since 1970.
     pub(super) fn this_update(&self) -> u64 {
         seconds(self.crl.last_update()).unwrap_or(0)
     }
 
+    /// Encodes the list in DER.
     pub(super) fn to_der(&self) -> Result<Vec<u8>, ErrorStack> {
         self.crl.to_der()
     }
 }
 
-/// What lists say of a certificate, if its issuer has signed them, and they are for certificates of its kind and, together,
-/// for all reasons.
+/// Looks a certificate up in lists, if its issuer has signed them, and they are for certificates of its kind and,
+/// together, for all reasons. Takes long for lists of megabytes.
 pub(super) fn look<'a>(lists: impl IntoIterator<Item = &'a Crl>, subject: &Subject) -> Result<Answer, String> {
     let text = |stack: ErrorStack| stack.errors().last().and_then(|one| one.reason()).unwrap_or("?").to_owned();
     let lists: Vec<&Crl> = lists.into_iter().collect();
@@ -104,7 +106,7 @@ fn add(store: &mut X509StoreBuilderRef, crl: &X509Crl) -> Result<(), ErrorStack>
     if added == 1 { Ok(()) } else { Err(ErrorStack::get()) }
 }
 
-/// When and why, of a certificate that is revoked.
+/// Entry of a revoked certificate: when and why, in words.
 fn entry(lists: &[&Crl], subject: &Subject) -> Status {
     for list in lists {
         if let CrlStatus::Revoked(entry) = list.crl.get_by_cert(&subject.certificate) {

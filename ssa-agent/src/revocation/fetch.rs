@@ -1,5 +1,6 @@
-//! Fetching by HTTP what a certificate tells to fetch. Who has the certificate made chooses the URL, so this asks web servers
-//! only, on addresses that are not the machine's own, and takes no more than so many bytes, redirects and seconds.
+//! HTTP client for the URLs that a certificate names. Who has the certificate made chooses the URL, so this asks web
+//! servers only, on addresses that are not the machine's own, and takes no more than so many bytes, redirects and
+//! seconds.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -35,28 +36,40 @@ use crate::{
     telemetry::error_chain,
 };
 
-/// The place from where servers are asked.
+/// Place from which servers are asked.
 #[derive(Clone)]
 pub(crate) enum Origin {
-    /// As the agent itself, from its own network namespace.
+    /// The agent itself, from its own network namespace.
     Host,
-    /// As the application, from its network namespace: its firewalls hold.
-    Application { namespace: Arc<Namespace>, caller: Caller, owner: SocketOwner, files: Arc<OnceCell<Files>> },
+    /// An application, from its network namespace: its firewalls hold.
+    Application {
+        /// Network namespace of the application's socket.
+        namespace: Arc<Namespace>,
+        /// Process that has connected, or has made the listener.
+        caller: Caller,
+        /// Cgroup and user that the sockets are made for.
+        owner: SocketOwner,
+        /// Files that names are resolved with, once they are read. Clones share them.
+        files: Arc<OnceCell<Files>>,
+    },
 }
 
-/// What distinguishes one origin from another.
+/// Key of an [`Origin`], by which questions from different ones are told apart.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) enum Place {
+    /// The agent's own network namespace.
     Host,
+    /// An application: the cookie of its network namespace, and its cgroup and user.
     Application(u64, SocketOwner),
 }
 
-/// Why there is no answer.
+/// Reason why a fetch has no result.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// Nobody was asked: that is nobody's fault.
+    /// No server was asked, which is no server's fault.
     #[error("{0}")]
     NotAsked(String),
+    /// The server, or the way there, has failed.
     #[error("{0}")]
     Failed(String),
 }
@@ -68,12 +81,14 @@ impl From<String> for Error {
 }
 
 impl Origin {
-    /// Of an application. What its names are resolved with is read when it is first needed, or by [`Self::prepare`].
+    /// Makes the origin of an application. What its names are resolved with is read when it is first needed, or by
+    /// [`Self::prepare`].
     pub(crate) fn application(namespace: Arc<Namespace>, caller: Caller, owner: SocketOwner) -> Self {
         Self::Application { namespace, caller, owner, files: Arc::default() }
     }
 
-    /// Reads what names are resolved with, while the application is there.
+    /// Reads what names are resolved with, while the application is there. On an error it is tried again when it is
+    /// needed.
     pub(crate) async fn prepare(&self) {
         if let Self::Application { caller, files, .. } = self {
             // Later then, if it can be.
@@ -81,6 +96,7 @@ impl Origin {
         }
     }
 
+    /// Key of this origin.
     pub(super) fn place(&self) -> Place {
         match self {
             Self::Host => Place::Host,
@@ -89,31 +105,33 @@ impl Origin {
     }
 }
 
-/// What is asked for.
-pub(super) struct Wanted<'a> {
+/// Request to a web server.
+pub(super) struct FetchRequest<'a> {
+    /// URL: http or https.
     pub(super) url: &'a str,
-    /// A question to send (POST), or none (GET).
+    /// Question to send (POST), or none (GET).
     pub(super) question: Option<Bytes>,
-    /// Type of the question, and of the answer.
+    /// Media types of the question, and of the answer.
     pub(super) types: (&'static str, &'static str),
-    /// An answer has so many bytes at most.
+    /// Most bytes of the answer.
     pub(super) most: usize,
     /// Whether addresses of the machine itself may be asked.
     pub(super) local: bool,
 }
 
-/// Redirects that are followed.
+/// Most redirects that are followed.
 const REDIRECTS: usize = 3;
 
-/// Fetches it.
+/// Fetches the answer to a request. The caller sets the time limit.
 ///
-/// Cancellation closes the connection.
-pub(super) async fn fetch(origin: &Origin, wanted: &Wanted<'_>) -> Result<Bytes, Error> {
+/// Errors: [`Error::NotAsked`] if no server may be asked, [`Error::Failed`] for all else. Cancellation closes the
+/// connection.
+pub(super) async fn fetch(origin: &Origin, wanted: &FetchRequest<'_>) -> Result<Bytes, Error> {
     let mut uri: Uri = wanted.url.parse().map_err(|error| format!("no URL: {error}"))?;
     for _redirect in 0..=REDIRECTS {
         match ask(origin, wanted, &uri).await? {
             Reply::Body(body) => return Ok(body),
-            Reply::Elsewhere(next) => uri = resolve_against(&uri, &next)?,
+            Reply::Redirect(next) => uri = resolve_against(&uri, &next)?,
         }
     }
     Err(format!("more than {REDIRECTS} redirects").into())
@@ -121,10 +139,10 @@ pub(super) async fn fetch(origin: &Origin, wanted: &Wanted<'_>) -> Result<Bytes,
 
 enum Reply {
     Body(Bytes),
-    Elsewhere(String),
+    Redirect(String),
 }
 
-async fn ask(origin: &Origin, wanted: &Wanted<'_>, uri: &Uri) -> Result<Reply, Error> {
+async fn ask(origin: &Origin, wanted: &FetchRequest<'_>, uri: &Uri) -> Result<Reply, Error> {
     let secure = match uri.scheme_str() {
         Some("http") => false,
         Some("https") => true,
@@ -178,7 +196,7 @@ async fn dial(origin: &Origin, host: &str, port: u16, local: bool) -> Result<Tcp
         let to = SocketAddr::new(addr, port);
         let dialled = match origin {
             Origin::Host => TcpStream::connect(to).await,
-            Origin::Application { namespace, owner, .. } => dial::dial(namespace, to, plain(*owner)).await,
+            Origin::Application { namespace, owner, .. } => dial::dial(namespace, to, bare_setup(*owner)).await,
         };
         match dialled {
             // Nobody else has this machine's addresses.
@@ -190,21 +208,21 @@ async fn dial(origin: &Origin, host: &str, port: u16, local: bool) -> Result<Tcp
     Err(failed)
 }
 
-/// Whether a application's cgroup is frozen (`cgroup.events`, in cgroup-v2.rst of the kernel's documentation).
+/// Whether an application's cgroup is frozen (`cgroup.events`, in cgroup-v2.rst of the kernel's documentation).
 fn is_frozen(owner: &SocketOwner) -> bool {
     let path = owner.cgroups.into_iter().find_map(|inode| cgroup_path(inode).ok());
     let events = path.and_then(|path| std::fs::read_to_string(path.join("cgroup.events")).ok());
     events.is_some_and(|events| events.lines().any(|line| line == "frozen 1"))
 }
 
-/// A socket without wishes.
-fn plain(owner: SocketOwner) -> SocketSetup {
+/// Setup of a socket without options.
+fn bare_setup(owner: SocketOwner) -> SocketSetup {
     SocketSetup { owner, bound: Endpoint::new_zeroed(), interface: 0, options: [ABSENT; SLOTS] }
 }
 
 /// Whether an address is of this machine or its link, or where clouds keep what machines may know of themselves only.
 fn is_local(addr: IpAddr) -> bool {
-    /// Metadata services that are on no link-local address.
+    /// Addresses of metadata services that are no link-local ones.
     const METADATA: [IpAddr; 5] = [
         IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
         IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
@@ -228,7 +246,7 @@ fn is_local(addr: IpAddr) -> bool {
     own || addr.is_multicast() || METADATA.contains(&addr)
 }
 
-/// TLS to a web server, as curl would: whether its certificate is revoked is not asked.
+/// Shakes hands with a web server, as curl would: whether its certificate is revoked is not asked.
 async fn shake_hands(stream: TcpStream, host: &str) -> Result<SslStream<TcpStream>, String> {
     let ssl =
         SslConnector::builder(SslMethod::tls_client()).and_then(|builder| builder.build().configure()?.into_ssl(host));
@@ -238,10 +256,10 @@ async fn shake_hands(stream: TcpStream, host: &str) -> Result<SslStream<TcpStrea
     Ok(stream)
 }
 
-/// One request and its answer.
+/// Sends one request and reads its answer.
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
-    wanted: &Wanted<'_>,
+    wanted: &FetchRequest<'_>,
     uri: &Uri,
 ) -> Result<Reply, String> {
     let failed = |error: hyper::Error| error_chain(&error);
@@ -269,7 +287,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
         let status = response.status();
         if status.is_redirection() {
             let next = response.headers().get(LOCATION).and_then(|next| next.to_str().ok());
-            return Ok(Reply::Elsewhere(next.ok_or("a redirect to nowhere")?.to_owned()));
+            return Ok(Reply::Redirect(next.ok_or("a redirect to nowhere")?.to_owned()));
         }
         if status != StatusCode::OK {
             return Err(format!("HTTP status {}", status.as_u16()));
@@ -280,13 +298,13 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     let (mut answer, mut connection) = (pin!(answer), pin!(connection));
     tokio::select! {
         biased;
-        said = &mut answer => said,
+        answered = &mut answer => answered,
         // What has come is still there to be read.
         _ended = &mut connection => answer.await,
     }
 }
 
-/// Where a redirect goes: to another URL, or to a path of the same server.
+/// Target of a redirect: another URL, or a path of the same server.
 fn resolve_against(from: &Uri, next: &str) -> Result<Uri, String> {
     let base = url::Url::parse(&from.to_string()).map_err(|error| error.to_string())?;
     let next = base.join(next).map_err(|error| format!("a redirect to no URL: {error}"))?;

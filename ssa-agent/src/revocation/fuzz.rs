@@ -1,4 +1,4 @@
-//! What fuzzers make of the parsers of responses and lists.
+//! Entry point for fuzzers of the parsers of responses and lists.
 
 use super::{
     answer::Source,

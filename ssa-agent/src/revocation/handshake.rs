@@ -7,10 +7,11 @@ use tokio::net::TcpStream;
 use super::{check::Check, error::Error};
 use crate::tls::{self, ChainChecks, ClientConfig, Failed, Secured, ServerConfig, ServerName};
 
-/// Shakes hands with a peer that must prove to be `name`. Whether its certificates are revoked must be known by `until`, if
-/// that is to be checked.
+/// Shakes hands with a peer that must prove to be `name`. Whether its certificates are revoked must be known by
+/// `until`, if there is a `check`.
 ///
-/// Cancellation closes the connection.
+/// Errors: as of [`tls::connect`], [`Failed::Check`] for a chain that may not be used. Cancellation closes the
+/// connection.
 pub(crate) async fn connect(
     config: &ClientConfig,
     check: Option<&Check>,
@@ -29,10 +30,11 @@ pub(crate) async fn connect(
     tls::connect(config, stream, name, checks).await
 }
 
-/// Shakes hands with a client. Whether its certificates are revoked, if it has shown any, must be known by `until`, if that is
-/// to be checked.
+/// Shakes hands with a client. Whether its certificates are revoked, if it has shown any, must be known by `until`, if
+/// there is a `check`.
 ///
-/// Cancellation closes the connection.
+/// Errors: as of [`tls::accept`], [`Failed::Check`] for a chain that may not be used. Cancellation closes the
+/// connection.
 pub(crate) async fn accept(
     config: &ServerConfig,
     check: Option<&Check>,

@@ -1,8 +1,9 @@
 //! Whether a peer's certificates were revoked.
 //!
-//! Every certificate of the chain that was verified needs an answer, but the root: from the cache, a stapled response, an OCSP
-//! responder, or a CRL, as the application's options and the policy allow. Stapled and cached ones come first; then responders
-//! and lists are asked side by side, and the first that has something to say counts. None: no connection.
+//! Every certificate of the chain that was verified needs an answer, but the root: from the cache, a stapled response,
+//! an OCSP responder, or a CRL, as the application's options and the policy allow. Stapled and cached ones come first;
+//! then responders and lists are asked side by side, and the first that has something to say counts. None: no
+//! connection.
 //!
 //! - [`subject`]: a certificate with its issuer, and what it says of where to ask;
 //! - [`answer`]: what was said, and for how long it counts;

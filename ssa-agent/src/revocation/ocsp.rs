@@ -1,4 +1,4 @@
-//! OCSP (RFC 6960), by OpenSSL's own functions: a question, and what a response to it is worth.
+//! OCSP (RFC 6960), by OpenSSL's own functions: makes questions, and verifies responses.
 
 #![expect(unsafe_code, reason = "nonces, a response's signer, and its times are not in the openssl crate")]
 
@@ -32,15 +32,16 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// A response without `nextUpdate` may be so old.
+/// Greatest age of a response without `nextUpdate`, in seconds.
 const UNDATED_SECONDS: u32 = 3600;
 
-/// Why a response is no answer.
+/// Reason why a response is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// The responder is all right, and has nothing to say.
+    /// The responder is all right, and does not know the certificate.
     #[error("the responder does not know the certificate")]
     Unknown,
+    /// The response can't be used; the text says why.
     #[error("{0}")]
     Bad(String),
 }
@@ -56,7 +57,7 @@ fn bad(what: impl Into<String>) -> Error {
     Error::Bad(what.into())
 }
 
-/// The question about one certificate.
+/// Makes the question about one certificate, with a random nonce (RFC 8954) if `nonce`.
 pub(super) fn request(subject: &Subject, nonce: bool) -> Result<OcspRequest, ErrorStack> {
     let mut request = OcspRequest::new()?;
     // The hash by which responders know certificates (RFC 5019, section 2.1.1). It protects nothing.
@@ -68,8 +69,9 @@ pub(super) fn request(subject: &Subject, nonce: bool) -> Result<OcspRequest, Err
     Ok(request)
 }
 
-/// What a response says of a certificate, if its issuer, or whom the issuer has delegated, has signed it, and it is neither
-/// old nor of the future. With a request, it must have its nonce.
+/// Verifies a response, and reads what it says of a certificate: its issuer, or a responder that the issuer has
+/// delegated, must have signed it, and it must be neither old nor of the future. With the request `asked`, it must have
+/// its nonce.
 pub(super) fn read(
     der: &[u8],
     subject: &Subject,
@@ -117,7 +119,7 @@ pub(super) fn read(
     Ok(Answer::new(found, source, (this, next), Some(Arc::from(der))))
 }
 
-/// OpenSSL's check of the signature, of who has signed, and of who may (RFC 6960, section 4.2.2.2).
+/// Verifies the signature of a response, and that its signer may sign (RFC 6960, section 4.2.2.2).
 fn verify(basic: &OcspBasicResponse, issuer: &X509) -> Result<(), Error> {
     let mut store = X509StoreBuilder::new()?;
     store.add_cert(issuer.clone())?;
@@ -146,7 +148,7 @@ fn signer<'a>(basic: &'a OcspBasicResponseRef, known: &'a Stack<X509>) -> Option
     }
 }
 
-/// OpenSSL has one type for both kinds of time (`ASN1_GENERALIZEDTIME`, `ASN1_TIME` in openssl/types.h).
+/// Casts a time: OpenSSL has one type for both kinds (`ASN1_GENERALIZEDTIME`, `ASN1_TIME` in openssl/types.h).
 fn time(time: &Asn1GeneralizedTimeRef) -> &Asn1TimeRef {
     // SAFETY: both are `struct asn1_string_st`, and functions for the one take the other.
     unsafe { Asn1TimeRef::from_ptr(time.as_ptr().cast()) }

@@ -1,4 +1,4 @@
-//! Revocation for all connections: the cache, the servers, and what is asked just now.
+//! State of revocation checks for all connections: the cache, the servers, and what is asked just now.
 
 use std::{
     collections::HashMap,
@@ -19,23 +19,28 @@ use super::{
 };
 use crate::{policy, telemetry::Metrics};
 
-/// Revocation for all connections: the cache, the servers, and what is asked just now.
+/// Revocation checks of all connections: the cache, the servers, and what is asked just now.
 pub(crate) struct Revocation {
+    /// Cache of answers.
     pub(super) cache: Arc<Cache>,
+    /// Metrics that count checks.
     pub(super) metrics: Arc<Metrics>,
+    /// Servers that certificates name.
     pub(super) servers: Servers,
-    /// Questions that are under source, which many connections may wait for.
+    /// Questions that are being asked, each with where its outcome will be; many connections may wait for one.
     pub(super) in_flight: Mutex<HashMap<InFlightKey, watch::Receiver<Option<Outcome>>>>,
 }
 
 impl Revocation {
-    /// Answers are kept in `folder` as well, if there is one.
+    /// Makes the state of one agent. Answers are kept in `folder` as well, if there is one. Blocks: looks at the files
+    /// there.
     pub(crate) fn new(folder: Option<PathBuf>, metrics: Arc<Metrics>) -> Arc<Self> {
         let cache = Arc::new(Cache::new(folder));
         Arc::new(Self { servers: Servers::new(Arc::clone(&cache)), cache, metrics, in_flight: Mutex::default() })
     }
 
-    /// The check of one connection of an application.
+    /// Makes the check of one connection; its servers are asked from `application`, or from the host if the policy says
+    /// so.
     pub(crate) fn check(self: &Arc<Self>, checks: Checks, application: Origin) -> Check {
         let from = match checks.policy.fetch_from {
             policy::FetchFrom::Application => application,
@@ -44,12 +49,13 @@ impl Revocation {
         Check { revocation: Arc::clone(self), checks, from }
     }
 
-    /// An OCSP response about a certificate of the machine's own, to staple; none if none is at hand.
+    /// OCSP response in DER about a certificate of the machine's own, to staple; none if none is at hand. Does not
+    /// block.
     pub(crate) fn staple(&self, subject: &Subject) -> Option<Arc<[u8]>> {
         self.cache.staple(&subject.key)?.ocsp
     }
 
-    /// Sees to it that there is something to staple; an error says why there is nothing new.
+    /// Fetches a response to staple, unless a young one is there. The error says why there is nothing new.
     pub(crate) async fn refresh_staple(
         self: &Arc<Self>,
         subject: &Subject,

@@ -1,4 +1,4 @@
-//! Asking servers: responders and lists side by side, and leaving alone for a while what has failed.
+//! Questions to servers: responders and lists are asked side by side, and what has failed is left alone for a while.
 
 use std::{
     collections::HashMap,
@@ -14,27 +14,27 @@ use super::{
     cache::Cache,
     checks::Checks,
     crl::{self, Crl},
-    fetch::{self, Origin, Place, Wanted, fetch},
+    fetch::{self, FetchRequest, Origin, Place, fetch},
     ocsp,
     subject::{Key, Subject},
 };
 use crate::policy;
 use crate::sync::lock;
 
-/// The servers that certificates name.
+/// Servers that certificates name.
 pub(super) struct Servers {
-    /// What they say goes there.
+    /// Cache that takes their answers in.
     cache: Arc<Cache>,
-    /// What has failed, and is left alone for a while.
+    /// Servers that have failed, and are left alone for a while.
     backoffs: Mutex<HashMap<BackoffKey, Backoff>>,
-    /// One permit for each CRL that is being fetched: they are large.
+    /// Permits to fetch a CRL, one for each: they are large.
     lists: Semaphore,
 }
 
-/// The answer; or for each source why there is none.
+/// Outcome of a question: the answer, or for each source the reason why there is none.
 pub(super) type Outcome = Result<Answer, Vec<String>>;
 
-/// A server that is not to be reached from a place; or that has no good answer about one certificate. What it says of one
+/// Key of a server that can't be reached from a place; or of one that has no good answer about one certificate, which
 /// is nothing against it where others are concerned.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct BackoffKey {
@@ -49,23 +49,24 @@ struct Backoff {
     what: String,
 }
 
-/// How long what has failed is left alone: at first, and at most.
+/// Pause after a failure: the first, and the longest.
 const LEFT_ALONE: Duration = Duration::from_secs(15);
 const LEFT_ALONE_MOST: Duration = Duration::from_secs(600);
-/// Servers that have failed, at most; at one more those that may be asked again go.
+/// Most failures that are noted; at one more those whose pause is over go.
 const BACKOFFS_MAX: usize = 1 << 12;
-/// Longest response and list, in bytes.
+/// Longest response and longest list, in bytes.
 const OCSP_BYTES: usize = 64 << 10;
 const CRL_BYTES: usize = 32 << 20;
-/// CRLs that are fetched at once.
+/// Most CRLs that are fetched at once.
 const LISTS: usize = 4;
 
 impl Servers {
+    /// Makes the servers of one agent, none of which has failed yet.
     pub(super) fn new(cache: Arc<Cache>) -> Self {
         Self { cache, backoffs: Mutex::default(), lists: Semaphore::new(LISTS) }
     }
 
-    /// Asks responders and lists side by side.
+    /// Asks responders and lists side by side; the first good answer counts.
     pub(super) async fn ask(&self, subject: &Subject, checks: &Checks, from: &Origin) -> Outcome {
         // What is on disk is known before anything older can take its place.
         let _before = self.cache.find(subject).await;
@@ -84,25 +85,25 @@ impl Servers {
             first
         };
         tokio::select! {
-            said = &mut ocsp => match said {
+            outcome = &mut ocsp => match outcome {
                 Ok(answer) => Ok(answer),
                 Err(why) => crl.await.map_err(|more| both(why, more)),
             },
-            said = &mut crl => match said {
+            outcome = &mut crl => match outcome {
                 Ok(answer) => Ok(answer),
                 Err(why) => ocsp.await.map_err(|more| both(more, why)),
             },
         }
     }
 
-    /// Fetches from one server, unless it has just failed, and lets `judge` say what the answer is worth: an error with `true`
-    /// is one that asking again would not mend soon.
+    /// Fetches from one server, unless it has just failed, and lets `judge` verify the answer: an error with `true` is
+    /// one that asking again would not mend soon.
     async fn ask_server<T>(
         &self,
         subject: &Subject,
         policy: &policy::Revocation,
         from: &Origin,
-        wanted: Wanted<'_>,
+        wanted: FetchRequest<'_>,
         judge: impl AsyncFnOnce(Bytes) -> Result<T, (bool, String)>,
     ) -> Result<T, String> {
         let server = BackoffKey { place: from.place(), url: wanted.url.to_owned(), about: None };
@@ -143,7 +144,7 @@ impl Servers {
         let question = Bytes::from(request.to_der().map_err(|error| error.to_string())?);
         let mut last = "the certificate names no responder".to_owned();
         for url in subject.responders() {
-            let wanted = Wanted {
+            let wanted = FetchRequest {
                 url: &url,
                 question: Some(question.clone()),
                 types: ("application/ocsp-request", "application/ocsp-response"),
@@ -166,7 +167,7 @@ impl Servers {
         Err(last)
     }
 
-    /// Takes an answer in at once, and writes it in the background.
+    /// Takes an answer in at once, and writes it to disk in the background.
     pub(super) fn keep(&self, subject: &Subject, answer: &Answer, place: Place) {
         if self.cache.put(&subject.key, answer.clone(), Some(place)) {
             let (cache, key, own) = (Arc::clone(&self.cache), subject.key, answer.clone());
@@ -178,7 +179,7 @@ impl Servers {
         let mut last = "the certificate names no CRL".to_owned();
         let mut lists: Vec<(Key, Arc<Crl>)> = Vec::new();
         for url in subject.lists() {
-            let wanted = Wanted {
+            let wanted = FetchRequest {
                 url: &url,
                 question: None,
                 types: ("", "application/pkix-crl"),
@@ -224,7 +225,7 @@ impl Servers {
         Err(last)
     }
 
-    /// Why something is left alone just now.
+    /// Checks whether a server is left alone just now; the error is its failure.
     fn backoff(&self, what: &BackoffKey) -> Result<(), String> {
         match self.backoffs().get(what) {
             Some(backoff) if backoff.until > Instant::now() => Err(format!("{}, a moment ago", backoff.what)),

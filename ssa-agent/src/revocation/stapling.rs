@@ -18,24 +18,25 @@ use crate::{
     tls::{Credential, Staple},
 };
 
-/// The certificates of one listener that responses are fetched for.
+/// Certificates of one listener that responses are fetched for.
 pub(crate) struct Stapling {
     revocation: Arc<Revocation>,
-    /// Those that name a responder, with their issuers.
+    /// Certificates that name a responder, with their issuers.
     subjects: Vec<Subject>,
     /// Whether [`Self::keep_fresh`] has begun.
     is_kept: AtomicBool,
 }
 
 impl Stapling {
-    /// For the certificates of these credentials, as far as their chains have their issuers.
+    /// Makes the stapling of these credentials' certificates, as far as their chains have their issuers. Nothing is
+    /// fetched yet.
     pub(crate) fn new(revocation: &Arc<Revocation>, credentials: &[Credential]) -> Arc<Self> {
         let subjects = credentials.iter().filter_map(|credential| of_chain(credential.chain()));
         let subjects = subjects.filter(Subject::has_responder).collect();
         Arc::new(Self { revocation: Arc::clone(revocation), subjects, is_kept: AtomicBool::new(false) })
     }
 
-    /// Gives out the responses that are there.
+    /// Makes the function that looks up the responses that are there.
     pub(crate) fn staple(self: &Arc<Self>) -> Staple {
         let stapling = Arc::clone(self);
         Arc::new(move |leaf: &X509Ref| {
@@ -44,7 +45,8 @@ impl Stapling {
         })
     }
 
-    /// Fetches responses before those that are there run out, for as long as this is in use. Only the first call counts.
+    /// Fetches responses before those that are there run out, in a task, for as long as this is in use. Only the first
+    /// call counts. Failures are logged.
     pub(crate) fn keep_fresh(self: &Arc<Self>, policy: &policy::Revocation, from: impl FnOnce() -> Origin) {
         const LOOK: Duration = Duration::from_secs(5);
         if self.subjects.is_empty() || self.is_kept.swap(true, Ordering::Relaxed) {
@@ -52,15 +54,15 @@ impl Stapling {
         }
         let (stapling, policy, from) = (Arc::downgrade(self), policy.clone(), from());
         tokio::spawn(async move {
-            let mut told = HashSet::new();
+            let mut logged = HashSet::new();
             while let Some((revocation, subjects)) =
                 stapling.upgrade().map(|one| (Arc::clone(&one.revocation), one.subjects.clone()))
             {
                 for (index, subject) in subjects.iter().enumerate() {
                     match revocation.refresh_staple(subject, &policy, from.clone()).await {
-                        Ok(()) => drop(told.remove(&index)),
+                        Ok(()) => drop(logged.remove(&index)),
                         // Once, until it goes well again.
-                        Err(error) if told.insert(index) => warn!(error, "nothing fresh to staple"),
+                        Err(error) if logged.insert(index) => warn!(error, "nothing fresh to staple"),
                         Err(_again) => {}
                     }
                 }
@@ -70,7 +72,7 @@ impl Stapling {
     }
 }
 
-/// The leaf and its issuer, if the chain has it. An application may bring any two certificates.
+/// Subject of a chain: the leaf and its issuer, if the chain has it. An application may bring any two certificates.
 fn of_chain(chain: &[X509]) -> Option<Subject> {
     let (leaf, issuer) = (chain.first()?, chain.get(1)?);
     let issued = issuer.issued(leaf) == X509VerifyResult::OK && leaf.verify(&*issuer.public_key().ok()?).ok()?;

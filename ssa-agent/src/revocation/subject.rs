@@ -1,4 +1,4 @@
-//! A certificate whose status is asked for, with its issuer: what both are known by.
+//! Certificates whose status is asked for, with their issuers, and the keys of answers about them.
 
 use foreign_types::ForeignTypeRef as _;
 use openssl::{
@@ -10,23 +10,26 @@ use openssl::{
 
 use crate::tls;
 
-/// What an answer is stored under: who has issued the certificate (name and key), and its serial number. Two certificates
-/// of one issuer, such as an old one and its renewal, are one issuer.
+/// Key that an answer is stored under: SHA-256 of who has issued the certificate (name and key), and its serial number.
+/// Two certificates of one issuer, such as an old one and its renewal, are one issuer.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Key(pub(super) [u8; 32]);
 
 /// A certificate and the one that has signed it, as they were verified.
 #[derive(Clone)]
 pub(crate) struct Subject {
+    /// Certificate whose status is asked for.
     pub(super) certificate: X509,
+    /// Certificate that has signed it.
     pub(super) issuer: X509,
+    /// Key of answers about it.
     pub(super) key: Key,
-    /// Name and key of the issuer alone.
+    /// SHA-256 of the issuer's name and key.
     authority: [u8; 32],
 }
 
 impl Subject {
-    /// Of a certificate that this issuer has issued, as was verified.
+    /// Makes the subject of a certificate that this issuer has issued, as was verified.
     pub(crate) fn new(certificate: &X509Ref, issuer: &X509Ref) -> Result<Self, ErrorStack> {
         let mut digest = Sha256::new();
         digest.update(&issuer.subject_name().to_der()?);
@@ -37,35 +40,36 @@ impl Subject {
         Ok(Self { certificate: certificate.to_owned(), issuer: issuer.to_owned(), key, authority })
     }
 
-    /// What a CRL is stored under: what others make of the same URL with another issuer is another one.
+    /// Key that a CRL is stored under: the same URL of another issuer's certificates is another one.
     pub(super) fn list_key(&self, url: &str) -> Key {
         Key(sha256(&[&self.authority[..], url.as_bytes()].concat()))
     }
 
-    /// Each certificate of a verified chain, leaf first, but the root: nobody but its owner could revoke that.
+    /// Makes the subjects of a verified chain, leaf first, without the root: nobody but its owner could revoke that.
     pub(crate) fn all(chain: &[X509]) -> Result<Vec<Self>, ErrorStack> {
         chain.windows(2).map(|pair| Self::new(&pair[0], &pair[1])).collect()
     }
 
-    /// For people: whose certificate it is.
+    /// Names the certificate for people: its subject and issuer.
     pub(super) fn name(&self) -> String {
         let certificate = &self.certificate;
-        let issuer = tls::name(certificate.issuer_name());
-        format!("{}, issued by {issuer}", tls::name(certificate.subject_name()))
+        let issuer = tls::distinguished_name(certificate.issuer_name());
+        format!("{}, issued by {issuer}", tls::distinguished_name(certificate.subject_name()))
     }
 
-    /// URLs of OCSP responders (RFC 5280, section 4.2.2.1).
+    /// URLs of OCSP responders (RFC 5280, section 4.2.2.1), a few at most, http and https only.
     pub(super) fn responders(&self) -> Vec<String> {
         let urls = self.certificate.ocsp_responders().ok();
         let urls = urls.iter().flatten().map(|url| url.to_string());
         urls.filter(|url| is_web(url)).take(URLS).collect()
     }
 
+    /// Whether it names an OCSP responder.
     pub(crate) fn has_responder(&self) -> bool {
         !self.responders().is_empty()
     }
 
-    /// URLs of lists of revoked certificates (RFC 5280, section 4.2.1.13).
+    /// URLs of lists of revoked certificates (RFC 5280, section 4.2.1.13), a few at most, http and https only.
     pub(super) fn lists(&self) -> Vec<String> {
         let points = self.certificate.crl_distribution_points();
         let names = points.iter().flatten().filter_map(|point| point.distpoint().and_then(|name| name.fullname()));
@@ -91,7 +95,7 @@ impl Subject {
     }
 }
 
-/// More are not looked at: a certificate of a stranger may name thousands.
+/// Most URLs that are looked at: a certificate of a stranger may name thousands.
 const URLS: usize = 4;
 
 /// `NID_tlsfeature` (openssl/obj_mac.h), which the openssl crate lacks.
@@ -106,7 +110,7 @@ fn is_web(url: &str) -> bool {
     scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
 }
 
-/// The value of an extension.
+/// Value of a certificate's extension in DER, by OpenSSL's number of it (`NID_*`).
 #[expect(unsafe_code, reason = "the openssl crate gives only the extensions that it knows")]
 pub(super) fn extension(certificate: &X509Ref, nid: i32) -> Option<&[u8]> {
     // SAFETY: the certificate is alive; what is returned belongs to it, and is of the length that it says.

@@ -1,4 +1,4 @@
-//! Follows the pods of this node, as the API server of Kubernetes tells of them.
+//! Pods of this node, followed as the API server of Kubernetes tells of them.
 
 use std::{collections::HashMap, env};
 
@@ -20,9 +20,11 @@ use crate::{
     telemetry::{LogOnce, error_chain},
 };
 
-/// Keeps `pods` as the API server tells of them; `on_change` is called after each change that may select or let go of one.
+/// Keeps `pods` as the API server tells of them, for ever; `on_change` is called after each change that may select or
+/// let go of one.
 ///
-/// Errors: the node's name or the API server's address is not known. Whatever comes later is tried again for ever.
+/// Errors: the node's name or the API server's address is not known. Later failures are logged, and tried again for
+/// ever.
 pub(crate) async fn watch(pods: &Pods, on_change: impl Fn()) -> Result<()> {
     let node = env::var("NODE_NAME").context("NODE_NAME must be set to this node's name (spec.nodeName of its pod)")?;
     let client = Client::try_default().await.context("neither in a cluster nor is there a KUBECONFIG")?;

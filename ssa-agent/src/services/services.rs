@@ -24,36 +24,38 @@ use crate::{
     policy::is_pod,
     sync::lock,
     sys::{cgroup, on_behalf},
+    telemetry::LogOnce,
 };
 
-/// What attaches and detaches, and what must not be attached again.
+/// Attached cgroups with their hooks, and the names and commands that decide about attaching.
 pub(crate) struct Services {
     attached: Arc<Attached>,
     maps: Arc<SocketMaps>,
     drain: Drain,
-    /// Cgroups that were attached by name, and not detached.
+    /// Paths of cgroups that were attached by name, and not detached.
     names: Mutex<HashSet<PathBuf>>,
-    /// Cgroups that could not be attached, which was logged.
+    /// Inodes of cgroups that could not be attached, which was logged.
     refused: Mutex<HashSet<u64>>,
-    /// Cgroups that were detached by command: no selector attaches them again.
+    /// Inodes of cgroups that were detached by command: no selector attaches them again.
     detached: Mutex<HashSet<u64>>,
-    /// Held while something is attached or detached; none once the agent ends.
+    /// Hooks, locked while something is attached or detached; none once the agent ends.
     hooks: tokio::sync::Mutex<Option<Hooks>>,
 }
 
 /// A service as `ssa-agent list` and the control socket show it.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct ServiceInfo {
-    /// Path in the file system.
+    /// Path of the cgroup in the file system.
     pub(crate) cgroup: PathBuf,
-    /// Open TLS sockets that were made in it; those that came out of a listener are not counted.
+    /// Number of open TLS sockets that were made in it; those that came out of a listener are not counted.
     pub(crate) sockets: u64,
     /// Whether the cgroup is gone; its sockets may live on.
     pub(crate) removed: bool,
+    /// Way in which it came to be attached.
     pub(crate) by: AttachedBy,
 }
 
-/// What [`Services::reconcile`] has changed.
+/// Changes that [`Services::reconcile`] has made.
 #[derive(Default)]
 pub(crate) struct Reconciled {
     /// Whether something was attached.
@@ -63,8 +65,8 @@ pub(crate) struct Reconciled {
 }
 
 impl Services {
-    /// Attaches cgroups, and those that an agent of the same name has left attached. `detached` are those that stay detached,
-    /// by command to an agent before this one.
+    /// Attaches cgroups, and those that an agent of the same name has left attached. `detached`: inodes of those that
+    /// stay detached, by command to an agent before this one.
     pub(crate) fn attach_all(
         mut hooks: Hooks,
         maps: Arc<SocketMaps>,
@@ -110,17 +112,18 @@ impl Services {
         Ok(Self { hooks: Some(hooks).into(), ..services })
     }
 
-    /// What is attached, for those who only look.
+    /// Attached cgroups, for those who only look.
     pub(crate) fn attached(&self) -> &Arc<Attached> {
         &self.attached
     }
 
-    /// Says that the agent lives: sockets connect from here on.
+    /// Announces that the agent lives: sockets connect from here on. Errors: the agent ends, or a map can't be written.
     pub(crate) async fn open(&self) -> Result<()> {
         Ok(self.hooks.lock().await.as_mut().context("the agent ends")?.open()?)
     }
 
-    /// Attaches one more by name.
+    /// Attaches a cgroup by name. Errors: it is attached already, is the agent's own, can't be attached, or the agent
+    /// ends.
     pub(crate) async fn attach(&self, path: &Path) -> Result<()> {
         let mut hooks = self.hooks.lock().await;
         let hooks = hooks.as_mut().context("the agent ends")?;
@@ -146,14 +149,14 @@ impl Services {
         Ok(())
     }
 
-    /// Detaches one by command: no selector attaches this very cgroup again.
+    /// Detaches a cgroup by command: no selector attaches this very cgroup again.
     pub(crate) async fn detach_for_good(&self, path: &Path) -> Result<()> {
         lock(&self.detached).extend(self.attached.find(path));
         self.detach(path).await
     }
 
-    /// Detaches one: resets its connections, and waits until its applications have closed their TLS sockets, lest one become a
-    /// plain socket.
+    /// Detaches a cgroup: resets its connections, and waits, without a limit, until its applications have closed their
+    /// TLS sockets, lest one become a plain socket.
     pub(crate) async fn detach(&self, path: &Path) -> Result<()> {
         let id = self.attached.find(path).with_context(|| format!("{} is not attached", path.display()))?;
         let stop = self.attached.stop(id);
@@ -162,15 +165,14 @@ impl Services {
         lock(&self.names).remove(path);
         let detached = self.hooks.lock().await.as_mut().context("the agent ends")?.detach_options(id);
         detached?;
-        let mut told = 0;
+        let mut trouble = LogOnce::default();
         loop {
             let open = self.maps.sockets_of(id);
             if open == 0 {
                 break;
             }
-            if open != told {
+            if trouble.is_new(&open.to_string()) {
                 warn!(open, cgroup = %path.display(), "TLS sockets are still open; waiting for their applications to close them");
-                told = open;
             }
             sleep(Duration::from_millis(50)).await;
         }
@@ -180,14 +182,14 @@ impl Services {
         Ok(())
     }
 
-    /// Those that selectors have attached and that are not being detached.
+    /// Paths of the cgroups that selectors have attached and that are not being detached.
     pub(crate) fn by_selector(&self) -> Vec<PathBuf> {
         let all = self.attached.all().into_values();
         let staying = all.filter(|service| service.by == AttachedBy::Selector && !service.stop.is_cancelled());
         staying.map(|service| service.path).collect()
     }
 
-    /// All of them, as `ssa-agent list` shows them.
+    /// Lists the services, as `ssa-agent list` shows them.
     pub(crate) fn infos(&self) -> Vec<ServiceInfo> {
         let info = |(id, service): (u64, Service)| ServiceInfo {
             sockets: self.maps.sockets_of(id),
@@ -198,14 +200,15 @@ impl Services {
         self.attached.all().into_iter().map(info).collect()
     }
 
-    /// Sockets of services' applications that can't speak TLS. Reads much of /proc.
+    /// Finds the TCP sockets of all services' applications that can't speak TLS. Blocks: reads much of /proc.
     pub(crate) fn uncaptured(&self) -> Vec<Uncaptured> {
         let services = self.attached.all().into_values();
         services.flat_map(|service| uncaptured::find(&service.path, &service.before)).collect()
     }
 
-    /// Attaches what selectors and names want and is not attached, and lets go of cgroups that are gone with all of their TLS
-    /// sockets. `found` are all cgroups of the machine, by inode; `selects` says whether a selector wants one. Blocks.
+    /// Attaches cgroups that selectors and names want and that are not attached, and lets go of those that are gone
+    /// with all of their TLS sockets. `found`: all cgroups of the machine, by inode; `selects` says whether a selector
+    /// wants one. Failures are logged. Blocks.
     pub(crate) fn reconcile(&self, found: &[(u64, PathBuf)], selects: impl Fn(&Path) -> bool) -> Reconciled {
         let mut reconciled = Reconciled::default();
         let mut hooks = self.hooks.blocking_lock();
@@ -249,12 +252,13 @@ impl Services {
         reconciled
     }
 
-    /// Takes the hooks, for the end of the agent, which detaches all, or hands all over. None if they were taken before.
+    /// Takes the hooks, for the end of the agent, which detaches all, or hands all over. None if they were taken
+    /// before.
     pub(crate) async fn take_hooks(&self) -> Option<Hooks> {
         self.hooks.lock().await.take()
     }
 
-    /// Puts the hooks back, with this agent's programs in the guards.
+    /// Puts the hooks back after a hand-over that failed, with this agent's programs in the guards.
     pub(crate) async fn put_hooks(&self, mut hooks: Hooks) -> Result<()> {
         for path in self.attached.paths().into_values().filter(|path| path.exists()) {
             hooks.attach(&path)?;
@@ -263,12 +267,12 @@ impl Services {
         Ok(())
     }
 
-    /// Cgroups that were detached by command, by inode.
+    /// Inodes of the cgroups that were detached by command.
     pub(crate) fn detached(&self) -> Vec<u64> {
         lock(&self.detached).iter().copied().collect()
     }
 }
 
-/// What is logged of a service that had begun before it was attached.
+/// Log text for a service that had begun before it was attached.
 const LATE: &str =
     "applications have begun before they were attached: sockets that they have are not served, new ones are";

@@ -1,5 +1,5 @@
-//! TCP sockets that applications of a service have and that can't speak TLS: made before the service was attached, or in
-//! another cgroup, such as activation sockets and those that were passed on.
+//! TCP sockets that applications of a service have and that can't speak TLS: made before the service was attached, or
+//! in another cgroup, such as activation sockets and those that were passed on.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,41 +18,42 @@ use crate::sys::{
     sock_diag::{self, Tcp},
 };
 
-/// Why a socket is not captured.
+/// Reason why a socket is not captured.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Why {
-    /// It is older than the attachment.
+    /// The socket is older than the attachment.
     Before,
-    /// It was made in a cgroup that does not belong to the service.
+    /// The socket was made in a cgroup that does not belong to the service.
     Elsewhere,
 }
 
-/// A TCP socket that the hooks do not serve.
+/// A TCP socket that the hooks do not serve, as `ssa-agent list` and the control socket show it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Uncaptured {
     /// Path of the attached cgroup.
     pub(crate) service: String,
-    /// One of the processes that have it.
+    /// Id of a process that has it; others may, too.
     pub(crate) pid: u32,
-    /// Its own address.
+    /// Local address.
     pub(crate) local: SocketAddr,
-    /// None if it listens, or is not connected.
+    /// Remote address; none if it listens, or is not connected.
     pub(crate) peer: Option<SocketAddr>,
     /// Whether it listens.
     pub(crate) listens: bool,
-    /// Why it is not captured.
+    /// Reason why it is not captured.
     pub(crate) why: Why,
 }
 
-/// Inodes of the TCP sockets that were made in a cgroup, or below it, and that processes there have now.
+/// Inodes of the TCP sockets that were made in a cgroup, or below it, and that processes there have now. Blocks: reads
+/// /proc.
 pub(crate) fn inodes(path: &Path) -> HashSet<u32> {
     let own = ids(path);
     sockets(path).into_iter().filter(|(_pid, tcp)| own.contains(&tcp.cgroup)).map(|(_pid, tcp)| tcp.inode).collect()
 }
 
-/// Finds the TCP sockets of a service's processes that the hooks don't serve. `before`: inodes of sockets that existed when
-/// the service was attached.
+/// Finds the TCP sockets of a service's processes that the hooks don't serve. `before`: inodes of sockets that existed
+/// when the service was attached. Blocks: reads /proc.
 pub(crate) fn find(path: &Path, before: &HashSet<u32>) -> Vec<Uncaptured> {
     let own = ids(path);
     let mut found = Vec::new();
@@ -73,7 +74,7 @@ fn ids(path: &Path) -> HashSet<u64> {
     cgroup::all_below(path, |_path| ()).into_iter().map(|(id, _path)| id).collect()
 }
 
-/// The TCP sockets of a cgroup's processes, each once. What ends meanwhile is left out.
+/// Lists the TCP sockets of a cgroup's processes, each once. Processes that end meanwhile are left out.
 fn sockets(path: &Path) -> Vec<(u32, Tcp)> {
     let mut owners: HashMap<u32, u32> = HashMap::new();
     let mut namespaces: HashMap<String, File> = HashMap::new();
@@ -99,7 +100,7 @@ fn sockets(path: &Path) -> Vec<(u32, Tcp)> {
     listed.filter_map(|tcp| Some((owners.remove(&tcp.inode)?, tcp))).collect()
 }
 
-/// The TCP sockets of a network namespace.
+/// Lists the TCP sockets of a network namespace (`sock_diag(7)`), by a thread of its own that enters it.
 fn there(namespace: File) -> io::Result<Vec<Tcp>> {
     let look = move || {
         setns(namespace, CloneFlags::CLONE_NEWNET)?;

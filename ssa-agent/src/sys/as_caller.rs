@@ -1,8 +1,8 @@
-//! Opens a path as the program that named it would: with its user, groups, capabilities, root,
-//! working directory and mounts. The kernel then decides, just as it would for the program itself.
+//! Opens a path as the application that named it would: with its user, groups, capabilities, root, working directory
+//! and mounts. The kernel then decides, just as it would for the application itself.
 //!
-//! Who called was noted by the hook, at the call. /proc only confirms it: a process that has since
-//! become somebody else (a setuid program) opens nothing.
+//! Who called was noted by the hook, at the call. /proc only confirms it: a process that has since become somebody else
+//! (a setuid executable) opens nothing.
 
 #![expect(unsafe_code, reason = "credentials of one thread: libc's wrappers change all threads")]
 
@@ -22,43 +22,60 @@ use nix::{
 };
 use ssa_common::socket::Caller;
 
-/// Files of more bytes are refused.
+/// Largest file that is read, in bytes.
 pub(crate) const FILE_BYTES_MAX: u64 = 1 << 20;
-/// Of a directory, the files may have so many bytes together.
+/// Most bytes that the files of a directory may have together.
 const DIRECTORY_BYTES_MAX: u64 = 4 << 20;
-/// Files of a directory that are read at most.
+/// Most files of a directory that are read.
 const DIRECTORY_FILES_MAX: usize = 2000;
 
-/// Why a file was not read.
+/// Reason why a file was not read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
+    /// A file or directory can't be opened or read.
     #[error("{}: {source}", path.display())]
-    Open { path: PathBuf, source: io::Error },
+    Open {
+        /// File or directory.
+        path: PathBuf,
+        /// Error of openat2(2), or of reading.
+        source: io::Error,
+    },
+    /// A path leads to neither a regular file nor a directory.
     #[error("{}: neither a file nor a directory", path.display())]
-    Kind { path: PathBuf },
+    Kind {
+        /// File that is neither regular nor a directory.
+        path: PathBuf,
+    },
+    /// A file, or the files of a directory together, are too large.
     #[error("{}: larger than {FILE_BYTES_MAX} bytes", path.display())]
-    Size { path: PathBuf },
-    #[error("the program that named the path has ended, or become another user")]
+    Size {
+        /// File that is too large.
+        path: PathBuf,
+    },
+    /// The process is not the one that has named the path.
+    #[error("the application that named the path has ended, or become another user")]
     Changed,
-    #[error("reading as the program failed: {0}")]
+    /// The thread that reads can't be made, or can't become the caller.
+    #[error("reading as the application failed: {0}")]
     Thread(#[source] io::Error),
 }
 
-/// What a path comes to.
+/// Content that a path leads to.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Read {
-    /// One file, or those of a directory.
+    /// Contents of the file, or of the files of a directory.
     pub(crate) files: Vec<Vec<u8>>,
-    /// The file beside it whose name has `.ocsp` at its end: a response of an OCSP responder.
+    /// Content of the file beside it whose name has `.ocsp` at its end: a response of an OCSP responder.
     pub(crate) ocsp: Option<Vec<u8>>,
-    /// When the caller's process began, in clock ticks after boot.
+    /// Time at which the caller's process began, in clock ticks after boot.
     pub(crate) began: u64,
 }
 
-/// Reads a file, or every file of a directory whose name is a certificate's hash (`c_rehash`),
-/// as `caller`. Blocks for as long as the file system does: call it where that is right.
+/// Reads a file, or every file of a directory whose name is a certificate's hash (`c_rehash`), as `caller`. Blocks for
+/// as long as the file system does: call it where that is right.
 ///
-/// With `started`, the caller's process must be the one that began then.
+/// With `started`, the caller's process must be the one that began then, in clock ticks after boot; else the error is
+/// [`Error::Changed`].
 pub(crate) fn read(caller: Caller, started: Option<u64>, path: &Path) -> Result<Read, Error> {
     let path = path.to_owned();
     // A thread of its own: it can never take its rights back.
@@ -107,8 +124,8 @@ fn read_here(path: &Path) -> Result<Vec<Vec<u8>>, Error> {
     Ok(files)
 }
 
-/// `O_NONBLOCK`: a FIFO must not stop us. No magic links: `/proc/self/fd/3` is ours, not the
-/// program's.
+/// Opens a file for reading. `O_NONBLOCK`: a FIFO must not stop us. No magic links: `/proc/self/fd/3` is ours, not the
+/// application's.
 fn open(path: &Path) -> Result<File, Error> {
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
@@ -133,7 +150,7 @@ fn open_error(path: &Path, source: io::Error) -> Error {
     Error::Open { path: path.to_owned(), source }
 }
 
-/// What /proc does not show is gone, unless the agent can't look.
+/// Error of /proc about the caller: what it does not show is gone, unless the agent can't look.
 fn changed(source: io::Error) -> Error {
     if lacks(&source) { Error::Thread(source) } else { Error::Changed }
 }
@@ -144,7 +161,7 @@ fn lacks(error: &io::Error) -> bool {
 }
 
 impl Error {
-    /// Whether it may go well another time.
+    /// Whether it may go well another time: the agent lacks descriptors, memory or threads.
     pub(crate) fn is_temporary(&self) -> bool {
         match self {
             Self::Open { source, .. } | Self::Thread(source) => lacks(source),
@@ -153,7 +170,7 @@ impl Error {
     }
 }
 
-/// A name such as `4f06f81d.0`.
+/// Whether a name is one such as `4f06f81d.0`.
 fn is_hash(name: &str) -> bool {
     name.split_once('.').is_some_and(|(hash, number)| {
         hash.len() == 8
@@ -163,7 +180,7 @@ fn is_hash(name: &str) -> bool {
     })
 }
 
-/// What /proc says of a process.
+/// Status of a process as /proc shows it.
 struct Status {
     /// Real ids, as the hook has noted them.
     uid: u32,
@@ -175,7 +192,7 @@ struct Status {
     effective: u64,
 }
 
-/// Turns this thread into the caller, for good. Returns when its process began.
+/// Turns this thread into the caller, for good. Returns when its process began, in clock ticks after boot.
 fn become_caller(caller: &Caller) -> Result<u64, Error> {
     let process = PathBuf::from(format!("/proc/{}", caller.tgid));
     let pidfd = pidfd_open(caller.tgid).map_err(changed)?;
@@ -190,7 +207,7 @@ fn become_caller(caller: &Caller) -> Result<u64, Error> {
         return Err(Error::Changed);
     }
     // The hook knows the real ids only. Of those and the effective ones the lesser counts: root that
-    // acts for a user is that user, and a user that runs a setuid program is still that user.
+    // acts for a user is that user, and a user that runs a setuid executable is still that user.
     if status.uid == 0 {
         (status.uid, status.gid) = (status.fsuid, status.fsgid);
     }
@@ -205,7 +222,7 @@ fn become_caller(caller: &Caller) -> Result<u64, Error> {
     Ok(began)
 }
 
-/// When a process began, in clock ticks after boot (proc_pid_stat(5), field 22).
+/// Time at which a process began, in clock ticks after boot (proc_pid_stat(5), field 22).
 fn began(process: &Path) -> io::Result<u64> {
     let stat = fs::read_to_string(process.join("stat"))?;
     // The name, in parentheses, may have any character; the third field follows.
@@ -213,7 +230,7 @@ fn began(process: &Path) -> io::Result<u64> {
     began.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// The program file of a caller.
+/// Path of a caller's executable. Errors: [`Error::Changed`] if the process is not the caller any more.
 pub(crate) fn executable(caller: &Caller) -> Result<PathBuf, Error> {
     let process = PathBuf::from(format!("/proc/{}", caller.tgid));
     let pidfd = pidfd_open(caller.tgid).map_err(changed)?;
@@ -223,7 +240,8 @@ pub(crate) fn executable(caller: &Caller) -> Result<PathBuf, Error> {
     if exited(&pidfd) || uid != caller.uid { Err(Error::Changed) } else { Ok(executable) }
 }
 
-/// The executable of a process, by its folder in /proc. One that was replaced since is still the same.
+/// Path of a process's executable, by the process's folder in /proc. One that was replaced since has the path that it
+/// had.
 pub(crate) fn executable_of(process: &Path) -> io::Result<PathBuf> {
     let link = std::fs::read_link(process.join("exe"))?;
     let text = link.to_string_lossy();
@@ -255,7 +273,7 @@ fn status(process: &Path) -> io::Result<Status> {
 /// Takes on the caller's file rights. Only the file-system ids change: were the thread's user the
 /// caller, the caller could kill the agent.
 fn drop_rights(status: &Status, effective: u64) -> io::Result<()> {
-    // A program that is not root has no capabilities here, even if it has some now: it may have got
+    // An application that is not root has no capabilities here, even if it has some now: it may have got
     // them by an exec after the call.
     let keep = if status.uid == 0 { effective } else { 0 };
     let groups: Vec<libc::gid_t> = status.groups.clone();
@@ -304,7 +322,7 @@ fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     }
 }
 
-/// A pidfd is readable once its process has ended.
+/// Whether a process has ended: its pidfd is readable then.
 fn exited(pidfd: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, PollTimeout::ZERO) != Ok(0)

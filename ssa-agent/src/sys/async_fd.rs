@@ -1,4 +1,4 @@
-//! The bridge from descriptors of aya and nix to the runtime.
+//! Bridge from descriptors of aya and nix to the runtime.
 
 #![expect(unsafe_code, reason = "tokio takes a descriptor only from who promises that it stays the same")]
 

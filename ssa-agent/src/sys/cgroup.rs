@@ -1,4 +1,4 @@
-//! Finds, makes and enters cgroups of version 2.
+//! Cgroups of version 2: finds, makes and enters them.
 
 use std::{
     fs, io,
@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns};
 
-/// Where the cgroup2 hierarchy is mounted, from /proc/mounts: `/sys/fs/cgroup`, or below it on
-/// machines that still have version 1 as well.
+/// Mount point of the cgroup2 hierarchy, from /proc/mounts: `/sys/fs/cgroup`, or below it on machines that still have
+/// version 1 as well.
 pub(crate) fn mount() -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/mounts").context("reading /proc/mounts")?;
     mounts
@@ -24,8 +24,8 @@ pub(crate) fn mount() -> Result<PathBuf> {
         .context("no cgroup2 file system is mounted (mount -t cgroup2 none /sys/fs/cgroup)")
 }
 
-/// A path as given: one that starts below the hierarchy's root, unless it is a path of the file
-/// system already.
+/// Path in the file system of a cgroup as given: one that starts below the hierarchy's root, unless it is a path of the
+/// file system already.
 pub(crate) fn resolve(path: &Path) -> Result<PathBuf> {
     let mount = mount()?;
     if path.starts_with(&mount) {
@@ -34,7 +34,7 @@ pub(crate) fn resolve(path: &Path) -> Result<PathBuf> {
     Ok(mount.join(path.strip_prefix("/").unwrap_or(path)))
 }
 
-/// Makes a cgroup, unless it is there; says whether it made it.
+/// Makes a cgroup, unless it is there; true if it made it.
 pub(crate) fn create(path: &Path) -> Result<bool> {
     match fs::create_dir(path) {
         Ok(()) => Ok(true),
@@ -43,7 +43,8 @@ pub(crate) fn create(path: &Path) -> Result<bool> {
     }
 }
 
-/// A cgroup and all below it: inodes and paths, those above first. `each` is called before what is below is read.
+/// Lists a cgroup and all below it: inodes and paths, those above first. `each` is called before what is below is read.
+/// Cgroups that vanish meanwhile are left out.
 pub(crate) fn all_below(path: &Path, mut each: impl FnMut(&Path)) -> Vec<(u64, PathBuf)> {
     let mut found = Vec::new();
     let mut left = vec![path.to_owned()];
@@ -59,7 +60,7 @@ pub(crate) fn all_below(path: &Path, mut each: impl FnMut(&Path)) -> Vec<(u64, P
     found
 }
 
-/// The processes in a cgroup and below it.
+/// Ids of the processes in a cgroup and below it.
 pub(crate) fn processes(path: &Path) -> Vec<u32> {
     let mut all = Vec::new();
     for (_id, path) in all_below(path, |_path| ()) {
@@ -86,7 +87,7 @@ pub(crate) fn is_own(path: &Path) -> Result<bool> {
     Ok(own()?.starts_with(path))
 }
 
-/// The cgroup of this process.
+/// Path in the file system of this process's cgroup.
 pub(crate) fn own() -> Result<PathBuf> {
     let text = fs::read_to_string("/proc/self/cgroup").context("reading /proc/self/cgroup")?;
     // cgroups(7): version 2 is hierarchy 0.

@@ -1,4 +1,4 @@
-//! Tells when cgroups are made and removed (inotify(7)).
+//! Watches for cgroups that are made and removed (inotify(7)).
 
 use std::{
     io,
@@ -30,19 +30,19 @@ impl AsRawFd for Watch {
 pub(crate) struct CgroupWatch(AsyncFd<Watch>);
 
 impl CgroupWatch {
-    /// Watches nothing yet. Must be called inside the runtime.
+    /// Makes an instance that watches nothing yet. Must be called inside the runtime.
     pub(crate) fn new() -> io::Result<Self> {
         async_fd(Watch(Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?)).map(Self)
     }
 
-    /// Tells of cgroups that are made and removed directly below one, from now on. That the cgroup is gone, or that no watches
-    /// are left, is not told of: who watches looks again from time to time.
+    /// Adds a watch for cgroups that are made and removed directly below one. That the cgroup is gone, or that no
+    /// watches are left, is no error: the caller looks again from time to time.
     pub(crate) fn add(&self, cgroup: &Path) {
         let flags = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_ONLYDIR;
         let _gone = self.0.get_ref().0.add_watch(cgroup, flags);
     }
 
-    /// Completes when something was made or removed, for all that was until then.
+    /// Completes when something was made or removed, for all that was until then. Cancellation loses nothing.
     pub(crate) async fn changed(&self) -> io::Result<()> {
         let ready = self.0.readable().await;
         while self.0.get_ref().0.read_events().is_ok_and(|events| !events.is_empty()) {}

@@ -5,14 +5,15 @@ use std::fs;
 /// Fewest digits by which a container is named: as short as the engines themselves take the beginning of an id.
 pub(crate) const ID_LEAST: usize = 12;
 
-/// The id in the name of a container's cgroup: `docker-ID.scope`, `libpod-ID.scope`, `cri-containerd-ID.scope`, or ID alone.
+/// Id in the name of a container's cgroup: `docker-ID.scope`, `libpod-ID.scope`, `cri-containerd-ID.scope`, or ID
+/// alone.
 pub(crate) fn container_id(name: &str) -> Option<&str> {
     let name = name.strip_suffix(".scope").unwrap_or(name);
     let id = name.rsplit('-').next().unwrap_or(name);
     (id.len() >= ID_LEAST && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
 }
 
-/// The names that docker and podman (of root) have noted for a container.
+/// Names that docker and podman (of root) have noted for a container, by its id. Blocks: reads their files.
 pub(crate) fn container_names(id: &str) -> Vec<String> {
     let json = |path: &str| {
         let text = fs::read_to_string(path).ok()?;

@@ -1,16 +1,16 @@
-//! Sockets made on behalf of a program: in its network namespace, in its cgroup and as its user.
+//! Sockets made on behalf of an application: in its network namespace, in its cgroup and as its user.
 //!
-//! Whoever limits what a program may reach goes by one of these: routes and firewalls of a namespace, programs of
+//! Whoever limits what an application may reach goes by one of these: routes and firewalls of a namespace, programs of
 //! others on a cgroup (systemd's `IPAddressDeny=`), nft's `socket cgroupv2` and `meta skuid`. A socket has them from
 //! the moment in which it is made, for good (`cgroup_sk_alloc` in kernel/cgroup/cgroup.c, `sock_alloc` in net/socket.c,
-//! Linux 6.18). So a child is put into the cgroup at its birth (`CLONE_INTO_CGROUP`, clone3(2)), becomes the user, makes
-//! the socket, sends it to the agent, and ends. It lives for some microseconds, and shares the agent's memory:
+//! Linux 6.18). So a child is put into the cgroup at its birth (`CLONE_INTO_CGROUP`, clone3(2)), becomes the user,
+//! makes the socket, sends it to the agent, and ends. It lives for some microseconds, and shares the agent's memory:
 //!
 //! - it consists of system calls only, in one block of assembly: it may be killed at any moment, together with the
 //!   service, and must hold no lock and touch no stack then;
-//! - its descriptors are its own, so that what it has is gone with it. It is born with the agent's, of which it keeps the
-//!   few lowest (`CLOSE_RANGE_UNSHARE`, close_range(2)), as copying all of them would take long. One of these is its
-//!   end of a [`Slot`], into which it puts the socket (`SCM_RIGHTS`, unix(7));
+//! - its descriptors are its own, so that what it has is gone with it. It is born with the agent's, of which it keeps
+//!   the few lowest (`CLOSE_RANGE_UNSHARE`, close_range(2)), as copying all of them would take long. One of these is
+//!   its end of a [`Slot`], into which it puts the socket (`SCM_RIGHTS`, unix(7));
 //! - the calling thread waits for it (`CLONE_VFORK`), so the kernel never picks it when the service is out of memory
 //!   (`in_vfork` in mm/oom_kill.c), which would be the agent's end too;
 //! - in a frozen cgroup it waits for the thaw, and the calling thread with it.
@@ -35,18 +35,19 @@ use socket2::{Domain, Socket, Type};
 use super::cgroup;
 use crate::sync::lock;
 
-/// The owner of a socket that is made on behalf of an application.
+/// Owner of a socket that is made on behalf of an application.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct SocketOwner {
     /// Inodes of the cgroup, and of the one to take if that is gone.
     pub(crate) cgroups: [u64; 2],
-    /// Its user.
+    /// User id that the socket gets.
     pub(crate) uid: u32,
-    /// Its group.
+    /// Group id that the socket gets.
     pub(crate) gid: u32,
 }
 
-/// Makes a socket, not blocking and closed on exec.
+/// Makes a socket on behalf of its owner, not blocking and closed on exec. Blocks for microseconds, but in a frozen
+/// cgroup until the thaw.
 ///
 /// # Errors
 ///
@@ -59,8 +60,8 @@ pub(crate) fn socket(owner: &SocketOwner, netns: BorrowedFd<'_>, domain: Domain,
     let mut job = Job::new(&slot, owner, netns, i32::from(domain), kind);
     let made = loop {
         match run(&mut job, &slot, Some(&cgroup)) {
-            // A threaded cgroup takes threads only; its programs run below the nearest one that is not.
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => cgroup = File::open(above(&cgroup)?)?,
+            // A threaded cgroup takes threads only; its processes run below the nearest one that is not.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => cgroup = File::open(parent(&cgroup)?)?,
             // KERNEL: whatever is born into a cgroup that `cgroup.kill` was ever written to is killed at once
             // (`cgroup_css_set_fork` takes the count of kills from the parent's cgroup, kernel/cgroup/cgroup.c, 6.18).
             // Moving there takes some milliseconds more.
@@ -75,8 +76,8 @@ pub(crate) fn socket(owner: &SocketOwner, netns: BorrowedFd<'_>, domain: Domain,
     };
     let socket = Socket::from(made);
     // The ids of a socket's file are those that firewalls see. Setting them can't fail but for want of a capability.
-    let of = fstat(&socket)?;
-    if (of.st_uid, of.st_gid) == (owner.uid, owner.gid) {
+    let stat = fstat(&socket)?;
+    if (stat.st_uid, stat.st_gid) == (owner.uid, owner.gid) {
         Ok(socket)
     } else {
         Err(io::ErrorKind::PermissionDenied.into())
@@ -85,32 +86,32 @@ pub(crate) fn socket(owner: &SocketOwner, netns: BorrowedFd<'_>, domain: Domain,
 
 /// A pair of connected sockets for one child at a time. The child's end has a low number.
 struct Slot {
-    ours: OwnedFd,
-    child: OwnedFd,
+    agent_end: OwnedFd,
+    child_end: OwnedFd,
 }
 
-/// Slots that are free, and where callers wait for one.
-struct Slots {
+/// Pool of free slots, and the condition that callers wait for one by.
+struct SlotPool {
     free: Mutex<Vec<Slot>>,
     freed: Condvar,
-    /// The first descriptor that no child keeps.
+    /// First descriptor that no child keeps.
     first_closed: RawFd,
 }
 
-/// So many children at once: each lives for microseconds, but in a frozen cgroup.
+/// Number of slots: most children at once. Each lives for microseconds, but in a frozen cgroup.
 const SLOTS: usize = 32;
-static FREE: OnceLock<Option<Slots>> = OnceLock::new();
+static POOL: OnceLock<Option<SlotPool>> = OnceLock::new();
 
-/// Makes the slots. The earlier, the lower their descriptors, and the less there is to copy for a child.
+/// Makes the slots, once. The earlier, the lower their descriptors, and the less there is to copy for a child.
 pub(crate) fn prepare() -> io::Result<()> {
     slots().map(drop)
 }
 
-fn slots() -> io::Result<&'static Slots> {
-    let made = FREE.get_or_init(|| {
+fn slots() -> io::Result<&'static SlotPool> {
+    let made = POOL.get_or_init(|| {
         let free: Vec<Slot> = (0..SLOTS).map(|_number| Slot::new()).collect::<io::Result<_>>().ok()?;
-        let last = free.iter().map(|slot| slot.child.as_raw_fd()).max().unwrap_or(0);
-        Some(Slots { free: Mutex::new(free), freed: Condvar::new(), first_closed: last + 1 })
+        let last = free.iter().map(|slot| slot.child_end.as_raw_fd()).max().unwrap_or(0);
+        Some(SlotPool { free: Mutex::new(free), freed: Condvar::new(), first_closed: last + 1 })
     });
     made.as_ref().ok_or_else(|| io::ErrorKind::OutOfMemory.into())
 }
@@ -118,29 +119,29 @@ fn slots() -> io::Result<&'static Slots> {
 impl Slot {
     fn new() -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let (ours, child) = socketpair(AddressFamily::Unix, SockType::Datagram, None, flags)?;
-        Ok(Self { ours, child })
+        let (agent_end, child_end) = socketpair(AddressFamily::Unix, SockType::Datagram, None, flags)?;
+        Ok(Self { agent_end, child_end })
     }
 
-    /// Waits until one is free.
-    fn take() -> io::Result<Taken> {
+    /// Takes a free slot. Blocks until one is free.
+    fn take() -> io::Result<SlotGuard> {
         let slots = slots()?;
         let mut free = lock(&slots.free);
         loop {
             match free.pop() {
-                Some(slot) => return Ok(Taken { slot: Some(slot), slots }),
+                Some(slot) => return Ok(SlotGuard { slot: Some(slot), slots }),
                 None => free = slots.freed.wait(free).unwrap_or_else(PoisonError::into_inner),
             }
         }
     }
 
-    /// What the child has sent, which has ended since.
+    /// Receives the socket that the child has sent, which has ended since; none if it sent nothing.
     fn receive(&self) -> io::Result<Option<OwnedFd>> {
         let mut byte = [0; 1];
         let mut parts = [io::IoSliceMut::new(&mut byte)];
         let mut control = nix::cmsg_space!(RawFd);
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-        match recvmsg::<()>(self.ours.as_raw_fd(), &mut parts, Some(&mut control), flags) {
+        match recvmsg::<()>(self.agent_end.as_raw_fd(), &mut parts, Some(&mut control), flags) {
             Err(nix::errno::Errno::EAGAIN) => Ok(None),
             Err(errno) => Err(errno.into()),
             Ok(message) => {
@@ -156,12 +157,12 @@ impl Slot {
 }
 
 /// A slot that is given back when it is dropped.
-struct Taken {
+struct SlotGuard {
     slot: Option<Slot>,
-    slots: &'static Slots,
+    slots: &'static SlotPool,
 }
 
-impl std::ops::Deref for Taken {
+impl std::ops::Deref for SlotGuard {
     type Target = Slot;
 
     fn deref(&self) -> &Slot {
@@ -169,17 +170,17 @@ impl std::ops::Deref for Taken {
     }
 }
 
-impl Drop for Taken {
+impl Drop for SlotGuard {
     fn drop(&mut self) {
         lock(&self.slots.free).extend(self.slot.take());
         self.slots.freed.notify_one();
     }
 }
 
-/// What the child does, and what came of it. Read and written by the assembly below: eight bytes each.
+/// Job of a child: its parameters, and the result. Read and written by the assembly below: eight bytes each.
 #[repr(C)]
 struct Job {
-    /// A `cgroup.procs` to move itself to; none if it is below zero.
+    /// Descriptor of a `cgroup.procs` to move itself to; none if it is below zero.
     procs: i64,
     netns: i64,
     gid: i64,
@@ -199,10 +200,10 @@ struct Job {
 }
 
 impl Job {
-    /// What is left by a child that had no time to say anything.
+    /// Result that is left by a child that had no time to say anything.
     const KILLED: i64 = -(libc::EAGAIN as i64);
 
-    fn new(slot: &Taken, owner: &SocketOwner, netns: BorrowedFd<'_>, domain: i32, kind: i32) -> Box<Self> {
+    fn new(slot: &SlotGuard, owner: &SocketOwner, netns: BorrowedFd<'_>, domain: i32, kind: i32) -> Box<Self> {
         // SAFETY: plain numbers and pointers, of which zero is one.
         let mut job: Box<Self> = Box::new(unsafe { std::mem::zeroed() });
         job.procs = -1;
@@ -210,7 +211,7 @@ impl Job {
         (job.gid, job.uid) = (owner.gid.into(), owner.uid.into());
         (job.domain, job.kind) = (domain.into(), kind.into());
         job.first_closed = slot.slots.first_closed.into();
-        job.slot = slot.child.as_raw_fd().into();
+        job.slot = slot.child_end.as_raw_fd().into();
         job.part = libc::iovec { iov_base: (&raw mut job.byte).cast(), iov_len: 1 };
         job.message.msg_iov = &raw mut job.part;
         job.message.msg_iovlen = 1;
@@ -241,7 +242,7 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-/// Runs one child, which is born in a cgroup, or moves to one by itself.
+/// Runs one child, which is born in a cgroup, or moves to one by itself. Blocks until it has ended.
 fn run(job: &mut Job, slot: &Slot, cgroup: Option<&File>) -> io::Result<OwnedFd> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     const SHARED: libc::c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES;
@@ -268,7 +269,7 @@ fn run(job: &mut Job, slot: &Slot, cgroup: Option<&File>) -> io::Result<OwnedFd>
     }
 }
 
-/// Returns the child's process id, or an errno below zero, once the child has ended.
+/// Starts the child, and returns its process id, or an errno below zero, once it has ended.
 ///
 /// # Safety
 ///
@@ -364,7 +365,7 @@ unsafe fn spawn(arguments: &CloneArgs, job: &mut Job) -> i64 {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-compile_error!("sockets are made on behalf of programs by assembly, which is written for x86-64 only");
+compile_error!("sockets are made on behalf of applications by assembly, which is written for x86-64 only");
 
 /// Opens a cgroup by its inode, which is its file handle (`kernfs_encode_fh` in fs/kernfs/mount.c).
 fn open_cgroup(inode: u64) -> io::Result<File> {
@@ -391,7 +392,7 @@ fn open_cgroup(inode: u64) -> io::Result<File> {
     }
 }
 
-/// The path of the cgroup with this inode, if there is one.
+/// Path of the cgroup with this inode. Errors: `ESTALE` if there is none.
 pub(crate) fn cgroup_path(inode: u64) -> io::Result<PathBuf> {
     path(&open_cgroup(inode)?)
 }
@@ -400,7 +401,7 @@ fn path(cgroup: &File) -> io::Result<PathBuf> {
     std::fs::read_link(Path::new("/proc/self/fd").join(cgroup.as_raw_fd().to_string()))
 }
 
-fn above(cgroup: &File) -> io::Result<PathBuf> {
+fn parent(cgroup: &File) -> io::Result<PathBuf> {
     path(cgroup)?.parent().map(Path::to_owned).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
@@ -423,8 +424,8 @@ mod tests {
         for number in 0..TIMES {
             let owner = SocketOwner { cgroups: [cgroup; 2], uid: 10_000 + number, gid: 20_000 + number };
             let made = socket(&owner, netns.as_fd(), Domain::IPV6, Type::DGRAM).unwrap();
-            let of = fstat(&made).unwrap();
-            assert_eq!((of.st_uid, of.st_gid), (owner.uid, owner.gid));
+            let stat = fstat(&made).unwrap();
+            assert_eq!((stat.st_uid, stat.st_gid), (owner.uid, owner.gid));
             assert_eq!((made.domain().unwrap(), made.r#type().unwrap()), (Domain::IPV6, Type::DGRAM));
             assert!(OFlag::from_bits_retain(fcntl(&made, FcntlArg::F_GETFL).unwrap()).contains(OFlag::O_NONBLOCK));
             assert!(FdFlag::from_bits_retain(fcntl(&made, FcntlArg::F_GETFD).unwrap()).contains(FdFlag::FD_CLOEXEC));

@@ -1,5 +1,5 @@
-//! Sockets that listen, as the kernel lists them, and the end of one (sock_diag(7)). All in the network
-//! namespace of the calling thread.
+//! TCP sockets as the kernel lists them, and the end of a listening one (sock_diag(7)). All in the network namespace of
+//! the calling thread. Each call blocks for one dump.
 
 use std::{
     io,
@@ -19,12 +19,13 @@ use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIA
 /// A socket that listens.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Listed {
+    /// Address and port that it listens at.
     pub(crate) at: SocketAddr,
-    /// It takes no IPv4 connections. True for IPv4 sockets, which have others.
+    /// Whether it takes no IPv4 connections. True for IPv4 sockets, which have others.
     pub(crate) only_v6: bool,
 }
 
-/// All sockets that listen on a port.
+/// Lists the sockets that listen on a port, in host byte order.
 pub(crate) fn listening(port: u16) -> io::Result<Vec<Listed>> {
     let mut found = Vec::new();
     for family in [AF_INET, AF_INET6] {
@@ -39,20 +40,22 @@ pub(crate) fn listening(port: u16) -> io::Result<Vec<Listed>> {
     Ok(found)
 }
 
-/// A TCP socket of a program.
+/// A TCP socket of a process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tcp {
-    /// As in the link `/proc/PID/fd/N`; zero if no program has it.
+    /// Inode as the link `/proc/PID/fd/N` has it; zero if no process has it.
     pub(crate) inode: u32,
     /// Inode of the cgroup in which it was made; zero before 5.8.
     pub(crate) cgroup: u64,
+    /// Local address and port.
     pub(crate) local: SocketAddr,
-    /// Of port zero if it is not connected.
+    /// Remote address and port; the port is zero if it is not connected.
     pub(crate) remote: SocketAddr,
+    /// Whether it listens.
     pub(crate) listens: bool,
 }
 
-/// All TCP sockets of the namespace that are open. Those that were never bound or connected are not listed.
+/// Lists the open TCP sockets of the namespace. Those that were never bound or connected are not listed.
 pub(crate) fn tcp() -> io::Result<Vec<Tcp>> {
     /// `INET_DIAG_CGROUP_ID` (include/uapi/linux/inet_diag.h).
     const CGROUP_ID: u16 = 21;
@@ -93,7 +96,8 @@ pub(crate) fn exists(local: SocketAddr, remote: SocketAddr) -> io::Result<bool> 
     Ok(of(AF_INET)? || of(AF_INET6)?)
 }
 
-/// Ends the socket that listens and has this cookie (`SO_COOKIE`): its `accept` fails.
+/// Ends the socket that listens and has this cookie (`SO_COOKIE`): its `accept` fails. Needs CAP_NET_ADMIN. One that is
+/// gone is no error.
 pub(crate) fn destroy(family: u8, cookie: u64) -> io::Result<()> {
     let is_it = |response: &InetResponse| {
         let [a, b, c, d, e, f, g, h] = response.header.socket_id.cookie;
@@ -118,7 +122,7 @@ pub(crate) fn destroy(family: u8, cookie: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// The sockets of a family in these states.
+/// Dumps the sockets of a family in these states.
 fn dump(family: u8, states: StateFlags) -> io::Result<Vec<InetResponse>> {
     let socket = open()?;
     let unspecified: IpAddr = if family == AF_INET { [0; 4].into() } else { [0_u16; 8].into() };

@@ -4,19 +4,19 @@
 
 use std::{io, os::fd::AsRawFd};
 
-/// The socket's network namespace (`SO_NETNS_COOKIE`, 5.14; include/uapi/asm-generic/socket.h).
+/// Cookie of a socket's network namespace (`SO_NETNS_COOKIE`, 5.14; include/uapi/asm-generic/socket.h).
 pub(crate) fn netns_cookie(socket: &impl AsRawFd) -> io::Result<u64> {
     let mut cookie = [0; 8];
     let len = read(socket, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, &mut cookie)?;
     if len == 8 { Ok(u64::from_ne_bytes(cookie)) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
-/// Makes a listener keep the headers of each SYN for [`saved_syn`].
+/// Makes a listener keep the headers of each SYN for [`saved_syn`] (`TCP_SAVE_SYN`).
 pub(crate) fn save_syns(listener: &impl AsRawFd) -> io::Result<()> {
     set_int(listener, libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, 1)
 }
 
-/// IP and TCP header of the SYN that an accepted socket began with.
+/// IP and TCP header of the SYN that an accepted socket began with (`TCP_SAVED_SYN`). The kernel gives them once.
 pub(crate) fn saved_syn(socket: &impl AsRawFd) -> io::Result<Vec<u8>> {
     let mut headers = vec![0; 256];
     let len = read(socket, libc::IPPROTO_TCP, libc::TCP_SAVED_SYN, &mut headers)?;
@@ -24,7 +24,7 @@ pub(crate) fn saved_syn(socket: &impl AsRawFd) -> io::Result<Vec<u8>> {
     Ok(headers)
 }
 
-/// Bytes that were written but not yet acknowledged (`SIOCOUTQ`, tcp(7)).
+/// Number of bytes that were written but not yet acknowledged (`SIOCOUTQ`, tcp(7)).
 pub(crate) fn unacknowledged(socket: &impl AsRawFd) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel writes 4 bytes to `bytes`.
@@ -40,14 +40,14 @@ fn read(socket: &impl AsRawFd, level: i32, option: i32, value: &mut [u8]) -> io:
     if result == 0 { Ok(usize::try_from(len).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Reads an option of 4 bytes.
+/// Reads an option of 4 bytes (getsockopt(2)).
 pub(crate) fn int(socket: &impl AsRawFd, level: i32, option: i32) -> io::Result<i32> {
     let mut value = [0; 4];
     let len = read(socket, level, option, &mut value)?;
     if len == 4 { Ok(i32::from_ne_bytes(value)) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
-/// Sets an option of 4 bytes.
+/// Sets an option of 4 bytes (setsockopt(2)).
 pub(crate) fn set_int(socket: &impl AsRawFd, level: i32, option: i32, value: i32) -> io::Result<()> {
     // SAFETY: the kernel reads 4 bytes of `value`.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), 4) };
@@ -61,7 +61,7 @@ pub(crate) fn bind_to_interface(socket: &impl AsRawFd, interface: u32) -> io::Re
     set_int(socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX, index)
 }
 
-/// Sets a text option at the level `IPPROTO_TLS`, as any program would.
+/// Sets a text option at the level `IPPROTO_TLS`, as any application would. The text must have no NUL.
 pub(crate) fn tls_set(socket: &impl AsRawFd, option: i32, text: &str) -> io::Result<()> {
     let value = std::ffi::CString::new(text)?;
     let bytes = value.as_bytes_with_nul();
@@ -73,7 +73,8 @@ pub(crate) fn tls_set(socket: &impl AsRawFd, option: i32, text: &str) -> io::Res
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Reads an option at the level `IPPROTO_TLS`: of 4 bytes if it is a number, else a text.
+/// Reads an option at the level `IPPROTO_TLS`, as any application would: of 4 bytes if it is a number, else a text with
+/// its NUL.
 pub(crate) fn tls_get(socket: &impl AsRawFd, option: i32) -> io::Result<Vec<u8>> {
     let mut value = vec![0; 256];
     if matches!(option, ssa_common::uapi::TLS_VERSION_CONN | ssa_common::uapi::TLS_STATE) {

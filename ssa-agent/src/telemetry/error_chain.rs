@@ -1,6 +1,6 @@
-//! An error with its causes, in one line.
+//! Errors with their causes, in one line.
 
-/// An error's text, and those of its causes that it does not end with.
+/// Text of an error, and of those of its causes that it does not end with, with colons between them.
 pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! Whether the agent does what it is for.
+//! Health of the agent: whether it serves, and looks at events.
 
 use std::{
     sync::Mutex,
@@ -10,15 +10,15 @@ use crate::{drain::Drain, sync::lock};
 /// Readiness by the process's phase, liveness by how lately events were looked at.
 pub(crate) struct Health {
     drain: Drain,
-    /// When the hooks' events were last looked at; none before the first time.
+    /// Time at which the hooks' events were last looked at; none before the first time.
     beat: Mutex<Option<Instant>>,
 }
 
-/// An agent that has not looked at events for so long hangs: it does every 100 ms.
+/// Time after which an agent that has not looked at events hangs: it does every 100 ms.
 const BEAT_LIMIT: Duration = Duration::from_secs(10);
 
 impl Health {
-    /// Of a process that has not looked at an event yet.
+    /// Makes the health of a process that has not looked at an event yet.
     pub(crate) fn new(drain: Drain) -> Self {
         Self { drain, beat: Mutex::default() }
     }
@@ -38,7 +38,7 @@ impl Health {
         self.last_beat().is_none_or(|beat| beat.elapsed() < BEAT_LIMIT)
     }
 
-    /// As [`Self::is_alive`], and it has begun.
+    /// Whether events are looked at; false before the first time.
     pub(crate) fn beats(&self) -> bool {
         self.last_beat().is_some_and(|beat| beat.elapsed() < BEAT_LIMIT)
     }

@@ -1,11 +1,11 @@
-//! Trouble that lasts is logged when it begins or changes, not each time that it is met.
+//! Log of trouble that lasts: a line when it begins or changes, not each time that it is met.
 
-/// The text that was logged last.
+/// Text that was logged last, of trouble that lasts.
 #[derive(Debug, Default)]
 pub(crate) struct LogOnce(Option<String>);
 
 impl LogOnce {
-    /// Whether a text is another than the last one: then it is to be logged.
+    /// Whether a text is another than the last one, which it becomes: then it is to be logged.
     pub(crate) fn is_new(&mut self, text: &str) -> bool {
         let new = self.0.as_deref() != Some(text);
         if new {
@@ -14,7 +14,7 @@ impl LogOnce {
         new
     }
 
-    /// The trouble is over: the next one is logged, whatever it is.
+    /// Notes that the trouble is over: the next text is logged, whatever it is.
     pub(crate) fn over(&mut self) {
         self.0 = None;
     }

@@ -16,19 +16,19 @@ pub(crate) struct Labels<'a> {
     pub(crate) direction: &'static str,
 }
 
-/// What is read off the running agent when somebody asks for the metrics.
+/// Values that are read off the running agent when somebody asks for the metrics.
 pub(crate) struct Snapshot {
-    /// Open connections: service, direction, how many.
+    /// Counts of open connections: service, direction, count.
     pub(crate) connections: Vec<(String, &'static str, u64)>,
-    /// Attached cgroups: path, open TLS sockets that were made in it.
+    /// Attached cgroups: path, and the number of open TLS sockets that were made in it.
     pub(crate) services: Vec<(String, u64)>,
     /// Counters of the hooks, by name; those that only grow.
     pub(crate) hooks: Vec<(&'static str, u64)>,
-    /// How often a policy was put in force.
+    /// Number of times that a policy was put in force.
     pub(crate) generation: u64,
 }
 
-/// All metrics of the agent.
+/// Metrics of the agent.
 pub(crate) struct Metrics {
     registry: Registry,
     opened: IntCounterVec,
@@ -49,7 +49,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Makes all metrics known.
+    /// Makes and registers all metrics, at zero.
     pub(crate) fn new() -> Result<Self, prometheus::Error> {
         const OF: [&str; 2] = ["service", "direction"];
         let registry = Registry::new();
@@ -123,7 +123,7 @@ impl Metrics {
         })
     }
 
-    /// Counts a connection whose handshake was finished, so long after it was asked for.
+    /// Counts a connection whose handshake was finished, `seconds` after it was asked for.
     pub(crate) fn opened(&self, of: Labels<'_>, version: &str, resumed: bool, seconds: f64) {
         let resumed = if resumed { "true" } else { "false" };
         self.opened.with_label_values(&[of.service, of.direction, version, resumed]).inc();
@@ -135,7 +135,7 @@ impl Metrics {
         self.closed.with_label_values(&[of.service, of.direction, end]).inc();
     }
 
-    /// Counts a connection that was not made.
+    /// Counts a connection that was not made; `reason` in a word.
     pub(crate) fn refused(&self, of: Labels<'_>, reason: &str) {
         self.refused.with_label_values(&[of.service, of.direction, reason]).inc();
     }
@@ -146,7 +146,7 @@ impl Metrics {
         self.received.with_label_values(&[of.service, of.direction]).inc_by(down);
     }
 
-    /// A service is gone: pods come and go, and what is counted for each would be kept for ever.
+    /// Forgets a service that is gone: pods come and go, and what is counted for each would be kept for ever.
     pub(crate) fn forget(&self, service: &str) {
         for all in [&self.opened, &self.closed, &self.refused, &self.sent, &self.received] {
             let samples = all.collect().into_iter().flat_map(|mut family| family.take_metric());
@@ -161,22 +161,22 @@ impl Metrics {
         }
     }
 
-    /// A certificate's revocation was checked.
+    /// Counts a check of a certificate's revocation: by the source of the answer, and what it was.
     pub(crate) fn asked_of_revocation(&self, way: &str, answer: &str) {
         self.revocation.with_label_values(&[way, answer]).inc();
     }
 
-    /// The peer of an open connection has become revoked.
+    /// Counts an open connection whose peer has become revoked.
     pub(crate) fn peer_revoked(&self) {
         self.revoked.inc();
     }
 
-    /// A configuration was refused.
+    /// Counts a configuration that was refused at a reload.
     pub(crate) fn reload_failed(&self) {
         self.reload_failures.inc();
     }
 
-    /// Everything, in Prometheus's text format 0.0.4.
+    /// Writes all metrics in Prometheus's text format 0.0.4.
     pub(crate) fn text(&self, now: &Snapshot) -> Result<String, prometheus::Error> {
         self.connections.reset();
         for (service, direction, open) in &now.connections {
@@ -197,7 +197,7 @@ impl Metrics {
     }
 }
 
-/// Makes a metric known.
+/// Registers a metric.
 fn add<C: Collector + Clone + 'static>(
     registry: &Registry,
     made: Result<C, prometheus::Error>,

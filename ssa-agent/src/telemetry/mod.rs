@@ -1,4 +1,4 @@
-//! What people and machines are told: metrics, health, systemd, the texts of errors.
+//! Telemetry for people and machines: metrics, health, systemd, the texts of errors.
 
 mod error_chain;
 mod health;
@@ -13,5 +13,5 @@ pub(crate) use self::{
     log_once::LogOnce,
     metrics::{Labels, Metrics, Snapshot},
     monitor::serve,
-    service_manager::{follow, tell},
+    service_manager::{follow, notify},
 };

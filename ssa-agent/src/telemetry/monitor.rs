@@ -1,4 +1,4 @@
-//! What machines ask by HTTP: whether the agent is ready and alive, and its metrics.
+//! Monitor: answers by HTTP whether the agent is ready and alive, and its metrics.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -18,14 +18,15 @@ use super::{
     metrics::{Metrics, Snapshot},
 };
 
-/// What the answers are made of.
+/// Parts that the answers are made of.
 struct Monitor<S> {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     snapshot: S,
 }
 
-/// Answers HTTP on an address, until it is aborted. `snapshot` reads what only the running agent knows.
+/// Answers HTTP on an address, in a task that the returned handle ends. `snapshot` reads what only the running agent
+/// knows. Errors: the address can't be bound.
 pub(crate) async fn serve(
     at: SocketAddr,
     health: Arc<Health>,
@@ -46,8 +47,8 @@ pub(crate) async fn serve(
 fn router<S: Fn() -> Snapshot + Send + Sync + 'static>(monitor: Arc<Monitor<S>>) -> Router {
     Router::new()
         .route("/metrics", get(async |State(monitor): State<Arc<Monitor<S>>>| metrics(&monitor)))
-        .route("/healthz/ready", get(async |State(monitor): State<Arc<Monitor<S>>>| said(monitor.health.is_ready())))
-        .route("/healthz/live", get(async |State(monitor): State<Arc<Monitor<S>>>| said(monitor.health.is_alive())))
+        .route("/healthz/ready", get(async |State(monitor): State<Arc<Monitor<S>>>| probe(monitor.health.is_ready())))
+        .route("/healthz/live", get(async |State(monitor): State<Arc<Monitor<S>>>| probe(monitor.health.is_alive())))
         .with_state(monitor)
 }
 
@@ -58,6 +59,6 @@ fn metrics<S: Fn() -> Snapshot>(monitor: &Monitor<S>) -> Response {
     }
 }
 
-fn said(good: bool) -> (StatusCode, &'static str) {
+fn probe(good: bool) -> (StatusCode, &'static str) {
     if good { (StatusCode::OK, "yes\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "no\n") }
 }

@@ -1,4 +1,4 @@
-//! Certificates in words: what `TLS_ERROR` says of one that was refused.
+//! Certificates as text: names, dates, and the sentence that `TLS_ERROR` has about one that was refused.
 
 use openssl::{
     asn1::Asn1TimeRef,
@@ -10,13 +10,19 @@ const HAS_EXPIRED: i32 = 10;
 const HOSTNAME_MISMATCH: i32 = 62;
 const IP_ADDRESS_MISMATCH: i32 = 64;
 
-/// Why OpenSSL refused `certificate`.
+/// Words a certificate's refusal for `TLS_ERROR`: OpenSSL's verdict `error` (`X509_verify_cert_error_string(3)`), the
+/// subject and issuer of `certificate`, and the dates or hosts that matter. Without a certificate, OpenSSL's words
+/// alone.
 pub(crate) fn refusal(error: X509VerifyResult, certificate: Option<&X509Ref>) -> String {
     let Some(certificate) = certificate else { return error.error_string().to_owned() };
-    let whose = format!("{}, issued by {}", name(certificate.subject_name()), name(certificate.issuer_name()));
+    let whose = format!(
+        "{}, issued by {}",
+        distinguished_name(certificate.subject_name()),
+        distinguished_name(certificate.issuer_name())
+    );
     match error.as_raw() {
-        NOT_YET_VALID => format!("certificate not valid before {}: {whose}", date(certificate.not_before())),
-        HAS_EXPIRED => format!("certificate expired on {}: {whose}", date(certificate.not_after())),
+        NOT_YET_VALID => format!("certificate not valid before {}: {whose}", date_text(certificate.not_before())),
+        HAS_EXPIRED => format!("certificate expired on {}: {whose}", date_text(certificate.not_after())),
         HOSTNAME_MISMATCH | IP_ADDRESS_MISMATCH => {
             format!("certificate is for {}, not for this host: {whose}", hosts(certificate))
         }
@@ -24,8 +30,9 @@ pub(crate) fn refusal(error: X509VerifyResult, certificate: Option<&X509Ref>) ->
     }
 }
 
-/// A distinguished name as RFC 2253 writes it: most specific part first, special characters escaped.
-pub(crate) fn name(name: &X509NameRef) -> String {
+/// Writes a distinguished name as RFC 2253 has it: most specific part first, special characters escaped. `(no name)` if
+/// it is empty.
+pub(crate) fn distinguished_name(name: &X509NameRef) -> String {
     let mut parts: Vec<String> = name
         .entries()
         .map(|entry| {
@@ -38,7 +45,7 @@ pub(crate) fn name(name: &X509NameRef) -> String {
     if parts.is_empty() { "(no name)".to_owned() } else { parts.join(",") }
 }
 
-/// A value with what RFC 2253, section 2.4, wants escaped.
+/// Escapes the characters of a value that RFC 2253, section 2.4, reserves.
 fn escaped(value: &str) -> String {
     let last = value.chars().count().saturating_sub(1);
     let mut text = String::new();
@@ -66,7 +73,7 @@ pub(crate) fn covers(certificate: &X509Ref, name: &str) -> bool {
     })
 }
 
-/// The names and addresses that a certificate is for.
+/// DNS names and IP addresses of a certificate, four at most, with commas between them.
 fn hosts(certificate: &X509Ref) -> String {
     let names: Vec<String> = certificate
         .subject_alt_names()
@@ -88,8 +95,8 @@ fn address(bytes: &[u8]) -> String {
     <[u8; 16]>::try_from(bytes).map_or_else(|_length| "?".to_owned(), |v6| std::net::Ipv6Addr::from(v6).to_string())
 }
 
-/// `2026-01-02`, of OpenSSL's `Jan  2 03:04:05 2026 GMT`.
-pub(crate) fn date(time: &Asn1TimeRef) -> String {
+/// Writes a date as `2026-01-02`, from OpenSSL's `Jan  2 03:04:05 2026 GMT`; any other form is left as it is.
+pub(crate) fn date_text(time: &Asn1TimeRef) -> String {
     const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
     let text = time.to_string();
     let words: Vec<&str> = text.split_whitespace().collect();
@@ -117,7 +124,7 @@ mod tests {
 
     #[test]
     fn dates_are_written_as_in_iso_8601() {
-        assert_eq!(date(&Asn1Time::from_unix(1_767_312_000).unwrap()), "2026-01-02");
-        assert_eq!(date(&Asn1Time::from_unix(0).unwrap()), "1970-01-01");
+        assert_eq!(date_text(&Asn1Time::from_unix(1_767_312_000).unwrap()), "2026-01-02");
+        assert_eq!(date_text(&Asn1Time::from_unix(0).unwrap()), "1970-01-01");
     }
 }

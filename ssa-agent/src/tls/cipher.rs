@@ -13,38 +13,41 @@ use openssl::{
 use serde::{Serialize, Serializer};
 use ssa_common::cipher::{CIPHERS, CipherList, CipherSet};
 
-/// Every suite that this OpenSSL knows and that takes certificates.
+/// Catalogue of the cipher suites that this OpenSSL knows and that take certificates, 255 at most. A suite's number is
+/// its place here, from 1.
 static CATALOGUE: LazyLock<Vec<Known>> = LazyLock::new(|| catalogue().expect("OpenSSL can list its cipher suites"));
 
 struct Known {
     name: &'static str,
-    /// IANA's name, where there is one.
+    /// Name in IANA's registry; none if OpenSSL knows none.
     standard_name: Option<&'static str>,
     is_tls_1_3: bool,
 }
 
-/// A suite, by its number.
+/// A cipher suite of this OpenSSL, by its number: from 1, the place in the catalogue. Another OpenSSL may number them
+/// differently.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Suite(u8);
 
 impl Suite {
-    /// By OpenSSL's or IANA's name.
+    /// Finds a suite by OpenSSL's or IANA's name.
     pub(crate) fn named(name: &str) -> Option<Self> {
         let at = CATALOGUE.iter().position(|known| known.name == name || known.standard_name == Some(name))?;
         Self::at(at)
     }
 
-    /// By its number; none if a newer agent has written it, or nobody.
+    /// Finds a suite by its number. None if no suite of this OpenSSL has it: an agent with another OpenSSL may have
+    /// written it.
     pub(crate) fn numbered(number: u8) -> Option<Self> {
         (number != 0 && usize::from(number) <= CATALOGUE.len()).then_some(Self(number))
     }
 
-    /// All of them.
+    /// Lists the whole catalogue, in the order of the numbers.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         (0..CATALOGUE.len()).filter_map(Self::at)
     }
 
-    /// Those that OpenSSL offers by itself, in its order, of one generation. Of TLS 1.2's only those with
+    /// Lists the suites of one generation that OpenSSL offers by default, in its order. Of TLS 1.2's only those with
     /// forward secrecy and authenticated encryption, as Mozilla's intermediate configuration has them.
     pub(crate) fn by_default(tls_1_3: bool) -> Vec<Self> {
         let names = SslContextBuilder::new(SslMethod::tls_client()).map(|builder| names(&builder.build()));
@@ -58,18 +61,22 @@ impl Suite {
         self.is_tls_1_3() || forward_secret && (name.contains("-GCM-") || name.contains("-CHACHA20-"))
     }
 
+    /// Number that crosses to the hooks, from 1.
     pub(crate) fn number(self) -> u8 {
         self.0
     }
 
+    /// Name that OpenSSL has for it, such as `ECDHE-RSA-AES128-GCM-SHA256`.
     pub(crate) fn name(self) -> &'static str {
         self.known().name
     }
 
+    /// Name in IANA's registry, such as `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`; none if OpenSSL knows none.
     pub(crate) fn standard_name(self) -> Option<&'static str> {
         self.known().standard_name
     }
 
+    /// Whether it is a suite of TLS 1.3; else it is one of TLS 1.2 or before.
     pub(crate) fn is_tls_1_3(self) -> bool {
         self.known().is_tls_1_3
     }
@@ -89,8 +96,8 @@ impl Serialize for Suite {
     }
 }
 
-/// Suites as the hooks keep them.
-pub(crate) fn list(suites: impl IntoIterator<Item = Suite>) -> CipherList {
+/// Encodes suites in their order, best first, as the hooks' maps have them. Those beyond the list's room are left out.
+pub(crate) fn cipher_list(suites: impl IntoIterator<Item = Suite>) -> CipherList {
     let mut list = CipherList::EMPTY;
     for (slot, suite) in list.0.iter_mut().zip(suites) {
         *slot = suite.number();
@@ -98,8 +105,8 @@ pub(crate) fn list(suites: impl IntoIterator<Item = Suite>) -> CipherList {
     list
 }
 
-/// As [`list`], without an order.
-pub(crate) fn set(suites: impl IntoIterator<Item = Suite>) -> CipherSet {
+/// Encodes suites as a set without an order, as the hooks' maps have it.
+pub(crate) fn cipher_set(suites: impl IntoIterator<Item = Suite>) -> CipherSet {
     let mut set = CipherSet::EMPTY;
     for suite in suites {
         set.add(suite.number());
@@ -107,7 +114,8 @@ pub(crate) fn set(suites: impl IntoIterator<Item = Suite>) -> CipherSet {
     set
 }
 
-/// Names with colons between them, as OpenSSL reads them.
+/// Writes the suites of one generation with colons between their names, as `SSL_CTX_set_cipher_list(3)` and
+/// `SSL_CTX_set_ciphersuites(3)` read them.
 pub(crate) fn text(suites: &[Suite], tls_1_3: bool) -> String {
     let names = suites.iter().filter(|suite| suite.is_tls_1_3() == tls_1_3).map(|suite| suite.name());
     names.collect::<Vec<_>>().join(":")

@@ -19,19 +19,21 @@ use super::{
     staples::Staples,
 };
 
-/// What the caller of [`connect`] makes of a verified chain, before the peer may be used.
+/// Checks that the caller of [`connect`] makes on a verified chain, before the peer may be used.
 pub(crate) struct ChainChecks<R, C> {
     /// Whether the peer is asked to staple OCSP responses.
     pub(crate) wants_staples: bool,
-    /// Says whether a cached session may be resumed, by the chain that was verified when it was made.
+    /// Decides whether a cached session may be resumed, by the chain that was verified when it was made, leaf first.
     pub(crate) may_resume: R,
-    /// Takes the chain that was verified, leaf first, and what was stapled to it in a full handshake.
+    /// Checks the chain that was verified, leaf first, and the OCSP responses stapled to it; none for a resumed
+    /// session, or if none were asked for.
     pub(crate) check: C,
 }
 
 /// Shakes hands with a peer that must prove to be `name`, and whose chain passes `checks`.
 ///
-/// Cancellation closes the connection.
+/// Errors: [`Failed::Tls`] of the handshake or its settings, [`Failed::Check`] of the caller's check. Cancellation
+/// closes the connection. The caller sets the time limit.
 pub(crate) async fn connect<E, F: Future<Output = Result<(), E>>>(
     config: &ClientConfig,
     stream: TcpStream,

@@ -1,4 +1,4 @@
-//! What a connection is made with, beside its context.
+//! Configuration of one connection's handshake beside its `SSL_CTX`: versions, suites, ALPN, sessions.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,27 +12,29 @@ use super::{
     session::Sessions,
 };
 
-/// With what a client connects.
+/// Configuration of a client's handshake.
 pub(crate) struct ClientConfig {
-    /// The context: whom it trusts, and with which algorithms.
+    /// `SSL_CTX` with trust anchors and allowed algorithms.
     pub(crate) tls: SslContext,
-    /// Own certificates, for peers that ask for one.
+    /// Own certificates with keys, for peers that ask for one.
     pub(crate) credentials: Arc<[Credential]>,
-    /// Sessions to resume, and where new ones go; none if they are not to be reused.
+    /// Cache of sessions to resume, where new ones go; none if sessions are not to be reused.
     pub(crate) sessions: Option<Arc<Sessions>>,
-    /// Lowest and highest version, as on the wire.
+    /// Lowest and highest version, as on the wire: 0x0303 or 0x0304.
     pub(crate) versions: (i64, i64),
-    /// Cipher suites of both generations, best first.
+    /// Cipher suites of TLS 1.2 and 1.3, best first.
     pub(crate) suites: Vec<Suite>,
-    /// Application protocols to offer, as on the wire (RFC 7301); empty for none.
+    /// Application protocols to offer (ALPN), as on the wire (RFC 7301): each with its length before it; empty for
+    /// none.
     pub(crate) alpn: Vec<u8>,
-    /// How long a session may be resumed.
+    /// Time for which a session may be resumed, from when it was made.
     pub(crate) session_ttl: Duration,
     /// Whether sessions of TLS 1.3, which are always tickets, may be kept.
     pub(crate) tickets: bool,
 }
 
-/// Limits a connection to versions and cipher suites. A version without suites is not offered.
+/// Limits an `Ssl` to versions and cipher suites. A version without suites is not offered. Errors:
+/// [`Error::NoCipherSuite`] if no version is left, and what OpenSSL refuses.
 pub(super) fn restrict(ssl: &mut Ssl, (mut min, mut max): (i64, i64), suites: &[Suite]) -> Result<(), Error> {
     let suites_1_2 = cipher::text(suites, false);
     let suites_1_3 = cipher::text(suites, true);

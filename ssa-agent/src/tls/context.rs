@@ -1,4 +1,4 @@
-//! `SSL_CTX` of clients, and what they have in common with those of servers.
+//! `SSL_CTX` of clients, and the parts that those of servers share.
 
 use std::{fs, time::Duration};
 
@@ -21,8 +21,8 @@ use super::{
     parameters::{Parameters, TrustAnchors},
 };
 
-/// Makes the context of clients: it trusts the anchors of `parameters`, or, if there are some, the certificates `trusted`
-/// alone. Reads files.
+/// Makes the `SSL_CTX` of clients: it trusts the anchors of `parameters`, or, if there are some, the certificates
+/// `trusted` alone. Reads files, and so may block.
 pub(crate) fn context(parameters: &Parameters, trusted: Option<Vec<X509>>) -> Result<SslContext, Error> {
     let mut builder = SslContextBuilder::new(SslMethod::tls_client())?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
@@ -57,7 +57,8 @@ pub(crate) fn context(parameters: &Parameters, trusted: Option<Vec<X509>>) -> Re
     Ok(builder.build())
 }
 
-/// Limits groups, signature algorithms and tickets, for clients and servers.
+/// Sets the allowed groups and signature algorithms, and whether there are tickets, on the `SSL_CTX` of a client or
+/// server.
 pub(super) fn limit_algorithms(builder: &mut SslContextBuilder, parameters: &Parameters) -> Result<(), Error> {
     if !parameters.groups.is_empty() {
         builder.set_groups_list(&parameters.groups.join(":"))?;
@@ -71,7 +72,7 @@ pub(super) fn limit_algorithms(builder: &mut SslContextBuilder, parameters: &Par
     Ok(())
 }
 
-/// Sets how long a server's sessions live (`SSL_CTX_set_timeout(3)`).
+/// Sets the lifetime of a server's sessions (`SSL_CTX_set_timeout(3)`), in whole seconds.
 #[expect(unsafe_code, reason = "the openssl crate lacks it")]
 pub(super) fn set_timeout(builder: &mut SslContextBuilder, ttl: Duration) {
     unsafe extern "C" {

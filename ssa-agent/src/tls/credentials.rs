@@ -1,4 +1,4 @@
-//! PEM texts to certificates to trust, and to certificate chains with their keys.
+//! Parsing of PEM texts: certificates to trust, and certificate chains with their keys.
 
 use openssl::{
     ocsp::OcspResponse,
@@ -12,11 +12,12 @@ use std::sync::Arc;
 pub(crate) struct Credential {
     chain: Vec<X509>,
     key: PKey<Private>,
-    /// A response about its leaf, in DER, for servers to staple.
+    /// OCSP response about the leaf, in DER, for servers to staple; none if there was no `.ocsp` file beside the
+    /// chain's.
     pub(crate) ocsp: Option<Arc<[u8]>>,
 }
 
-/// Credentials while they are set, one option after the other.
+/// Credentials while they are being set, one option after the other.
 #[derive(Clone, Default)]
 pub(crate) struct Credentials(Vec<PendingCredential>);
 
@@ -31,7 +32,8 @@ struct PendingCredential {
 }
 
 impl Credentials {
-    /// `TLS_CERTIFICATE_CHAIN`, and the OCSP response that was found beside it.
+    /// Adds a chain: the value of `TLS_CERTIFICATE_CHAIN`, and the OCSP response that was found beside it, in DER.
+    /// Errors are texts for `TLS_ERROR`.
     pub(crate) fn add_chain(&mut self, pem: &[u8], ocsp: Option<Vec<u8>>) -> Result<(), String> {
         if let Some(der) = &ocsp {
             OcspResponse::from_der(der)
@@ -41,7 +43,8 @@ impl Credentials {
         Ok(())
     }
 
-    /// `TLS_PRIVATE_KEY`, of the latest chain that has none.
+    /// Adds the key (`TLS_PRIVATE_KEY`) of the latest chain that has none. Errors are texts for `TLS_ERROR`: no such
+    /// chain, or a key that does not fit its leaf.
     pub(crate) fn add_key(&mut self, pem: &[u8]) -> Result<(), String> {
         let pending = self.0.iter_mut().rfind(|pending| pending.key.is_none());
         let pending = pending.ok_or("set the key's chain first (TLS_CERTIFICATE_CHAIN)")?;
@@ -54,7 +57,7 @@ impl Credentials {
         Ok(())
     }
 
-    /// All of them; an error if a chain lacks its key.
+    /// Finishes: the credentials in the order in which their chains were added. Errors: a chain without its key.
     pub(crate) fn finish(self) -> Result<Vec<Credential>, String> {
         let lacks = || "TLS_CERTIFICATE_CHAIN: the chain has no key (TLS_PRIVATE_KEY)".to_owned();
         let whole = |PendingCredential { chain, ocsp, key }| {
@@ -65,22 +68,23 @@ impl Credentials {
 }
 
 impl Credential {
-    /// The certificate that is shown.
+    /// Leaf of the chain: the certificate that the peer is shown.
     pub(crate) fn leaf(&self) -> &X509 {
         &self.chain[0]
     }
 
-    /// The chain, leaf first.
+    /// Certificate chain, leaf first.
     pub(crate) fn chain(&self) -> &[X509] {
         &self.chain
     }
 
-    /// The type of its key: a server may have one chain of each.
+    /// Type of the key, such as RSA or EC: a server may have one chain of each.
     pub(crate) fn key_type(&self) -> Id {
         self.key.id()
     }
 
-    /// Offers it to a peer that asks; of several, OpenSSL takes the kind that the peer understands.
+    /// Loads the chain and key into an `Ssl`, for a peer that asks; of several types, OpenSSL takes one that the peer
+    /// understands.
     pub(crate) fn offer(&self, ssl: &mut SslRef) -> Result<(), openssl::error::ErrorStack> {
         ssl.set_certificate(&self.chain[0])?;
         ssl.set_private_key(&self.key)?;
@@ -91,13 +95,13 @@ impl Credential {
     }
 }
 
-/// The certificates of a PEM text; at least one.
+/// Parses the certificates of a PEM text; at least one. Errors are texts for `TLS_ERROR`.
 pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<X509>, String> {
     let all = X509::stack_from_pem(pem).map_err(|error| format!("not PEM certificates: {error}"))?;
     if all.is_empty() { Err("no certificate found".to_owned()) } else { Ok(all) }
 }
 
-/// Nobody is there to type a passphrase.
+/// Parses a PEM private key. An encrypted one is refused: nobody is there to type a passphrase.
 fn private_key(pem: &[u8]) -> Result<PKey<Private>, String> {
     let mut encrypted = false;
     let key = PKey::private_key_from_pem_callback(pem, |_passphrase| {

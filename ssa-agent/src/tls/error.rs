@@ -1,4 +1,4 @@
-//! Why there is no TLS connection, in words that `TLS_ERROR` can give.
+//! Errors of TLS connections, in words that `TLS_ERROR` can give.
 
 use std::{io, path::PathBuf};
 
@@ -14,7 +14,7 @@ use super::{
     server_name,
 };
 
-/// Why there is no TLS connection: the peer's fault, or the settings'.
+/// Failure of a TLS handshake, by the peer's fault or the settings'.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The peer's certificate was refused; the text says which and why.
@@ -23,7 +23,7 @@ pub(crate) enum Error {
     /// The handshake failed before or after the certificate.
     #[error("TLS handshake failed: {0}")]
     Handshake(String),
-    /// The same, and the peer has said nothing that would be TLS.
+    /// The handshake failed, and the peer has sent no ServerHello: it may not speak TLS at all.
     #[error("TLS handshake failed: {0}")]
     NoTls(String),
     /// The host name can't be verified.
@@ -34,25 +34,30 @@ pub(crate) enum Error {
     Settings(#[from] ErrorStack),
     /// A file or directory of trust anchors can't be used.
     #[error("{}: {what}", path.display())]
-    TrustAnchors { path: PathBuf, what: String },
+    TrustAnchors {
+        /// File or directory of the configuration.
+        path: PathBuf,
+        /// Reason, in words.
+        what: String,
+    },
     /// Versions and cipher suites leave nothing to offer.
     #[error("no cipher suite is left for the versions that are allowed")]
     NoCipherSuite,
-    /// A server without a certificate.
+    /// A server has no certificate.
     #[error("a listening socket needs a certificate (TLS_CERTIFICATE_CHAIN, TLS_PRIVATE_KEY)")]
     NoCertificate,
-    /// A server that asks for client certificates, and has no CAs to verify them with.
+    /// A server asks for client certificates, and has no CAs to verify them with.
     #[error("TLS_REQUEST_PEER_AUTH: clients' certificates need CAs (TLS_TRUSTED_PEER_CERTIFICATES)")]
     NoClientCas,
 }
 
-/// Why a handshake was not finished: TLS itself, or what the caller of [`super::client::connect`] or
-/// [`super::server::accept`] checks of the verified chain.
+/// Failure of [`super::client::connect`] or [`super::server::accept`]: TLS itself, or the caller's check of the
+/// verified chain.
 #[derive(Debug)]
 pub(crate) enum Failed<E> {
     /// The caller's check has refused the chain.
     Check(E),
-    /// The handshake, or its settings.
+    /// The handshake failed, or its settings.
     Tls(Error),
 }
 
@@ -62,7 +67,8 @@ impl<E, T: Into<Error>> From<T> for Failed<E> {
     }
 }
 
-/// OpenSSL's verdict on a certificate, whose reason is kept.
+/// Verify callback (`SSL_CTX_set_verify(3)`) that leaves OpenSSL's verdict as it is, and keeps the reason of a refusal
+/// in the [`Handshake`].
 pub(super) fn noting_failures(valid: bool, store: &mut X509StoreContextRef) -> bool {
     if !valid {
         note_failure(store);
@@ -70,7 +76,7 @@ pub(super) fn noting_failures(valid: bool, store: &mut X509StoreContextRef) -> b
     valid
 }
 
-/// Keeps the words for what OpenSSL's verification is about to refuse.
+/// Keeps the words for a certificate that OpenSSL's verification is about to refuse.
 fn note_failure(store: &mut X509StoreContextRef) {
     let Ok(index) = X509StoreContext::ssl_idx() else { return };
     let text = certificate::refusal(store.error(), store.current_cert());
@@ -79,7 +85,7 @@ fn note_failure(store: &mut X509StoreContextRef) {
     }
 }
 
-/// The error of a handshake that OpenSSL gave up, with the reason that [`noting_failures`] has kept.
+/// Translates the error of a handshake that OpenSSL gave up, with the reason that [`noting_failures`] has kept.
 pub(super) fn failure(error: &openssl::ssl::Error, handshake: &Handshake, ssl: &SslRef) -> Error {
     // There from the first answer of TLS on.
     let mut random = [0; 32];

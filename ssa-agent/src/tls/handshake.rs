@@ -1,4 +1,5 @@
-//! One handshake's state, where OpenSSL's callbacks find it: where its sessions go, what was stapled, why it was refused.
+//! State of one handshake where OpenSSL's callbacks find it: the cache for its sessions, stapled responses, the reason
+//! of a refusal.
 
 #![expect(
     unsafe_code,
@@ -30,20 +31,22 @@ use super::{
 };
 use crate::sync::lock;
 
-/// State of one handshake: where its sessions go, and why it was refused.
+/// State of one handshake that OpenSSL's callbacks read and write, by [`HANDSHAKE`].
 pub(crate) struct Handshake {
     name: ServerName,
     sessions: Option<Arc<Sessions>>,
     tickets: bool,
-    /// The verified chain: of the offered session, or of this handshake.
+    /// Chain that was verified, leaf first: when the offered session was made.
     chain: OnceLock<Arc<[X509]>>,
     failure: Mutex<Option<String>>,
-    /// Responses that the peer has stapled to the certificates of its chain.
+    /// OCSP responses that the peer has stapled to the certificates of its chain, by the messages of TLS 1.3. Written
+    /// by the message callback ([`ask_for_staples`]).
     pub(super) staples: Mutex<Staples>,
 }
 
 impl Handshake {
-    /// Offers a cached session, if there is one, and if the chain that stands for it will do.
+    /// Begins a client's handshake: offers a cached session for `name`, if there is one and `may_resume` takes the
+    /// chain that was verified when it was made.
     pub(super) fn begin(
         name: ServerName,
         config: &ClientConfig,
@@ -64,14 +67,14 @@ impl Handshake {
         Arc::new(Self { name, sessions, tickets: config.tickets, chain, failure, staples })
     }
 
-    /// Makes that of a server, whose sessions OpenSSL keeps.
+    /// Makes the state of a server's handshake, whose sessions OpenSSL keeps.
     pub(super) fn of_server() -> Arc<Self> {
         let name = ServerName::Ip(Ipv4Addr::UNSPECIFIED.into());
         let (failure, staples) = (Mutex::default(), Mutex::default());
         Arc::new(Self { name, sessions: None, tickets: false, chain: OnceLock::new(), failure, staples })
     }
 
-    /// Caches a session that the peer offers, now or at any time while connected.
+    /// Caches a session that the peer sends, now or at any time while connected.
     pub(super) fn keep(&self, ssl: &SslRef, session: SslSession) {
         let Some(sessions) = &self.sessions else { return };
         if !self.tickets && session.protocol_version() == SslVersion::TLS1_3 {
@@ -82,8 +85,7 @@ impl Handshake {
         }
     }
 
-    /// The chain that stands for this connection: a full handshake has verified one; a resumed one
-    /// relies on that of its session.
+    /// Verified chain of this connection: of a full handshake its own; of a resumed one, that of its session.
     fn chain_of(&self, ssl: &SslRef) -> Option<Arc<[X509]>> {
         if ssl.session_reused() {
             return self.chain.get().cloned();
@@ -91,23 +93,23 @@ impl Handshake {
         Some(ssl.verified_chain()?.iter().map(ToOwned::to_owned).collect())
     }
 
-    /// The handshake is done: the verified chain, leaf first.
+    /// Finishes the handshake: the verified chain, leaf first. Empty if the peer has shown no certificate.
     pub(super) fn finish(&self, ssl: &SslRef) -> Arc<[X509]> {
         self.chain_of(ssl).unwrap_or_default()
     }
 
-    /// Keeps the first reason of a refused certificate.
+    /// Keeps the reason of a refused certificate; the first one counts.
     pub(super) fn note(&self, text: String) {
         lock(&self.failure).get_or_insert(text);
     }
 
-    /// Takes the reason that was kept.
+    /// Takes the reason of a refused certificate, if one was kept.
     pub(super) fn failure(&self) -> Option<String> {
         lock(&self.failure).take()
     }
 }
 
-/// Where an `Ssl` keeps its [`Handshake`].
+/// Index of an `Ssl`'s application data that has its [`Handshake`] (`SSL_get_ex_new_index(3)`).
 pub(super) static HANDSHAKE: LazyLock<Index<Ssl, Arc<Handshake>>> =
     LazyLock::new(|| Ssl::new_ex_index().expect("OpenSSL has room for an index"));
 
@@ -117,21 +119,23 @@ unsafe extern "C" {
     fn SSL_set_msg_callback(ssl: *mut openssl_sys::SSL, callback: Option<Callback>);
 }
 
-/// Asks the peer for responses. The `Ssl` must have a [`Handshake`].
+/// Asks the peer for OCSP responses, and begins to watch the handshake's messages for them. The `Ssl` must have a
+/// [`Handshake`].
 pub(super) fn ask_for_staples(ssl: &mut SslRef) -> Result<(), ErrorStack> {
     ssl.set_status_type(StatusType::OCSP)?;
-    // SAFETY: the `Ssl` is alive, and the callback is one for as long as the program runs.
+    // SAFETY: the `Ssl` is alive, and the callback is one for as long as the process runs.
     unsafe { SSL_set_msg_callback(ssl.as_ptr(), Some(message)) };
     Ok(())
 }
 
-/// The handshake is done: what comes is no business of ours.
+/// Ends the watching of messages that [`ask_for_staples`] has begun, once the handshake is done.
 pub(super) fn stop_watching(ssl: &SslRef) {
     // SAFETY: the `Ssl` is alive.
     unsafe { SSL_set_msg_callback(ssl.as_ptr(), None) };
 }
 
-/// Sees each message of the handshake, decrypted.
+/// Message callback (`SSL_set_msg_callback(3)`): sees each message of the handshake, decrypted, and keeps the responses
+/// that a Certificate message has.
 unsafe extern "C" fn message(
     is_own: c_int,
     version: c_int,

@@ -18,8 +18,8 @@ mod session;
 mod staples;
 
 pub(crate) use self::{
-    certificate::{date, name},
-    cipher::{Suite, list, set},
+    certificate::{date_text, distinguished_name},
+    cipher::{Suite, cipher_list as list, cipher_set as set},
     client::{ChainChecks, connect},
     config::ClientConfig,
     context::context,

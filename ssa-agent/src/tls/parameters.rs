@@ -1,11 +1,11 @@
-//! What an administrator decides for every TLS connection of a policy, as OpenSSL needs it.
+//! Parameters that an administrator sets for every TLS connection of a policy, as OpenSSL needs them.
 
 use std::path::PathBuf;
 
 /// Trust and algorithms of one policy.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Parameters {
-    /// Whose certificates are trusted, unless an application brings CAs of its own.
+    /// Trust anchors, unless an application brings CAs of its own.
     pub(crate) trust: TrustAnchors,
     /// Most intermediates between a trust anchor and a leaf (`SSL_CTX_set_verify_depth(3)`).
     pub(crate) verify_depth: u32,
@@ -19,7 +19,7 @@ pub(crate) struct Parameters {
     pub(crate) tickets: bool,
 }
 
-/// Where trusted certificates are.
+/// Places of trusted certificates.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct TrustAnchors {
     /// Whether the system's store is trusted (`X509_STORE_set_default_paths(3)`).

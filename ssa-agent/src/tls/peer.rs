@@ -1,4 +1,4 @@
-//! The TCP connection below TLS. Differs from a `TcpStream` in its end only.
+//! TCP connection below TLS. Differs from a `TcpStream` in its end only.
 
 use std::{
     io,
@@ -24,10 +24,12 @@ pub(crate) struct PeerStream {
 }
 
 impl PeerStream {
+    /// Wraps a connected socket.
     pub(crate) fn new(stream: TcpStream) -> Self {
         Self { tcp: stream, cut: false }
     }
 
+    /// TCP socket below.
     pub(crate) fn tcp(&self) -> &TcpStream {
         &self.tcp
     }

@@ -1,19 +1,20 @@
-//! Records as they travel, for whoever has to look at them without speaking TLS (RFC 8446, section 5.1).
+//! TLS records as they travel, for those who look at them without speaking TLS (RFC 8446, section 5.1).
 
 /// Types of records (`ContentType`).
 pub(crate) mod content_type {
-    /// The first type there is; gone in TLS 1.3 but for the sake of middleboxes.
+    /// `change_cipher_spec`, the lowest type; TLS 1.3 sends it for the sake of middleboxes only.
     pub(crate) const CHANGE_CIPHER_SPEC: u8 = 20;
-    /// ClientHello and all that follows it.
+    /// `handshake`: ClientHello and all that follows it.
     pub(crate) const HANDSHAKE: u8 = 22;
-    /// The last type there is, and what every encrypted record of TLS 1.3 says that it is.
+    /// `application_data`, the highest type, and the one that every encrypted record of TLS 1.3 gives as its own.
     pub(crate) const APPLICATION_DATA: u8 = 23;
 }
 
-/// Number of bytes by which a ClientHello is known.
+/// Number of bytes by which a ClientHello is known: a record's header, and the type of the first message.
 pub(crate) const HELLO_BYTES: usize = 6;
 
-/// Whether this is, or can still become, a record of the handshake with a ClientHello in it (RFC 8446, sections 5.1 and 4).
+/// Whether these first bytes are, or can still become, a record of the handshake with a ClientHello in it (RFC 8446,
+/// sections 5.1 and 4).
 pub(crate) fn may_be_hello(bytes: &[u8]) -> bool {
     let fits = |(at, byte): (usize, &u8)| match at {
         0 => *byte == content_type::HANDSHAKE,
@@ -25,30 +26,31 @@ pub(crate) fn may_be_hello(bytes: &[u8]) -> bool {
     bytes.iter().take(HELLO_BYTES).enumerate().all(fits)
 }
 
-/// Whether this begins with a ClientHello.
+/// Whether these first bytes begin with a ClientHello.
 pub(crate) fn is_client_hello(bytes: &[u8]) -> bool {
     bytes.len() >= HELLO_BYTES && may_be_hello(bytes)
 }
 
-/// Bytes before a record's fragment: type, version, length (RFC 8446, section 5.1).
+/// Length of a record's header in bytes: type, version, length (RFC 8446, section 5.1).
 const HEADER_BYTES: usize = 5;
 
-/// Longest fragment that any version allows (RFC 5246, section 6.2.3).
+/// Longest fragment of a record that any version allows, in bytes (RFC 5246, section 6.2.3).
 const FRAGMENT_BYTES: usize = (1 << 14) + 2048;
 
-/// Place of a stream in its row of records.
+/// Position of a byte stream in its sequence of records.
 #[derive(Default)]
 pub(crate) struct Records {
-    /// The header that has begun, and how much of it is there.
+    /// Header that has begun, of which `filled` bytes are there.
     header: [u8; HEADER_BYTES],
     filled: usize,
-    /// What is left of the fragment.
+    /// Bytes of the current fragment that are still to come.
     fragment: usize,
 }
 
 impl Records {
-    /// Whether a stream that goes on with these bytes is still a row of records.
-    pub(crate) fn go_on(&mut self, mut bytes: &[u8]) -> bool {
+    /// Takes the stream's next bytes. False if they are no sequence of records; the stream is not to be asked again
+    /// then.
+    pub(crate) fn feed(&mut self, mut bytes: &[u8]) -> bool {
         while let Some((first, rest)) = bytes.split_first() {
             if self.fragment > 0 {
                 let skipped = self.fragment.min(bytes.len());
@@ -76,12 +78,12 @@ impl Records {
     }
 }
 
-/// Entry point for fuzzers: however a stream is cut, it is a row of records or not.
+/// Entry point for fuzzers: a stream is a sequence of records or not, however it is cut.
 #[cfg(any(fuzzing, test))]
 pub(crate) fn fuzz_records(bytes: &[u8]) {
-    let whole = Records::default().go_on(bytes);
+    let whole = Records::default().feed(bytes);
     let mut one_by_one = Records::default();
-    let all = bytes.iter().all(|byte| one_by_one.go_on(&[*byte]));
+    let all = bytes.iter().all(|byte| one_by_one.feed(&[*byte]));
     assert_eq!(whole, all);
     assert!(!is_client_hello(bytes) || may_be_hello(bytes));
 }
@@ -108,9 +110,9 @@ mod tests {
         }
         for piece in [1, 2, 5, 7, 1000, row.len()] {
             let mut records = Records::default();
-            assert!(row.chunks(piece).all(|bytes| records.go_on(bytes)), "{piece}");
-            assert!(!records.go_on(b"GET / HTTP/1.1"), "{piece}");
+            assert!(row.chunks(piece).all(|bytes| records.feed(bytes)), "{piece}");
+            assert!(!records.feed(b"GET / HTTP/1.1"), "{piece}");
         }
-        assert!(!Records::default().go_on(&[23, 3, 3, 0xff, 0xff]));
+        assert!(!Records::default().feed(&[23, 3, 3, 0xff, 0xff]));
     }
 }

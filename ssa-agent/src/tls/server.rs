@@ -1,4 +1,4 @@
-//! The server's side of a handshake: whose certificate is shown, and who may come in.
+//! Server's side of a handshake: the certificate that is shown, and the clients that may come in.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -27,45 +27,46 @@ use super::{
     secured::Secured,
 };
 
-/// With what a server answers its clients.
+/// Configuration of a server's handshakes.
 pub(crate) struct ServerConfig {
-    /// The context, with its callbacks and the keys of its session tickets.
+    /// `SSL_CTX` with its callbacks and the keys of its session tickets.
     pub(crate) tls: SslContext,
-    /// Lowest and highest version, as on the wire.
+    /// Lowest and highest version, as on the wire: 0x0303 or 0x0304.
     pub(crate) versions: (i64, i64),
-    /// Cipher suites of both generations, best first.
+    /// Cipher suites of TLS 1.2 and 1.3, best first.
     pub(crate) suites: Vec<Suite>,
 }
 
-/// Gives the OCSP response in DER that was fetched for a certificate of the machine's own; none if none is at hand.
+/// Looks up the OCSP response in DER that was fetched for a certificate of the machine's own; none if none is at hand.
+/// Must not block.
 pub(crate) type Staple = Arc<dyn Fn(&X509Ref) -> Option<Arc<[u8]>> + Send + Sync>;
 
-/// With what a [`ServerConfig`] is made.
+/// Parameters of a [`ServerConfig`].
 pub(crate) struct ServerParameters<'a> {
     /// Trust and algorithms of the policy.
     pub(crate) parameters: &'a Parameters,
-    /// Own certificates.
+    /// Own certificates with keys; at least one.
     pub(crate) credentials: Arc<[Credential]>,
-    /// CAs for clients' certificates.
+    /// CAs for clients' certificates; must be there if `peer_auth` is not 0.
     pub(crate) trusted: Option<&'a [X509]>,
-    /// `TLS_SERVER_OCSP_STAPLING`: gives the response for a certificate, if one was fetched; none: nothing is stapled.
+    /// Source of responses to staple (`TLS_SERVER_OCSP_STAPLING`); none: nothing is stapled.
     pub(crate) staple: Option<Staple>,
-    /// `TLS_REQUEST_PEER_AUTH`: 0, 1 (ask) or 2 (require).
+    /// Value of `TLS_REQUEST_PEER_AUTH`: 0, 1 (ask) or 2 (require).
     pub(crate) peer_auth: i64,
-    /// Lowest and highest version, as on the wire.
+    /// Lowest and highest version, as on the wire: 0x0303 or 0x0304.
     pub(crate) versions: (i64, i64),
-    /// Cipher suites of both generations, best first.
+    /// Cipher suites of TLS 1.2 and 1.3, best first.
     pub(crate) suites: Vec<Suite>,
-    /// Application protocols to take, as on the wire; empty for none.
+    /// Application protocols to take (ALPN), best first, as on the wire; empty for none.
     pub(crate) alpn: Vec<u8>,
-    /// How long sessions may be resumed; none: they are not.
+    /// Time for which sessions may be resumed; none: they are not.
     pub(crate) session_ttl: Option<Duration>,
-    /// The context's id, by which OpenSSL tells its sessions from others'.
+    /// Id of the TLS context, by which OpenSSL tells its sessions from others' (`SSL_CTX_set_session_id_context(3)`).
     pub(crate) id: u64,
 }
 
 impl ServerConfig {
-    /// Makes the context. Errors: [`Error::NoCertificate`], [`Error::NoClientCas`], and what OpenSSL refuses.
+    /// Makes the `SSL_CTX`. Errors: [`Error::NoCertificate`], [`Error::NoClientCas`], and what OpenSSL refuses.
     pub(crate) fn new(setup: ServerParameters<'_>) -> Result<Self, Error> {
         if setup.credentials.is_empty() {
             return Err(Error::NoCertificate);
@@ -104,7 +105,8 @@ impl ServerConfig {
     }
 }
 
-/// Certificates of clients, against the program's own CAs only: anybody can have one of a public CA.
+/// Sets whether clients are asked for certificates, and verifies them against the application's own CAs only: anybody
+/// can have a certificate of a public CA.
 fn ask_for_certificate(builder: &mut SslContextBuilder, setup: &ServerParameters<'_>) -> Result<(), Error> {
     if setup.peer_auth == 0 {
         builder.set_verify(SslVerifyMode::NONE);
@@ -131,8 +133,8 @@ fn ask_for_certificate(builder: &mut SslContextBuilder, setup: &ServerParameters
     Ok(())
 }
 
-/// A resumed session would bring a client's certificate without verifying it: where one is asked for,
-/// every handshake is a full one.
+/// Sets the caching of sessions. Where a client's certificate is asked for there is none: a resumed session would bring
+/// the certificate without verifying it, so every handshake is a full one.
 fn keep_sessions(builder: &mut SslContextBuilder, setup: &ServerParameters<'_>) -> Result<(), Error> {
     let ttl = setup.session_ttl.filter(|_ttl| setup.peer_auth == 0);
     let Some(ttl) = ttl else {
@@ -154,7 +156,7 @@ fn keep_sessions(builder: &mut SslContextBuilder, setup: &ServerParameters<'_>) 
     Ok(())
 }
 
-/// Loads what fits the name that the client asks for, or else the first chain; one for each type of key.
+/// Loads the chains that fit the name that the client asks for, or else all; of one type of key, the first.
 fn show(ssl: &mut SslRef, credentials: &[Credential], name: Option<&str>) -> Result<(), ErrorStack> {
     let fitting: Vec<&Credential> = match name {
         Some(name) => credentials.iter().filter(|credential| covers(credential.leaf(), name)).collect(),
@@ -186,7 +188,8 @@ fn send_staple(ssl: &mut SslRef, credentials: &[Credential], staple: &Staple) ->
 
 /// Shakes hands with a client. If it has shown a certificate, `check` is asked whether the verified chain may be used.
 ///
-/// Cancellation closes the connection.
+/// Errors: [`Failed::Tls`] of the handshake or its settings, [`Failed::Check`] of the caller's check. Cancellation
+/// closes the connection. The caller sets the time limit.
 pub(crate) async fn accept<E, F: Future<Output = Result<(), E>>>(
     config: &ServerConfig,
     stream: TcpStream,

@@ -1,25 +1,26 @@
-//! The name that a peer must prove to have.
+//! Server names: names and addresses that a peer must prove to have.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A host name or an IP address, valid for a certificate check. OpenSSL would take several spellings
-/// that must not be taken: see [`ServerName::parse`].
+/// A host name or an IP address, valid for a certificate check. OpenSSL would take several spellings that must not be
+/// taken: see [`ServerName::parse`].
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum ServerName {
-    /// Lower case, without a dot at the end.
+    /// A host name in lower case, without a dot at the end.
     Dns(String),
+    /// An IP address, verified against `iPAddress` of the certificate.
     Ip(IpAddr),
 }
 
-/// The text is neither a host name nor an IP address.
+/// Error of [`ServerName::parse`]: the text is neither a host name nor an IP address.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{0:?} is neither a host name nor an IP address (TLS_HOSTNAME)")]
 pub(crate) struct Invalid(String);
 
 impl ServerName {
-    /// Checks what the hook could not, and all that it could once more: this is what stands between
-    /// a program's text and OpenSSL, for which an empty name means "don't check", and a leading dot
-    /// "any subdomain".
+    /// Parses a name, and checks what the hook could not, and all that it could once more: this is what stands between
+    /// an application's text and OpenSSL, for which an empty name means "don't check", and a leading dot "any
+    /// subdomain".
     pub(crate) fn parse(text: &str) -> Result<Self, Invalid> {
         let invalid = || Invalid(text.to_owned());
         if text.contains(':') {

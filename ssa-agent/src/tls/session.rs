@@ -20,37 +20,38 @@ use openssl::{
 use super::server_name::ServerName;
 use crate::sync::lock;
 
-/// Sessions by the name they were verified for.
+/// Cache of sessions by the name they were verified for, which clients share.
 #[derive(Default)]
 pub(crate) struct Sessions(Mutex<HashMap<ServerName, Vec<Cached>>>);
 
 /// A session, and what it stands for.
 #[derive(Clone)]
 pub(super) struct Cached {
+    /// Session, as OpenSSL resumes it.
     pub(super) session: SslSession,
     /// The chain that was verified when the session was made, leaf first.
     pub(super) chain: Arc<[X509]>,
-    /// When the server sent it.
+    /// Time at which the server sent it.
     pub(super) made: Instant,
 }
 
 impl Cached {
-    /// A session ends after `ttl`, and with the first certificate of its chain.
+    /// Whether it may still be resumed: a session ends after `ttl`, and with the first certificate of its chain.
     fn is_valid(&self, ttl: Duration) -> bool {
         let Ok(now) = Asn1Time::days_from_now(0) else { return false };
         self.made.elapsed() < ttl && self.chain.iter().all(|certificate| certificate.not_after() > now)
     }
 }
 
-/// Names that one context keeps sessions of; at one more it starts anew.
+/// Names that one context keeps sessions of; at one more the cache is emptied.
 const NAMES_MAX: usize = 64;
 
 /// Sessions kept for one name: a server sends two tickets or so at a time.
 const PER_NAME_MAX: usize = 4;
 
 impl Sessions {
-    /// A session for `name`. One of TLS 1.3 is used once (RFC 8446, appendix C.4), unless it is the
-    /// last.
+    /// Takes a session for `name` that is younger than `ttl`. One of TLS 1.3 is used once (RFC 8446, appendix C.4),
+    /// unless it is the last.
     pub(super) fn take(&self, name: &ServerName, ttl: Duration) -> Option<Cached> {
         let mut names = self.lock();
         let sessions = names.get_mut(name)?;
@@ -61,7 +62,7 @@ impl Sessions {
         sessions.last().cloned()
     }
 
-    /// Keeps a session for `name`.
+    /// Keeps a session for `name`; of TLS 1.2 only the newest.
     pub(super) fn put(&self, name: &ServerName, cached: Cached) {
         let mut names = self.lock();
         if names.len() >= NAMES_MAX && !names.contains_key(name) {

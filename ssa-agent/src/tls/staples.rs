@@ -7,18 +7,19 @@ use openssl::{ssl::SslRef, x509::X509Ref};
 
 use crate::sync::lock;
 
-/// OCSP responses by certificate, both in DER, as a peer has sent them: nothing is verified.
+/// OCSP responses by certificate, both in DER, as a peer has sent them: not verified.
 #[derive(Clone, Default)]
 pub(crate) struct Staples(Vec<(Vec<u8>, Vec<u8>)>);
 
 impl Staples {
-    /// The response to a certificate.
+    /// Response to a certificate, in DER.
     pub(crate) fn of(&self, certificate: &X509Ref) -> Option<&[u8]> {
         let der = certificate.to_der().ok()?;
         self.0.iter().find(|(stapled, _response)| *stapled == der).map(|(_certificate, response)| response.as_slice())
     }
 
-    /// Those of a handshake that is done; `others` are what its messages had.
+    /// Collects the responses of a handshake that is done: `others` of its messages, and the one to the leaf, as
+    /// OpenSSL gives it.
     pub(super) fn taken(ssl: &SslRef, others: &Mutex<Staples>) -> Self {
         let mut staples = lock(others).clone();
         if let (Some(response), Some(leaf)) = (ssl.ocsp_status(), ssl.peer_certificate())
@@ -30,13 +31,13 @@ impl Staples {
         staples
     }
 
-    /// Those of a handshake message, if it is a Certificate message of TLS 1.3.
+    /// Reads the responses of a handshake message, if it is a Certificate message of TLS 1.3.
     pub(super) fn parse(message: &[u8]) -> Option<Self> {
         parse(message).map(Self)
     }
 }
 
-/// The certificates of a Certificate message of TLS 1.3 that have a response, with it (RFC 8446, section 4.4.2).
+/// Reads the certificates of a Certificate message of TLS 1.3 that have a response, with it (RFC 8446, section 4.4.2).
 fn parse(message: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
     const CERTIFICATE: u8 = 11;
     const STATUS_REQUEST: usize = 5;
@@ -63,7 +64,7 @@ fn parse(message: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
     Some(found)
 }
 
-/// For fuzzers: what is found was in the message.
+/// Entry point for fuzzers: what is found was in the message.
 #[cfg(any(fuzzing, test))]
 pub(crate) fn fuzz_staples(message: &[u8]) {
     for (certificate, response) in parse(message).unwrap_or_default() {
@@ -71,18 +72,18 @@ pub(crate) fn fuzz_staples(message: &[u8]) {
     }
 }
 
-/// What is left of some bytes.
+/// Reader of a byte slice; has the bytes that are still to be read.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// A number of so many bytes, the highest first.
+    /// Reads a number of so many bytes, big-endian.
     fn number(&mut self, bytes: usize) -> Option<usize> {
         let (number, rest) = self.0.split_at_checked(bytes)?;
         self.0 = rest;
         Some(number.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)))
     }
 
-    /// Bytes with their count before them, in so many bytes.
+    /// Reads a vector: bytes with their count before them, which has so many bytes.
     fn vector(&mut self, bytes: usize) -> Option<Self> {
         let length = self.number(bytes)?;
         let (vector, rest) = self.0.split_at_checked(length)?;

@@ -1,7 +1,7 @@
-//! `cargo xtask bench`: what TLS costs a program by this agent, by OpenSSL in the program itself,
+//! `cargo xtask bench`: what TLS costs an application by this agent, by OpenSSL in the application itself,
 //! and by the proxies that one would use instead. All in one run, in turn, as ratios.
 //!
-//! One TLS 1.3 server of our own serves all; the client is this program again, as a process of its
+//! One TLS 1.3 server of our own serves all; the client is this executable again, as a process of its
 //! own (`worker`), inside the agent's cgroup or outside.
 
 use std::{
@@ -80,7 +80,8 @@ fn bench() -> String {
             .map(|(name, kind)| (name, Proxy::start(kind, "", &pki, server.addr)))
             .collect();
     let direct = |name, mode, inside| Way { name, mode, full: server.addr, resumed: server.addr, inside };
-    let mut ways = vec![direct("OpenSSL in the program", "openssl", None), direct("ssa-agent", "ssa", Some(&agent))];
+    let mut ways =
+        vec![direct("OpenSSL in the application", "openssl", None), direct("ssa-agent", "ssa", Some(&agent))];
     for (name, proxy) in &proxies {
         ways.push(Way { name, mode: "plain", full: proxy.full, resumed: proxy.resumed, inside: None });
     }
@@ -105,7 +106,7 @@ fn bench() -> String {
     fronts(&mut text, &agent, &pki, &identity, server.addr, plain_server.addr);
     let plain = |name, inside| Way { name, mode: "plain", full: plain_server.addr, resumed: plain_server.addr, inside };
     let others = [plain("cgroup without the agent", None), plain("attached cgroup", Some(&agent))];
-    text.push_str("\n## What the attached programs cost a program that uses no TLS socket\n");
+    text.push_str("\n## What the attached programs cost an application that uses no TLS socket\n");
     section(
         &mut text,
         "Plain TCP: connect and get one byte back",
@@ -184,14 +185,14 @@ fn rules(text: &mut String, agent: &Agent, pki: &Pki) {
     section(text, "Plain TCP: `connect` to a closed port", "us, p50", &ways, pki, false, &["refused", "20000"], 0);
 }
 
-/// The other way round: who ends TLS before a server. The client is OpenSSL in the program each time.
+/// The other way round: who ends TLS before a server. The client is OpenSSL in the application each time.
 fn fronts(text: &mut String, agent: &Agent, pki: &Pki, identity: &Identity, server: SocketAddr, plain: SocketAddr) {
     let (chain, key) = pki.write("front", identity);
     let both = fs::read_to_string(&chain).expect("written") + &fs::read_to_string(&key).expect("written");
     fs::write(pki.folder().join("front-both.pem"), both).expect("the folder is ours");
     let own_addr = SocketAddr::from(([127, 0, 0, 1], closed_port("127.0.0.1")));
-    let program = std::env::current_exe().expect("it has a path");
-    let mut own = app::command(agent, &program);
+    let executable = std::env::current_exe().expect("it has a path");
+    let mut own = app::command(agent, &executable);
     let own = Running(own.args(["serve", &own_addr.to_string(), &chain, &key]).spawn().expect("it runs"));
     eventually("our server listens", Duration::from_secs(10), || {
         TcpStream::connect_timeout(&own_addr, Duration::from_millis(200)).is_ok()
@@ -202,7 +203,7 @@ fn fronts(text: &mut String, agent: &Agent, pki: &Pki, identity: &Identity, serv
             .map(|(name, kind)| (name, Proxy::start(kind, "front-", pki, plain)))
             .collect();
     let way = |name, full, resumed| Way { name, mode: "openssl", full, resumed, inside: None };
-    let mut ways = vec![way("OpenSSL in the program", server, server), way("ssa-agent", own_addr, own_addr)];
+    let mut ways = vec![way("OpenSSL in the application", server, server), way("ssa-agent", own_addr, own_addr)];
     ways.extend(proxies.iter().map(|(name, proxy)| way(*name, proxy.full, proxy.resumed)));
     text.push_str("\n## As a server: what ends TLS before it\n");
     for (title, unit, resume, work) in [
@@ -261,8 +262,9 @@ fn section(
     for _round in 0..ROUNDS {
         for way in ways {
             let target = if resume { way.resumed } else { way.full };
-            let program = std::env::current_exe().expect("it has a path");
-            let mut command = way.inside.map_or_else(|| Command::new(&program), |agent| app::command(agent, &program));
+            let executable = std::env::current_exe().expect("it has a path");
+            let mut command =
+                way.inside.map_or_else(|| Command::new(&executable), |agent| app::command(agent, &executable));
             command.args(["worker", way.mode, &target.to_string(), &pki.ca(), if resume { "resume" } else { "full" }]);
             let output = command.args(work).stderr(Stdio::inherit()).output().expect("it runs");
             assert!(output.status.success(), "{}: {title} failed", way.name);
@@ -319,7 +321,7 @@ impl Proxy {
         let (full, resumed) = (closed_port("127.0.0.1"), closed_port("127.0.0.1"));
         let dir = pki.folder().join(format!("{prefix}{kind}"));
         fs::create_dir(&dir).expect("the folder is ours");
-        let (program, template) = match kind {
+        let (server, template) = match kind {
             "nginx" => ("/usr/sbin/nginx", "nginx.conf"),
             "haproxy" => ("/usr/sbin/haproxy", "haproxy.cfg"),
             "hitch" => ("/usr/sbin/hitch", "hitch.conf"),
@@ -338,7 +340,7 @@ impl Proxy {
             .replace("{resumed}", &resumed.to_string());
         let file = dir.join(&template);
         fs::write(&file, config).expect("the folder is ours");
-        let mut command = Command::new(program);
+        let mut command = Command::new(server);
         match kind {
             "nginx" => command.args(["-e", "stderr", "-p"]).arg(&dir).arg("-c").arg(&file),
             "haproxy" => command.args(["-db", "-f"]).arg(&file),

@@ -93,7 +93,7 @@ fn soak(seconds: u64, rate: u64) -> (Vec<Sample>, u64, u64) {
     outside.into_iter().for_each(|one| one.join().expect("it doesn't panic"));
     let said = clients.said();
     let why = said[1].as_array().expect("a list");
-    why.iter().take(20).for_each(|why| eprintln!("a program's connection came to nothing: {why}"));
+    why.iter().take(20).for_each(|why| eprintln!("an application's connection came to nothing: {why}"));
     listener.kill();
     let done = said[0].as_u64().expect("a count") + came.load(Ordering::Relaxed);
     (samples, done, why.len() as u64 + failed.load(Ordering::Relaxed))

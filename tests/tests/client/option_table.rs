@@ -86,8 +86,8 @@ fn header_compiles_as_c89_and_cpp_and_agrees_with_table() {
         ("g++", vec!["-x", "c++", "-std=c++20"]),
     ] {
         let flags: Vec<&str> = flags.into_iter().chain(strict).collect();
-        let program = compile(folder.path(), &source, compiler, &flags);
-        let output = std::process::Command::new(program).output().unwrap();
+        let executable = compile(folder.path(), &source, compiler, &flags);
+        let output = std::process::Command::new(executable).output().unwrap();
         let printed = String::from_utf8(output.stdout).unwrap();
         for option in OPTIONS.iter().filter(|option| option.count == 1) {
             let line = format!("{} {}\n", option.name, option.number);
@@ -108,9 +108,9 @@ fn c_application_gets_every_option() {
     let (chain, key) = pki.write("client", &pki.leaf(Leaf::of(&["client"])));
     let agent = Agent::start();
     let source = programs().join("options.c");
-    let program =
+    let executable =
         compile(pki.folder(), &source, "gcc", &["-std=c99", "-D_DEFAULT_SOURCE", "-Wall", "-Wextra", "-Werror"]);
-    let output = ssa_tests::app::command(&agent, program)
+    let output = ssa_tests::app::command(&agent, executable)
         .args(["127.0.0.1", &nginx.port(), NAME, &pki.ca(), &chain, &key])
         .output()
         .unwrap();

@@ -47,7 +47,7 @@ out(came + [sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)])
 /// A small application in three languages that know nothing of TLS.
 struct Languages {
     _folder: tempfile::TempDir,
-    /// Name, program, and script if it needs one.
+    /// Name, executable, and script if it needs one.
     each: [(&'static str, String, Option<&'static str>); 3],
 }
 
@@ -65,8 +65,8 @@ impl Languages {
 }
 
 /// Runs one of them in the agent's cgroup.
-fn start(agent: &Agent, program: &str, script: Option<&str>, words: [&str; 5]) -> Command {
-    let mut command = command(agent, program);
+fn start(agent: &Agent, executable: &str, script: Option<&str>, words: [&str; 5]) -> Command {
+    let mut command = command(agent, executable);
     command.args(script.map(|script| programs().join(script))).args(words);
     command
 }
@@ -74,9 +74,10 @@ fn start(agent: &Agent, program: &str, script: Option<&str>, words: [&str; 5]) -
 #[test]
 fn protocol_socket_fails_where_the_kernel_knows_none() {
     let agent = Agent::start();
-    for (language, program, script) in &Languages::new().each {
+    for (language, executable, script) in &Languages::new().each {
         for nonblock in ["0", "1"] {
-            let output = start(&agent, program, *script, ["client", nonblock, "1", NAME, "/nowhere"]).output().unwrap();
+            let output =
+                start(&agent, executable, *script, ["client", nonblock, "1", NAME, "/nowhere"]).output().unwrap();
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             // Where there are such sockets it fails at what comes next: nobody listens at port 1.
             let is_unknown = said.contains("Protocol not supported");
@@ -97,15 +98,15 @@ fn protocol_socket_connects_and_serves_in_three_languages() {
     let mut connector = SslConnector::builder(SslMethod::tls_client()).unwrap();
     connector.set_ca_file(pki.ca()).unwrap();
     let connector = connector.build();
-    for (language, program, script) in &Languages::new().each {
+    for (language, executable, script) in &Languages::new().each {
         for nonblock in ["0", "1"] {
             let client = ["client", nonblock, &server.port(), NAME, &pki.ca()];
-            let output = start(&agent, program, *script, client).output().unwrap();
+            let output = start(&agent, executable, *script, client).output().unwrap();
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             assert_eq!(said.trim(), "hello", "{language}, {nonblock}: {}", String::from_utf8_lossy(&output.stderr));
 
             let server = ["server", nonblock, "0", &chain, &key];
-            let mut child = start(&agent, program, *script, server).stdout(Stdio::piped()).spawn().unwrap();
+            let mut child = start(&agent, executable, *script, server).stdout(Stdio::piped()).spawn().unwrap();
             let mut line = String::new();
             BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
             let port: u16 = line.trim().parse().unwrap_or_else(|_error| panic!("{language}: {line:?}"));
@@ -181,7 +182,7 @@ fn protocol_socket_is_a_tls_socket_from_the_start() {
     // No socket is left that counts, or this would wait.
     let cgroup = agent.cgroup().to_owned();
     agent.stop();
-    let mut plain = Command::new(ssa_tests::agent::program());
+    let mut plain = Command::new(ssa_tests::agent::executable());
     plain.args(["exec", "--cgroup"]).arg(cgroup).args([
         "--",
         "python3",

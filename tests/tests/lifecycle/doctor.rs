@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 use ssa_tests::{
-    agent::{Agent, cgroup_mount, program},
+    agent::{Agent, cgroup_mount, executable},
     app::App,
     eventually,
     pki::{Leaf, Pki},
@@ -37,7 +37,7 @@ impl Report {
 
 fn doctor(by: &[&str]) -> (Output, Report) {
     let mut words: Vec<String> = by.iter().map(|word| (*word).to_owned()).collect();
-    words.extend([program().to_string_lossy().into_owned(), "doctor".to_owned(), "--json".to_owned()]);
+    words.extend([executable().to_string_lossy().into_owned(), "doctor".to_owned(), "--json".to_owned()]);
     let output = Command::new(&words[0]).args(&words[1..]).output().unwrap();
     let report = Report::of(&output);
     (output, report)
@@ -62,7 +62,7 @@ fn nobody(capabilities: &[String]) -> Command {
          --bounding-set=-all,{list} \"$@\""
     );
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", &script, "sh"]).arg(program());
+    command.args(["--mount", "sh", "-c", &script, "sh"]).arg(executable());
     command
 }
 
@@ -85,7 +85,7 @@ fn doctor_passes_a_healthy_machine_and_leaves_nothing() {
 
 #[test]
 fn every_program_loads_within_the_verifiers_limits() {
-    let output = Command::new(program()).args(["doctor", "--programs"]).output().unwrap();
+    let output = Command::new(executable()).args(["doctor", "--programs"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     let programs: Vec<(&str, u64)> = text

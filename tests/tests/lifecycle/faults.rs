@@ -80,7 +80,7 @@ impl Scene {
         Self { agent, pki, peer, sniffer, ends: BTreeMap::new(), recoveries: Vec::new() }
     }
 
-    fn program(&self) -> Transfers {
+    fn application(&self) -> Transfers {
         Transfers::start(&self.agent, &self.pki, NAME)
     }
 
@@ -96,11 +96,11 @@ impl Scene {
     }
 
     /// Measures how long it takes until the next connection is served.
-    fn recover(&mut self, program: &mut Transfers, since: Instant) {
+    fn recover(&mut self, application: &mut Transfers, since: Instant) {
         let port = self.port();
         let mut last = Value::Null;
         eventually("the next connection is served", Duration::from_secs(20), || {
-            last = program.run(port, 1000);
+            last = application.run(port, 1000);
             last["end"] == "complete"
         });
         self.recoveries.push(since.elapsed());
@@ -119,35 +119,36 @@ impl Scene {
 /// Ends an agent again and again, at some moment of a transfer.
 fn agent_ends(fault: &str, seed: u64, count: usize, end: impl Fn(&mut Agent)) {
     let mut scene = Scene::new();
-    let mut program = scene.program();
+    let mut application = scene.application();
     let mut dice = Dice(seed);
     for _ in 0..count {
         let port = scene.port();
-        program.begin(port, usize::MAX >> 1, 0.0);
+        application.begin(port, usize::MAX >> 1, 0.0);
         sleep(Duration::from_micros(dice.below(60_000)));
         end(&mut scene.agent);
         let since = Instant::now();
-        let mut said = program.said_within(ssa_tests::long(Duration::from_secs(1)));
+        let mut said = application.said_within(ssa_tests::long(Duration::from_secs(1)));
         let connected = said.as_ref().is_some_and(|said| said == "connected");
         if connected {
-            said = program.said_within(ssa_tests::long(Duration::from_secs(1)));
+            said = application.said_within(ssa_tests::long(Duration::from_secs(1)));
             scene.ended(&said.expect("it is reset within a second"), &["ECONNRESET"]);
             scene.agent.restart();
         } else {
             // It came too late for this agent, or is held until the next one refuses it; or serves it, if the SYN that it
             // sees is the first that it knows of.
             scene.agent.restart();
-            let mut said = said.unwrap_or_else(|| program.said());
+            let mut said = said.unwrap_or_else(|| application.said());
             if said == "connected" {
                 *scene.ends.entry("served by the next agent".to_owned()).or_default() += 1;
                 scene.agent.kill();
-                said =
-                    program.said_within(ssa_tests::long(Duration::from_secs(1))).expect("it is reset within a second");
+                said = application
+                    .said_within(ssa_tests::long(Duration::from_secs(1)))
+                    .expect("it is reset within a second");
                 scene.agent.restart();
             }
             scene.ended(&said, &["ENOTCONN", "EHOSTUNREACH", "ECONNREFUSED", "ECONNRESET"]);
         }
-        scene.recover(&mut program, since);
+        scene.recover(&mut application, since);
     }
     scene.report(fault, count);
 }
@@ -169,27 +170,27 @@ fn agent_that_panics_in_mid_transfer_resets() {
 #[test]
 fn agent_stopped_in_mid_transfer_goes_on() {
     let mut scene = Scene::new();
-    let mut program = scene.program();
+    let mut application = scene.application();
     let mut dice = Dice(0x570b);
     let count = times(5, 100);
     for _ in 0..count {
-        program.begin(scene.port(), 4 * MIB, 0.0);
+        application.begin(scene.port(), 4 * MIB, 0.0);
         sleep(Duration::from_micros(dice.below(30_000)));
         scene.agent.signal(Signal::SIGSTOP);
         sleep(Duration::from_millis(50));
         scene.agent.signal(Signal::SIGCONT);
         let since = Instant::now();
-        let said = whole(&mut program);
+        let said = whole(&mut application);
         scene.ended(&said, &["complete"]);
-        scene.recover(&mut program, since);
+        scene.recover(&mut application, since);
     }
     scene.report("agent: SIGSTOP for 50 ms", count);
 }
 
 /// Waits for the end of a transfer that was begun; how it ended.
-fn whole(program: &mut Transfers) -> Value {
+fn whole(application: &mut Transfers) -> Value {
     loop {
-        let said = program.said();
+        let said = application.said();
         if said != "connected" {
             return said;
         }
@@ -202,20 +203,20 @@ fn application_killed_in_mid_transfer_is_cleaned_up() {
     let mut dice = Dice(0x9409);
     let count = times(5, 200);
     for _ in 0..count {
-        let mut program = scene.program();
-        program.begin(scene.port(), usize::MAX >> 1, 0.0);
+        let mut application = scene.application();
+        application.begin(scene.port(), usize::MAX >> 1, 0.0);
         sleep(Duration::from_micros(dice.below(60_000)));
-        drop(program);
+        drop(application);
         *scene.ends.entry("killed".to_owned()).or_default() += 1;
     }
-    let mut program = scene.program();
-    scene.recover(&mut program, Instant::now());
-    drop(program);
+    let mut application = scene.application();
+    scene.recover(&mut application, Instant::now());
+    drop(application);
     for map in ["CONNECTIONS", "CONTEXTS", "PATHS"] {
         let agent = &scene.agent;
         eventually("nothing is left of them", Duration::from_secs(20), || agent.entries(map) == 0);
     }
-    scene.report("program: SIGKILL", count);
+    scene.report("application: SIGKILL", count);
 }
 
 #[test]
@@ -232,13 +233,13 @@ fn bad_networks_lose_no_byte_and_no_end() {
     for (fault, toxic, total, allowed) in all {
         let mut scene = Scene::new();
         let proxy = toxic::proxy(scene.peer.server.addr, toxic);
-        let mut program = scene.program();
+        let mut application = scene.application();
         let count = times(2, 50);
         for _ in 0..count {
-            program.begin(proxy.addr.port(), total, 0.0);
-            let said = whole(&mut program);
+            application.begin(proxy.addr.port(), total, 0.0);
+            let said = whole(&mut application);
             scene.ended(&said, allowed);
-            scene.recover(&mut program, Instant::now());
+            scene.recover(&mut application, Instant::now());
         }
         scene.report(fault, count);
     }
@@ -247,21 +248,21 @@ fn bad_networks_lose_no_byte_and_no_end() {
 #[test]
 fn handshake_cut_at_any_byte_is_refused() {
     let mut scene = Scene::new();
-    let mut program = scene.program();
+    let mut application = scene.application();
     let mut dice = Dice(0xcafe);
     let count = times(10, 500);
     for turn in 0..count {
         let at = dice.below(2500) as usize;
         let toxic = if turn % 2 == 0 { Toxic::Cut(at) } else { Toxic::Reset(at) };
         let proxy = toxic::proxy(scene.peer.server.addr, toxic);
-        program.begin(proxy.addr.port(), 10 * PERIOD, 0.0);
-        let said = whole(&mut program);
+        application.begin(proxy.addr.port(), 10 * PERIOD, 0.0);
+        let said = whole(&mut application);
         // A client of TLS 1.3 is done before its peer is: the reset may come before connect has returned, and shutdown(2) of a
         // socket that was reset gives ENOTCONN.
         let last = if said["connected"] == true { "ENOTCONN" } else { "EPROTO" };
         scene.ended(&said, &["ECONNRESET", "EPIPE", last]);
     }
-    scene.recover(&mut program, Instant::now());
+    scene.recover(&mut application, Instant::now());
     scene.report("network: cut or reset in the handshake", count);
 }
 
@@ -291,30 +292,30 @@ impl Drop for Table {
 fn lost_and_rejected_packets_lose_no_byte() {
     // The kernel sends a SYN again after one, three and seven seconds.
     let mut scene = Scene::with("[time]\nconnect_seconds = 20\nhandshake_seconds = 20\n");
-    let mut program = scene.program();
+    let mut application = scene.application();
     let count = times(2, 50);
     let table = Table::new(scene.port(), "numgen random mod 100 < 3 drop");
     for _ in 0..count {
-        program.begin(scene.port(), MIB, 0.0);
-        let said = whole(&mut program);
+        application.begin(scene.port(), MIB, 0.0);
+        let said = whole(&mut application);
         scene.ended(&said, &["complete"]);
     }
     drop(table);
-    scene.recover(&mut program, Instant::now());
+    scene.recover(&mut application, Instant::now());
     scene.report("network: 3 % of the packets lost", count);
 
     let mut scene = Scene::new();
-    let mut program = scene.program();
+    let mut application = scene.application();
     for _ in 0..count {
-        program.begin(scene.port(), usize::MAX >> 1, 0.0);
-        assert_eq!(program.said(), json!("connected"));
+        application.begin(scene.port(), usize::MAX >> 1, 0.0);
+        assert_eq!(application.said(), json!("connected"));
         sleep(Duration::from_millis(20));
         let table = Table::new(scene.port(), "tcp flags & rst == 0 reject with tcp reset");
         let since = Instant::now();
-        let said = program.said();
+        let said = application.said();
         scene.ended(&said, &["ECONNRESET", "EPIPE"]);
         drop(table);
-        scene.recover(&mut program, since);
+        scene.recover(&mut application, since);
     }
     scene.report("network: rejected by a firewall", count);
 }
@@ -367,16 +368,16 @@ fn failing_system_calls_of_the_agent_lose_no_byte() {
     let count = times(3, 40);
     let mut scene = Scene::new();
     for what in all {
-        let mut program = scene.program();
+        let mut application = scene.application();
         let injected = Injected::new(&scene.agent, what);
         for _ in 0..count {
-            program.begin(scene.port(), MIB / 4, 0.0);
-            let said = whole(&mut program);
+            application.begin(scene.port(), MIB / 4, 0.0);
+            let said = whole(&mut application);
             eprintln!("{what}: {said}");
             scene.ended(&said, &allowed);
         }
         drop(injected);
-        scene.recover(&mut program, Instant::now());
+        scene.recover(&mut application, Instant::now());
     }
     for map in ["CONNECTIONS", "CONTEXTS", "PATHS", "LEGS"] {
         let agent = &scene.agent;

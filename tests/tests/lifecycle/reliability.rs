@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use openssl::ssl::{SslConnector, SslMethod, SslStream, SslVerifyMode, SslVersion};
 use serde_json::{Value, json};
 use ssa_tests::{
-    agent::{Agent, program},
+    agent::{Agent, executable},
     app::{App, ECHO_LISTENER, python},
     eventually,
     pki::{Leaf, Pki},
@@ -30,7 +30,8 @@ fn echo(config: &str) -> (Agent, Pki, Server) {
 
 /// Asks `ssa-agent status --json`.
 fn status(agent: &Agent) -> Value {
-    let output = Command::new(program()).args(["status", "--json", "--cgroup"]).arg(agent.cgroup()).output().unwrap();
+    let output =
+        Command::new(executable()).args(["status", "--json", "--cgroup"]).arg(agent.cgroup()).output().unwrap();
     serde_json::from_slice(&output.stdout).unwrap()
 }
 

@@ -40,7 +40,7 @@ fn random_calls_give_documented_errnos_and_touch_nobody_else() {
     });
     let agent = Agent::start_quiet();
     let flags = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"];
-    let program = compile(pki.folder(), &programs().join("calls.c"), "gcc", &flags);
+    let executable = compile(pki.folder(), &programs().join("calls.c"), "gcc", &flags);
     let before = complaints();
     let (seeds, steps) = if std::env::var_os("SSA_FAULTS").is_some() { (200, "1000") } else { (12, "300") };
     let seeds = ssa_tests::few(seeds).max(2);
@@ -54,7 +54,7 @@ fn random_calls_give_documented_errnos_and_touch_nobody_else() {
             let mut calls = command(&agent, "timeout");
             let output = calls
                 .arg("120")
-                .arg(&program)
+                .arg(&executable)
                 .args([&seed.to_string(), steps, &tls.port(), &plain.port(), NAME, &pki.ca(), &chain, &key])
                 .output()
                 .expect("it runs");
@@ -69,7 +69,7 @@ fn random_calls_give_documented_errnos_and_touch_nobody_else() {
     }
     assert_eq!(complaints(), before, "the kernel says so");
     let saw = format!("{} calls, errnos of the contract only", seeds * steps.parse::<usize>().expect("a number"));
-    report::fault("program: any calls, threads and children", seeds, &saw, (0, 0), Vec::new());
+    report::fault("application: any calls, threads and children", seeds, &saw, (0, 0), Vec::new());
     let said = python(
         &agent,
         "out(connect(tls(args[0], args[1]), '127.0.0.1', args[2])['result'])",

@@ -41,7 +41,7 @@ out(work())
 #[test]
 fn second_agent_for_a_cgroup_is_refused() {
     let agent = Agent::start();
-    let output = std::process::Command::new(ssa_tests::agent::program())
+    let output = std::process::Command::new(ssa_tests::agent::executable())
         .args(["run", "--cgroup"])
         .arg(agent.cgroup())
         .output()
@@ -56,8 +56,11 @@ fn nested_cgroup_is_not_attached_twice() {
     let agent = Agent::start();
     let inner = agent.cgroup().join("inner");
     std::fs::create_dir(&inner).unwrap();
-    let output =
-        std::process::Command::new(ssa_tests::agent::program()).args(["run", "--cgroup"]).arg(&inner).output().unwrap();
+    let output = std::process::Command::new(ssa_tests::agent::executable())
+        .args(["run", "--cgroup"])
+        .arg(&inner)
+        .output()
+        .unwrap();
     std::fs::remove_dir(&inner).unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("is attached already"), "{said}");

@@ -2,14 +2,14 @@
 
 use std::{fs, process::Command};
 
-use ssa_tests::agent::program;
+use ssa_tests::agent::executable;
 
 /// `ssa-agent check` of a text: exit status, and what it printed.
 fn check(text: &str, arguments: &[&str]) -> (bool, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("agent.toml");
     fs::write(&path, text).unwrap();
-    let output = Command::new(program()).arg("check").arg("--config").arg(&path).args(arguments).output().unwrap();
+    let output = Command::new(executable()).arg("check").arg("--config").arg(&path).args(arguments).output().unwrap();
     let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     (output.status.success(), said.replace(path.to_str().unwrap(), "FILE"))
 }
@@ -70,7 +70,7 @@ fn mistakes_are_named_with_their_line_and_column() {
         let (good, printed) = check(text, &[]);
         assert!(!good && printed.contains(said), "{text}\n{printed}\ninstead of {said}");
     }
-    let output = Command::new(program()).args(["check", "--config", "/nowhere.toml"]).output().unwrap();
+    let output = Command::new(executable()).args(["check", "--config", "/nowhere.toml"]).output().unwrap();
     let (good, printed) = (output.status.success(), String::from_utf8(output.stderr).unwrap());
     assert!(!good && printed.contains("/nowhere.toml: No such file"), "{printed}");
 }

@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use ssa_tests::{
-    agent::{Agent, program},
+    agent::{Agent, executable},
     app::{App, command, python},
 };
 
@@ -62,7 +62,7 @@ tls.version_min = "1.3"
     assert_eq!(app.said(), json!(["EPROTO", "ok"]), "by cgroup, at the call");
     let config = agent.config();
     let explain = |pid: u32| {
-        let output = Command::new(program())
+        let output = Command::new(executable())
             .arg("check")
             .arg("--config")
             .arg(&config)

@@ -4,7 +4,7 @@ use std::{process::Command, time::Duration};
 
 use serde_json::{Value, json};
 use ssa_tests::{
-    agent::{Agent, program},
+    agent::{Agent, executable},
     app::App,
     eventually,
     pki::{Leaf, Pki},
@@ -38,7 +38,7 @@ fn resumed_session_is_refused_when_its_peer_is_revoked() {
 /// Asks `ssa-agent connections --json`.
 fn connections(agent: &Agent) -> Value {
     let output =
-        Command::new(program()).args(["connections", "--json", "--cgroup"]).arg(agent.cgroup()).output().unwrap();
+        Command::new(executable()).args(["connections", "--json", "--cgroup"]).arg(agent.cgroup()).output().unwrap();
     serde_json::from_slice(&output.stdout).unwrap()
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::json;
 use ssa_tests::{
-    agent::{Agent, program},
+    agent::{Agent, executable},
     app::{App, command, python},
     config::Config,
     eventually,
@@ -110,7 +110,7 @@ out(said + [connect(sock, "127.0.0.1", args[3])["result"]])
     // For the whole machine it can't be had.
     let path = pki.folder().join("soft.toml");
     fs::write(&path, "[revocation]\nsoft_fail = true\n").unwrap();
-    let check = Command::new(program()).args(["check", "--config"]).arg(&path).output().unwrap();
+    let check = Command::new(executable()).args(["check", "--config"]).arg(&path).output().unwrap();
     let said = String::from_utf8_lossy(&check.stderr).into_owned();
     assert!(!check.status.success() && said.contains("soft.toml:2:13: `soft_fail` is for profiles only"), "{said}");
 }

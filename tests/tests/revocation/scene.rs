@@ -60,7 +60,7 @@ impl Ways {
 }
 
 /// Connects for each line that it is told: port, and the four ways.
-pub(crate) const PROGRAM: &str = r#"
+pub(crate) const SCRIPT: &str = r#"
 host, ca = args
 for line in sys.stdin:
     port, *ways = line.split()
@@ -76,7 +76,7 @@ for line in sys.stdin:
 pub(crate) struct Scene {
     pub(crate) pki: Pki,
     pub(crate) agent: Agent,
-    pub(crate) program: App,
+    pub(crate) application: App,
 }
 
 impl Scene {
@@ -87,8 +87,8 @@ impl Scene {
     pub(crate) fn with(config: Config) -> Self {
         let pki = Pki::new();
         let agent = Agent::start_with(config);
-        let program = App::start(&agent, PROGRAM, &[NAME, &pki.ca()]);
-        Self { pki, agent, program }
+        let application = App::start(&agent, SCRIPT, &[NAME, &pki.ca()]);
+        Self { pki, agent, application }
     }
 
     /// Keeps answers in a folder from now on.
@@ -99,10 +99,10 @@ impl Scene {
 
     /// Another agent in the place of this one, after its end.
     pub(crate) fn restart(&mut self) {
-        self.program.kill();
+        self.application.kill();
         self.agent.stop();
         self.agent.restart();
-        self.program = App::start(&self.agent, PROGRAM, &[NAME, &self.pki.ca()]);
+        self.application = App::start(&self.agent, SCRIPT, &[NAME, &self.pki.ca()]);
     }
 
     pub(crate) fn root(&self) -> &Identity {
@@ -131,8 +131,8 @@ impl Scene {
     }
 
     pub(crate) fn timed(&mut self, peer: &Server, ways: Ways) -> (String, String, f64) {
-        self.program.say(&format!("{} {}", peer.addr.port(), ways.options()));
-        let said = self.program.said();
+        self.application.say(&format!("{} {}", peer.addr.port(), ways.options()));
+        let said = self.application.said();
         let text = |index: usize| said[index].as_str().unwrap().to_owned();
         (text(0), text(1), said[2].as_f64().unwrap())
     }

@@ -174,8 +174,8 @@ fn tls_1_3_peer_staples_for_its_intermediates() {
         gnutls.arg(format!("NORMAL:-VERS-ALL:+VERS-TLS{version}"));
         let mut server = gnutls.stdin(Stdio::null()).spawn().unwrap();
         eventually("GnuTLS listens", Duration::from_secs(10), || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        scene.program.say(&format!("{port} {}", STAPLED.options()));
-        let said = scene.program.said();
+        scene.application.say(&format!("{port} {}", STAPLED.options()));
+        let said = scene.application.said();
         server.kill().unwrap();
         server.wait().unwrap();
         assert_eq!(said[0], errno, "{version}: {said}");
@@ -195,7 +195,7 @@ fn response_stapled_by_nginx_is_taken() {
     let (chain, key) = scene.pki.write("nginx", &leaf);
     let nginx =
         Peer::nginx_with(&scene.pki, &chain, &key, &format!("ssl_stapling on; ssl_stapling_file {};", file.display()));
-    scene.program.say(&format!("{} {}", nginx.port, STAPLED.options()));
-    let said = scene.program.said();
+    scene.application.say(&format!("{} {}", nginx.port, STAPLED.options()));
+    let said = scene.application.said();
     assert_eq!(said[0], "ok", "{said}");
 }

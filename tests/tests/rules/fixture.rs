@@ -30,10 +30,10 @@ pub(crate) fn out_by(rule: &str, port: u16, pki: &Pki) -> Config {
 /// Begins scripts of applications that know nothing of TLS, and talk to a port.
 pub(crate) const TALK: &str = "from talk import *";
 
-/// Runs a program in the service, which is to succeed; returns what it said.
-pub(crate) fn run(agent: &Agent, program: &str, arguments: &[&str]) -> String {
-    let output = command(agent, program).args(arguments).stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "{program}: {}", text(&output));
+/// Runs an application in the service, which is to succeed; returns what it said.
+pub(crate) fn run(agent: &Agent, executable: &str, arguments: &[&str]) -> String {
+    let output = command(agent, executable).args(arguments).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{executable}: {}", text(&output));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 

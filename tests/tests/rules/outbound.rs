@@ -223,7 +223,7 @@ fn check_says_what_becomes_of_a_connection() {
     let agent = Agent::start_with(out(6379, &pki));
     let app = App::start(&agent, "out(1); wait()", &[]);
     let check = |to: &str| {
-        let output = Command::new(ssa_tests::agent::program())
+        let output = Command::new(ssa_tests::agent::executable())
             .args(["check", "--config"])
             .arg(agent.config())
             .args(["--explain", &app.pid().to_string(), "--to", to])

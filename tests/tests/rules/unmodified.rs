@@ -102,9 +102,9 @@ fn unmodified_redis_is_served_as_tls() {
     let port = closed_port("127.0.0.1");
     let agent = Agent::start_with(deny("nothing else", "in").and(served(port, &pki)));
     assert_eq!(python(&agent, BIND, &[]), json!("EACCES"));
-    let program = redis_server();
+    let server = redis_server();
     let mut redis = command(&agent, "bash");
-    redis.arg("-c").arg("exec -a redis-server \"$0\" \"$@\"").arg(program.get_program());
+    redis.arg("-c").arg("exec -a redis-server \"$0\" \"$@\"").arg(server.get_program());
     let text_port = port.to_string();
     let _redis = Peer::redis(pki.folder(), redis, port, &["--port", &text_port]);
     let ask = || {

@@ -75,13 +75,13 @@ fn python_http_server_serves_all_clients_over_both_families() {
 fn c_epoll_server_serves_all_clients_over_both_families() {
     let site = site();
     let port = closed_port("127.0.0.1");
-    let program = compile(
+    let executable = compile(
         site.pki.folder(),
         &root().join("examples/c/serve.c"),
         "gcc",
         &["-std=gnu99", "-Wall", "-Wextra", "-Werror"],
     );
-    let mut server = command(&site.agent, program);
+    let mut server = command(&site.agent, executable);
     server.args([&port.to_string(), &site.chain, &site.key]);
     let _server = Running(server.spawn().unwrap());
     eventually("it listens", Duration::from_secs(10), || site.agent.log().contains("serving a listener"));

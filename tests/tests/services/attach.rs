@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 use ssa_tests::{
-    agent::{Agent, program},
+    agent::{Agent, executable},
     app::App,
     cgroup::Cgroup,
     config::Config,
@@ -21,7 +21,7 @@ use ssa_tests::{
 const NAME: &str = "peer.ssa.test";
 
 fn ask(agent: &Agent, words: &[&str]) -> Output {
-    Command::new(program()).args(words).arg("--agent").arg(agent.cgroup()).output().unwrap()
+    Command::new(executable()).args(words).arg("--agent").arg(agent.cgroup()).output().unwrap()
 }
 
 fn good(output: Output) -> String {
@@ -46,7 +46,7 @@ fn list(agent: &Agent) -> Vec<(PathBuf, u64)> {
 }
 
 fn within(cgroup: &Path) -> Command {
-    let mut command = Command::new(program());
+    let mut command = Command::new(executable());
     command.arg("exec").arg("--cgroup").arg(cgroup).args(["--", "python3"]);
     command
 }
@@ -102,7 +102,7 @@ sock.sendall(b"x"); out(sock.recv(1).decode()); wait()
     let agent_cgroup = agent.cgroup().to_owned();
     let leaving = path.to_owned();
     let detach = std::thread::spawn(move || {
-        Command::new(program()).args(["detach", &leaving, "--agent"]).arg(agent_cgroup).output().unwrap()
+        Command::new(executable()).args(["detach", &leaving, "--agent"]).arg(agent_cgroup).output().unwrap()
     });
     eventually("the agent waits for the open socket", Duration::from_secs(5), || {
         agent.log().contains("TLS sockets are still open")
@@ -175,13 +175,13 @@ fn attach_mistakes_are_refused_with_a_reason() {
 fn agent_of_the_machine_begins_with_nothing() {
     let (pki, server) = server::echo_peer(NAME);
     let cgroup = Cgroup::new("machine");
-    let mut agent = Command::new(program()).args(["run", "--log", "warn"]).spawn().unwrap();
+    let mut agent = Command::new(executable()).args(["run", "--log", "warn"]).spawn().unwrap();
     let path = cgroup.text();
     let socket = Path::new("/run/ssa-agent/machine.sock");
     // Agents of other tests run beside it.
     eventually("it can be found", Duration::from_secs(20), || std::os::unix::net::UnixStream::connect(socket).is_ok());
     eventually("it can be asked", Duration::from_secs(20), || {
-        Command::new(program()).args(["attach", path]).output().unwrap().status.success()
+        Command::new(executable()).args(["attach", path]).output().unwrap().status.success()
     });
     let script = r#"
 port, name, ca = args
@@ -190,7 +190,7 @@ out(connect(sock, "127.0.0.1", port)["result"])
 "#;
     let app = App::start_by(within(cgroup.path()), script, &[&server.port(), NAME, &pki.ca()]);
     assert_eq!(app.finish(), "ok");
-    let shown = good(Command::new(program()).arg("list").output().unwrap());
+    let shown = good(Command::new(executable()).arg("list").output().unwrap());
     assert!(shown.contains(path), "{shown}");
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(i32::try_from(agent.id()).unwrap()),

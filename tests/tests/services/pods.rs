@@ -14,7 +14,7 @@ use std::{
 
 use serde_json::{Value, json};
 use ssa_tests::{
-    agent::{Agent, program},
+    agent::{Agent, executable},
     app::{App, programs},
     cgroup::Cgroup,
     eventually, server,
@@ -103,7 +103,7 @@ impl Drop for ApiServer {
 }
 
 fn attached(agent: &Agent) -> Vec<PathBuf> {
-    let output = Command::new(program()).args(["list", "--json", "--agent"]).arg(agent.cgroup()).output().unwrap();
+    let output = Command::new(executable()).args(["list", "--json", "--agent"]).arg(agent.cgroup()).output().unwrap();
     let list: Value = serde_json::from_slice(&output.stdout).unwrap();
     list.as_array().unwrap().iter().map(|one| PathBuf::from(one["cgroup"].as_str().unwrap())).collect()
 }
@@ -133,7 +133,7 @@ fn pods_are_served_by_labels_that_the_api_server_tells() {
     let mut agent = Agent::absent();
     agent.configure("[[service]]\npod = { namespace = 'sh*', selector = 'ssa.dev/tls=enabled,app in (web,db)' }");
     let start = |agent: &mut Agent| {
-        let mut command = Command::new(program());
+        let mut command = Command::new(executable());
         command.env("KUBECONFIG", &kubeconfig).env("NODE_NAME", "node-1");
         agent.restart_by(command);
     };
@@ -143,7 +143,7 @@ fn pods_are_served_by_labels_that_the_api_server_tells() {
         eventually(&what, Duration::from_secs(20), || attached(agent).contains(&path.to_owned()) == is);
     };
     let fetch = |container: &Path| {
-        let mut command = Command::new(program());
+        let mut command = Command::new(executable());
         command.arg("exec").arg("--cgroup").arg(container).args(["--", "python3"]);
         let script = "port, name_, ca = args\ntry: out(connect(tls(name_, ca), '127.0.0.1', port)['result'])\n\
                       except OSError as error: out(name(error.errno))";
@@ -202,7 +202,7 @@ fn pods_are_served_by_labels_that_the_api_server_tells() {
 fn pods_without_a_cluster_are_said_to_be_out_of_reach() {
     let mut agent = Agent::absent();
     agent.configure("[[service]]\npod = { selector = 'a=b' }");
-    let mut command = Command::new(program());
+    let mut command = Command::new(executable());
     command.env_remove("KUBECONFIG").env("HOME", "/nonexistent").env("NODE_NAME", "node-1");
     agent.restart_by(command);
     eventually("the log says so", Duration::from_secs(20), || {

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 use ssa_tests::{
-    agent::{Agent, program},
+    agent::{Agent, executable},
     app::App,
     config::Config,
     eventually,
@@ -21,7 +21,7 @@ use ssa_tests::{
 const NAME: &str = "peer.ssa.test";
 
 fn ask(agent: &Agent, words: &[&str]) -> String {
-    let output = Command::new(program()).args(words).arg("--agent").arg(agent.cgroup()).output().unwrap();
+    let output = Command::new(executable()).args(words).arg("--agent").arg(agent.cgroup()).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
@@ -167,7 +167,7 @@ fn service_manager_is_told_ready_alive_and_stopping() {
     let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut agent = Agent::absent();
-    let mut command = Command::new(program());
+    let mut command = Command::new(executable());
     command.env("NOTIFY_SOCKET", folder.path().join("notify")).env("WATCHDOG_USEC", "400000");
     agent.restart_by(command);
     let next = || {
@@ -206,7 +206,7 @@ kill $journal
     let status = Command::new("unshare")
         .args(["--mount", "sh", "-c", script, "sh"])
         .arg(folder.path())
-        .arg(program())
+        .arg(executable())
         .arg(agent.cgroup())
         .args([program_text, &server.port(), NAME, &pki.ca()])
         .env("PYTHONPATH", ssa_tests::app::programs())
@@ -275,7 +275,7 @@ fn metrics_of_a_service_go_with_it() {
         std::fs::create_dir(&path).unwrap();
         let attached = || ask(&agent, &["list", "--json"]).contains(path.to_str().unwrap());
         eventually("it is attached", Duration::from_secs(10), attached);
-        let mut command = Command::new(program());
+        let mut command = Command::new(executable());
         command.arg("exec").arg("--cgroup").arg(&path).args(["--", "python3"]);
         let script = "port, name_, ca = args\nout(connect(tls(name_, ca), '127.0.0.1', port)['result'])";
         let came = App::start_by(command, script, &[&server.port(), NAME, &pki.ca()]).finish();

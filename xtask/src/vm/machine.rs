@@ -201,7 +201,7 @@ for there in dev sys proc; do /busybox mkdir -p /new/$there; /busybox mount --mo
 exec /busybox switch_root /new /bin/bash /ssa-begin.sh
 "#;
 
-/// Shares the files below a folder, by the program that came with QEMU until version 7, or its successor.
+/// Shares the files below a folder, by the executable that came with QEMU until version 7, or its successor.
 fn share(files: &Path, socket: &Path) -> Result<Child> {
     let (successor, original) = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd");
     let mut daemon;

@@ -131,14 +131,14 @@ pub(crate) fn systemd(wanted: &str, files: &Path, script: &str, limit: Duration,
 /// The tests of one topic that are to run: those whose name contains one of the filters, or all.
 #[derive(Clone)]
 struct Topic {
-    program: PathBuf,
+    executable: PathBuf,
     filters: Vec<String>,
 }
 
 impl Topic {
     /// Name of the topic, a folder of tests/tests.
     fn name(&self) -> String {
-        topic_of(&self.program)
+        topic_of(&self.executable)
     }
 }
 
@@ -160,34 +160,34 @@ pub(crate) fn ends() -> Result<()> {
     ];
     const OLDEST: [&str; 6] =
         ["client::contexts", "client::option_table", "client::options", "client::relay", "rules", "server"];
-    let programs = prepare()?;
+    let executables = prepare()?;
     let all = [&BOTH[..], &OLDEST[..]].concat();
-    let mut rows = on_each(&CLAIMED[..1], &chosen(&programs, &all), false)?;
-    rows.extend(on_each(&CLAIMED[CLAIMED.len() - 1..], &chosen(&programs, &BOTH), false)?);
+    let mut rows = on_each(&CLAIMED[..1], &chosen(&executables, &all), false)?;
+    rows.extend(on_each(&CLAIMED[CLAIMED.len() - 1..], &chosen(&executables, &BOTH), false)?);
     verdict(&rows)?;
     for (row, names) in rows.iter().zip([&all[..], &BOTH[..]]) {
         let has_run = |name: &&&str| row.tests.keys().any(|test| test.starts_with(**name));
         let none = names.iter().find(|name| !has_run(name));
         ensure!(none.is_none(), "Linux {} has run nothing of {}", row.release, none.unwrap_or(&""));
     }
-    let nowhere = nowhere_run(&ignored(&programs)?, &rows);
+    let nowhere = nowhere_run(&ignored(&executables)?, &rows);
     ensure!(nowhere.is_empty(), "no kernel has run {}", nowhere.join(", "));
     Ok(())
 }
 
-/// Topics, files of topics (`topic::file`) and tests (`topic::file::test`), with the programs that they are in.
-fn chosen(programs: &[PathBuf], names: &[&str]) -> Vec<Topic> {
+/// Topics, files of topics (`topic::file`) and tests (`topic::file::test`), with the executables that they are in.
+fn chosen(executables: &[PathBuf], names: &[&str]) -> Vec<Topic> {
     let parts = |name: &str| match name.split_once("::") {
         Some((topic, test)) if test.contains("::") => (topic.to_owned(), test.to_owned()),
         Some((topic, file)) => (topic.to_owned(), format!("{file}::")),
         None => (name.to_owned(), String::new()),
     };
     let names: Vec<(String, String)> = names.iter().map(|name| parts(name)).collect();
-    let of_topic = |program: &PathBuf| {
-        let own = names.iter().filter(|(topic, _filter)| *topic == topic_of(program));
-        Topic { program: program.clone(), filters: own.map(|(_topic, filter)| filter.clone()).collect() }
+    let of_topic = |executable: &PathBuf| {
+        let own = names.iter().filter(|(topic, _filter)| *topic == topic_of(executable));
+        Topic { executable: executable.clone(), filters: own.map(|(_topic, filter)| filter.clone()).collect() }
     };
-    let topics = programs.iter().map(of_topic).filter(|topic| !topic.filters.is_empty());
+    let topics = executables.iter().map(of_topic).filter(|topic| !topic.filters.is_empty());
     // An empty filter is the whole topic.
     topics
         .map(
@@ -197,12 +197,12 @@ fn chosen(programs: &[PathBuf], names: &[&str]) -> Vec<Topic> {
 }
 
 /// Tests that `cargo test` ignores: they run in a virtual machine only.
-fn ignored(programs: &[PathBuf]) -> Result<Vec<String>> {
+fn ignored(executables: &[PathBuf]) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for program in programs {
-        let list = output(Command::new(program).args(["--list", "--ignored", "--format", "terse"]))?;
+    for executable in executables {
+        let list = output(Command::new(executable).args(["--list", "--ignored", "--format", "terse"]))?;
         let own = list.lines().filter_map(|line| line.strip_suffix(": test"));
-        names.extend(own.map(|name| format!("{}::{name}", topic_of(program))));
+        names.extend(own.map(|name| format!("{}::{name}", topic_of(executable))));
     }
     Ok(names)
 }
@@ -214,8 +214,8 @@ fn nowhere_run(tests: &[String], rows: &[Row]) -> Vec<String> {
 
 fn suite(kernels: &[&str], filter: Option<&str>, write: bool) -> Result<Vec<Row>> {
     let filters: Vec<String> = filter.map(str::to_owned).into_iter().collect();
-    let programs = prepare()?.into_iter();
-    let topics: Vec<Topic> = programs.map(|program| Topic { program, filters: filters.clone() }).collect();
+    let executables = prepare()?.into_iter();
+    let topics: Vec<Topic> = executables.map(|executable| Topic { executable, filters: filters.clone() }).collect();
     on_each(kernels, &topics, write)
 }
 
@@ -245,33 +245,33 @@ fn build() -> Result<()> {
     check(cargo().args(["build", "--locked", "--release", "--package", "ssa-agent"]))
 }
 
-/// Builds the agent and the tests; returns the tests' programs.
+/// Builds the agent and the tests; returns the tests' executables.
 fn prepare() -> Result<Vec<PathBuf>> {
     build()?;
     let mut build = cargo();
     build.args(["test", "--locked", "--release", "--package", "ssa-tests", "--tests", "--no-run"]);
     check(&mut build)?;
     let messages = output(build.args(["--message-format", "json"]))?;
-    let programs = messages.lines().filter_map(executable).filter(|path| is_system_test(path));
-    let programs: Vec<PathBuf> = programs.collect();
-    ensure!(!programs.is_empty(), "cargo built no test");
-    Ok(programs)
+    let executables = messages.lines().filter_map(executable).filter(|path| is_system_test(path));
+    let executables: Vec<PathBuf> = executables.collect();
+    ensure!(!executables.is_empty(), "cargo built no test");
+    Ok(executables)
 }
 
-/// The program in one of cargo's messages (the JSON of `compiler-artifact`).
+/// The executable in one of cargo's messages (the JSON of `compiler-artifact`).
 fn executable(message: &str) -> Option<PathBuf> {
     let rest = message.split_once(r#""executable":""#)?.1;
     Some(PathBuf::from(rest.split_once('"')?.0))
 }
 
-/// Whether a program is one of tests/tests, not of the fixtures.
-fn is_system_test(program: &Path) -> bool {
-    root().join("tests/tests").join(topic_of(program)).is_dir()
+/// Whether an executable is one of tests/tests, not of the fixtures.
+fn is_system_test(executable: &Path) -> bool {
+    root().join("tests/tests").join(topic_of(executable)).is_dir()
 }
 
-/// The folder of tests that a program was built of: its name without the hash.
-fn topic_of(program: &Path) -> String {
-    let name = program.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+/// The folder of tests that an executable was built of: its name without the hash.
+fn topic_of(executable: &Path) -> String {
+    let name = executable.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     name.rsplit_once('-').map_or(name.clone(), |(topic, _hash)| topic.to_owned())
 }
 
@@ -290,7 +290,7 @@ fn one(kernel: &kernel::Kernel, accel: Accel, topics: &[Topic]) -> Result<Row> {
     Ok(row)
 }
 
-/// Runs each program, and says what came of it in lines of its own ([`Row::note`]). Each test runs once: one that fails
+/// Runs each executable, and says what came of it in lines of its own ([`Row::note`]). Each test runs once: one that fails
 /// now and then has a fault, or its subject has.
 fn script(topics: &[Topic], release: &str) -> String {
     let agent = target_dir().join("release/ssa-agent");
@@ -301,12 +301,12 @@ fn script(topics: &[Topic], release: &str) -> String {
     );
     let include = if kernel::numbers(release)[..] >= SOCKET_PROTOCOL_SINCE[..] { "--include-ignored" } else { "" };
     for topic in topics {
-        let (name, program) = (topic.name(), quoted(&topic.program.to_string_lossy()));
+        let (name, executable) = (topic.name(), quoted(&topic.executable.to_string_lossy()));
         let filters: Vec<String> = topic.filters.iter().map(|filter| quoted(filter)).collect();
         let filters = filters.join(" ");
         script += &format!(
             "echo '--- {name}'; rm -f /tmp/ssa-results\n\
-             timeout {TOPIC_LIMIT} {program} --color never --logfile /tmp/ssa-results {include} {filters} 2>&1\n\
+             timeout {TOPIC_LIMIT} {executable} --color never --logfile /tmp/ssa-results {include} {filters} 2>&1\n\
              status=$?; echo; echo \"ssa-vm: ended {name} $status\"; sed 's/^/ssa-vm: result {name} /' /tmp/ssa-results\n",
         );
     }
@@ -349,10 +349,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn programs_are_found_in_cargos_messages() {
+    fn executables_are_found_in_cargos_messages() {
         let message = r#"{"reason":"compiler-artifact","executable":"/t/release/deps/client-6b1063ed","fresh":true}"#;
-        let program = executable(message).unwrap();
-        assert_eq!(topic_of(&program), "client");
+        let path = executable(message).unwrap();
+        assert_eq!(topic_of(&path), "client");
         assert!(executable(r#"{"reason":"compiler-artifact","executable":null}"#).is_none());
     }
 
@@ -376,8 +376,8 @@ mod tests {
 
     #[test]
     fn topics_and_files_of_topics_are_chosen() {
-        let programs = ["/t/client-1", "/t/rules-2", "/t/server-3"].map(PathBuf::from);
-        let topics = chosen(&programs, &["client::relay", "client::connect::one", "rules"]);
+        let executables = ["/t/client-1", "/t/rules-2", "/t/server-3"].map(PathBuf::from);
+        let topics = chosen(&executables, &["client::relay", "client::connect::one", "rules"]);
         let found: Vec<_> = topics.iter().map(|topic| (topic.name(), topic.filters.join(" "))).collect();
         let wanted = [("client", "relay:: connect::one"), ("rules", "")];
         assert_eq!(found, wanted.map(|(topic, filters)| (topic.to_owned(), filters.to_owned())));

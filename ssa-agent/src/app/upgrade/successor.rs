@@ -1,4 +1,4 @@
-//! The agent that takes this one's place, as this one sees it.
+//! Agent that takes this one's place, as this one sees it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,34 +19,40 @@ use crate::{
     services::Services,
 };
 
-/// How long the new one may take to load.
+/// Time that the new agent may take to load.
 const LOAD_LIMIT: Duration = Duration::from_secs(60);
-/// How long the new one may take to take up listeners.
+/// Time that the new agent may take to take up listeners.
 const SERVE_LIMIT: Duration = Duration::from_secs(60);
-/// How long the old one may take to release everything.
+/// Time that the old agent may take to release everything.
 pub(super) const RELEASE_LIMIT: Duration = Duration::from_secs(20);
 
-/// What a successor gets, or what is taken back if it does not come to it.
+/// Parts whose state a successor gets, and to which it is given back if it does not come to it.
 pub(crate) struct Transfer {
+    /// Attached cgroups, and the hooks.
     pub(crate) services: Arc<Services>,
+    /// Settings of applications: their PEM texts.
     pub(crate) options: Arc<Options>,
+    /// Configuration in force, and names that applications have resolved.
     pub(crate) enforcement: Arc<Enforcement>,
+    /// Pods of this node.
     pub(crate) pods: Arc<Pods>,
+    /// Answers, whose chains a successor takes over.
     pub(crate) answers: Answers,
 }
 
 /// An agent that is ready to take this one's place.
 pub(crate) struct Successor {
     lines: JsonLines,
-    /// Its process, if it can be known.
+    /// Id of its process; none if it can't be known.
     pub(crate) pid: Option<u32>,
-    /// This agent's hooks, which it needs if it has to take everything back.
+    /// Hooks of this agent, which it needs if it has to take everything back.
     hooks: Option<Hooks>,
-    /// None once the handover is done.
+    /// Guard of the handover; none once it is done.
     handover: Option<HandoverGuard>,
 }
 
-/// Waits until the new one is ready, then sends it to the task that reads the events.
+/// Answers a request to hand over: waits until the new agent is ready, then sends it to the task that reads the events.
+/// A handover that is refused, or breaks off before, is no error.
 pub(crate) async fn prepare(
     lifecycle: &Arc<Lifecycle>,
     candidates: &mpsc::Sender<Successor>,
@@ -110,7 +116,7 @@ impl Successor {
         Ok(())
     }
 
-    /// After a handover that failed: this agent goes on as it was.
+    /// Takes everything back after a handover that failed: this agent goes on as it was. An error ends the agent.
     pub(crate) async fn roll_back(self, transfer: &Transfer) -> Result<()> {
         let Self { lines, hooks, handover, .. } = self;
         if let Some(mut hooks) = hooks {
@@ -127,7 +133,8 @@ impl Successor {
         Ok(())
     }
 
-    /// What the other tells of this one's connections; none when it has ended.
+    /// Receives the next option that was set on one of this agent's connections; none when the other has ended.
+    /// Cancellation loses nothing.
     pub(crate) async fn changed(&mut self) -> Option<Changed> {
         match self.lines.read().await {
             Ok(Message::Changed { slot, id, value }) => {

@@ -1,4 +1,4 @@
-//! What the agent needs of a machine, thing by thing: whether it is there, why it matters, what to do.
+//! Checks of a machine, thing by thing: whether it is there, why the agent needs it, what to do.
 
 use std::{fs, path::Path};
 
@@ -7,6 +7,7 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 use serde::Serialize;
+use ssa_common::limits::LOOPBACK_NETWORK;
 
 use crate::telemetry::error_chain;
 use crate::{
@@ -17,10 +18,11 @@ use crate::{
     },
 };
 
-/// How a check came out.
+/// Outcome of a check.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Outcome {
+    /// The agent has what it needs.
     Good,
     /// The agent runs, and lacks something.
     Warning,
@@ -28,16 +30,18 @@ pub(crate) enum Outcome {
     Failed,
 }
 
-/// One thing that was looked at.
+/// Check of one thing.
 #[derive(Debug, Serialize)]
 pub(crate) struct Check {
+    /// Name of the thing.
     pub(crate) name: &'static str,
+    /// Outcome of the check.
     pub(crate) outcome: Outcome,
-    /// What is there.
+    /// State that was found.
     pub(crate) found: String,
-    /// What the agent needs it for.
+    /// Use that the agent makes of it.
     pub(crate) why: &'static str,
-    /// What to do; empty if all is well.
+    /// Advice what to do; empty if all is well.
     pub(crate) advice: String,
 }
 
@@ -46,12 +50,12 @@ impl Check {
         Self { name, outcome: Outcome::Good, found: found.into(), why, advice: String::new() }
     }
 
-    /// Failed unless `good`.
+    /// Makes the outcome [`Outcome::Failed`] unless `good`.
     fn need(self, good: bool, advice: impl Into<String>) -> Self {
         self.unless(good, Outcome::Failed, advice)
     }
 
-    /// A warning unless `good`.
+    /// Makes the outcome [`Outcome::Warning`] unless `good`.
     fn want(self, good: bool, advice: impl Into<String>) -> Self {
         self.unless(good, Outcome::Warning, advice)
     }
@@ -121,7 +125,7 @@ fn capabilities() -> Check {
     check.need(lacking.is_empty(), format!("run as root, or with these ambient capabilities: {}", reasons.join("; ")))
 }
 
-/// Each program is loaded, and let go.
+/// Checks whether each program loads, and lets it go.
 fn programs() -> Vec<Check> {
     let trial = kernel::trial();
     let mut refused = Vec::new();
@@ -143,9 +147,9 @@ fn programs() -> Vec<Check> {
     vec![
         programs.need(
             refused.is_empty(),
-            "ssa-agent run --log debug says what the verifier found; run a kernel that is tested (README)",
+            "ssa-agent run --log debug says what the verifier found; run a kernel that is tested (docs/kernels.md)",
         ),
-        call.want(tracing.is_empty(), "nothing, if programs make plain TCP sockets and set an option"),
+        call.want(tracing.is_empty(), "nothing, if applications make plain TCP sockets and set an option"),
     ]
 }
 
@@ -171,14 +175,14 @@ fn loopback() -> Check {
     // Not /sys, which may be another namespace's.
     let mut interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
     let up = interfaces.any(|one| one.interface_name == "lo" && one.flags.contains(InterfaceFlags::IFF_UP));
-    let check = Check::new("loopback", "programs and the agent meet there", if up { "up" } else { "down" });
+    let check = Check::new("loopback", "applications and the agent meet there", if up { "up" } else { "down" });
     check.need(up, "ip link set lo up (in each network namespace with TLS sockets)")
 }
 
 fn ipv6() -> Check {
     let there = Path::new("/proc/net/if_inet6").exists();
     let check = Check::new("IPv6", "TLS sockets over IPv6 need ::1", if there { "there" } else { "off" });
-    check.want(there, "nothing, if no program uses IPv6")
+    check.want(there, "nothing, if no application uses IPv6")
 }
 
 fn open_files() -> Check {
@@ -224,19 +228,42 @@ fn reused_ports() -> Check {
     check.want(value != 0, "sysctl net.ipv4.tcp_tw_reuse=2, or IPv6 servers end at 470 connections a second")
 }
 
-/// What came of serving a cgroup for a moment.
-pub(crate) fn trial(name: &'static str, done: anyhow::Result<()>) -> Check {
-    let (why, advice) = match name {
-        "serving" => ("the agent attaches, serves and detaches", "see what was found"),
-        "refusals" => (
-            "a refused connect ends by a packet on the loopback interface, or waits for a second or a minute",
-            "let the firewall pass TCP and ICMP on lo (nft: iif lo accept; a policy of drop wants established,related)",
-        ),
-        _ => (
+/// Part of serving a cgroup for a moment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Trial {
+    /// A plain socket fetches over TLS.
+    Fetching,
+    /// Connects are refused, and the refusals arrive.
+    Refusals,
+    /// The agent attaches, serves and detaches.
+    Serving,
+}
+
+impl Trial {
+    /// Name of the check, as people and machines are shown it.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Fetching => "fetching over TLS",
+            Self::Refusals => "refusals",
+            Self::Serving => "serving",
+        }
+    }
+}
+
+/// Makes the check of a part of serving a cgroup, by how it went.
+pub(crate) fn trial(part: Trial, done: anyhow::Result<()>) -> Check {
+    let (why, advice) = match part {
+        Trial::Fetching => (
             "a connect that was held goes on by a packet on the loopback interface",
-            "let the firewall pass TCP on lo (nft: iif lo accept), also for 127.204.0.0/15",
+            format!("let the firewall pass TCP on lo (nft: iif lo accept), also for {LOOPBACK_NETWORK}"),
         ),
+        Trial::Refusals => (
+            "a refused connect ends by a packet on the loopback interface, or waits for a second or a minute",
+            "let the firewall pass TCP and ICMP on lo (nft: iif lo accept; a policy of drop wants established,related)"
+                .to_owned(),
+        ),
+        Trial::Serving => ("the agent attaches, serves and detaches", "see what was found".to_owned()),
     };
     let found = done.as_ref().map_or_else(|error| format!("{error:#}"), |()| "works".to_owned());
-    Check::new(name, why, found).need(done.is_ok(), advice)
+    Check::new(part.label(), why, found).need(done.is_ok(), advice)
 }

@@ -1,11 +1,11 @@
-//! `ssa-agent doctor`: will it run here?
+//! `ssa-agent doctor`: reports whether the agent will run on this machine.
 
 use std::{fs, io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
-use super::checks::{self as doctor, Check, Outcome};
+use super::checks::{self as doctor, Check, Outcome, Trial};
 use crate::{
     app::{self, RunOptions},
     cli::selftest,
@@ -25,10 +25,10 @@ pub(crate) struct Args {
     /// Print one JSON object instead
     #[arg(long)]
     json: bool,
-    /// Only look; serve nothing
+    /// Look only; serve nothing
     #[arg(long)]
     no_trial: bool,
-    /// Where maps and programs are pinned
+    /// Folder that maps and programs are pinned in
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf")]
     bpffs: PathBuf,
     /// Print each program and the instructions that the verifier followed
@@ -36,6 +36,7 @@ pub(crate) struct Args {
     programs: bool,
 }
 
+/// Runs `ssa-agent doctor`. The exit status is 1 if the agent will not run.
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     if args.programs {
         return programs();
@@ -71,7 +72,7 @@ fn print(check: &Check, colours: bool) {
     }
 }
 
-/// Serves a cgroup that exists for this moment only.
+/// Serves a cgroup that exists for this moment only, and makes the checks of it.
 fn trial(args: &Args) -> Result<Vec<Check>> {
     let path = cgroup::resolve(format!("ssa-doctor-{}", std::process::id()).as_ref())?;
     let made = cgroup::create(&path);
@@ -90,11 +91,11 @@ fn trial(args: &Args) -> Result<Vec<Check>> {
         runtime.shutdown_background();
         // Absent only if it was in use, which can't be.
         let _gone = fs::remove_dir(&path);
-        checks.push(doctor::trial("serving", served.map(drop)));
-        checks.extend(fetched.map(|done| doctor::trial("fetching over TLS", done)));
-        checks.extend(refused.map(|done| doctor::trial("refusals", done)));
+        checks.push(doctor::trial(Trial::Serving, served.map(drop)));
+        checks.extend(fetched.map(|done| doctor::trial(Trial::Fetching, done)));
+        checks.extend(refused.map(|done| doctor::trial(Trial::Refusals, done)));
     } else {
-        checks.push(doctor::trial("serving", made.map(drop).context("making a cgroup to try it with")));
+        checks.push(doctor::trial(Trial::Serving, made.map(drop).context("making a cgroup to try it with")));
     }
     Ok(checks)
 }

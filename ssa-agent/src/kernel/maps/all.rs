@@ -1,4 +1,4 @@
-//! The maps of the hooks, by domain: whoever needs one is given its handle, and no other.
+//! Handles of the hooks' maps by domain: whoever needs one is given its handle, and no other.
 
 use std::{path::Path, sync::Arc};
 
@@ -13,26 +13,26 @@ use super::{
 };
 use crate::kernel::error::Error;
 
-/// A handle for each domain.
+/// Handles of all maps, one for each domain.
 pub(crate) struct Maps {
-    /// What `getsockopt` answers.
+    /// Answers of `getsockopt`, `getpeername` and `getsockname`.
     pub(crate) answers: Arc<AnswerMaps>,
-    /// Who listens.
+    /// Sockets that listen, and legs to them.
     pub(crate) listeners: Arc<ListenerMaps>,
-    /// What applications have set.
+    /// Settings of applications.
     pub(crate) options: Arc<OptionMaps>,
-    /// What the administrator allows.
+    /// Policy of the administrator, as rows.
     pub(crate) policy: Arc<PolicyMaps>,
-    /// What the administrator's rules say.
+    /// Rules of the administrator.
     pub(crate) rules: Arc<RuleMaps>,
     /// Ids, counts and events.
     pub(crate) sockets: Arc<SocketMaps>,
-    /// DNS_MESSAGES: the ring buffer of what goes to name servers and comes from them.
+    /// Ring buffer DNS_MESSAGES: what goes to name servers and comes from them.
     pub(crate) names: RingBuf<MapData>,
 }
 
 impl Maps {
-    /// Takes them out of the loaded object, whose maps are pinned in the folder `pins`.
+    /// Takes the maps out of the loaded object, whose maps are pinned in the folder `pins`.
     pub(in crate::kernel) fn take(ebpf: &mut Ebpf, pins: &Path) -> Result<Self, Error> {
         Ok(Self {
             answers: Arc::new(AnswerMaps::take(ebpf)?),

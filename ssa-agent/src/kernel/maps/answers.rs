@@ -1,4 +1,4 @@
-//! Answers to `getsockopt`, `getpeername` and `getsockname`: CONNECTIONS, CHAINS, CERTIFICATES.
+//! Maps of answers to `getsockopt`, `getpeername` and `getsockname`: CONNECTIONS, CHAINS, CERTIFICATES.
 
 use std::{collections::HashSet, sync::Mutex};
 
@@ -14,29 +14,30 @@ use ssa_common::{
 use super::table::{keys, take};
 use crate::{kernel::error::Error, sync::lock};
 
-/// Answers to `getsockopt`, `getpeername` and `getsockname`, as connections write them. A trait, so that what decides on a
-/// connection can be tested without a kernel.
+/// Answers to `getsockopt`, `getpeername` and `getsockname`, as connections write them. A trait, so that what decides
+/// on a connection can be tested without a kernel.
 pub(crate) trait AnswerMap: Send + Sync {
     /// Publishes what is known of an attempt. False if the socket is closed already, or at a later attempt: the hooks make
     /// the entry and delete it, the agent only fills it.
     fn publish(&self, id: u64, answers: &Connection) -> bool;
 
-    /// Publishes the answers of a socket that is to come out of a listener.
+    /// Publishes the answers of a socket that is to come out of a listener. Errors: the map is full, or has the id
+    /// already.
     fn publish_accepted(&self, id: u64, answers: &Connection) -> Result<(), Error>;
 
-    /// Publishes why a listener can't serve. A full map is not told of: then the application has no reason.
+    /// Publishes the reason why a listener can't serve. A full map is no error: then the application has no reason.
     fn publish_listener(&self, id: u64, answers: &Connection);
 
-    /// The attempt that a socket is at, if it is open.
+    /// Count of connects that a socket is at, from 1; none if it is closed.
     fn attempt(&self, id: u64) -> Option<u32>;
 
     /// Deletes the answers of a socket that no application ever had, or has no more. Absent is as good.
     fn forget(&self, id: u64);
 
-    /// Publishes a chain, which is whole from then on: its certificates are there before.
+    /// Publishes a chain, which is whole from then on: its certificates are there before. Errors: the map is full.
     fn put_chain(&self, digest: &Digest, chain: &Chain) -> Result<(), Error>;
 
-    /// Publishes a certificate.
+    /// Publishes a certificate. Errors: the map is full.
     fn put_certificate(&self, digest: &Digest, certificate: &Certificate) -> Result<(), Error>;
 
     /// Deletes a chain that no connection has any more. Absent is as good.
@@ -45,13 +46,13 @@ pub(crate) trait AnswerMap: Send + Sync {
     /// Deletes a certificate that no chain has any more. Absent is as good.
     fn remove_certificate(&self, digest: &Digest);
 
-    /// The chains of the open sockets that an agent before this one has connected: socket id, chain.
+    /// Lists the chains of the open sockets that an agent before this one has connected: socket id, digest, chain.
     /// Chains and certificates of others are deleted.
     fn inherited_chains(&self) -> Vec<(u64, Digest, Chain)>;
 }
 
-/// Answers by socket id, and the certificates that they refer to. Each call is one bpf(2) or a few: the locks are held for
-/// microseconds, and never across an await.
+/// Maps of answers by socket id, and of the certificates that they refer to. Each call is one bpf(2) or a few: the
+/// locks are held for microseconds, and never across an await.
 pub(crate) struct AnswerMaps {
     connections: Mutex<HashMap<MapData, u64, Connection>>,
     chains: Mutex<HashMap<MapData, Digest, Chain>>,
@@ -59,7 +60,7 @@ pub(crate) struct AnswerMaps {
 }
 
 impl AnswerMaps {
-    /// Takes them out of the loaded object.
+    /// Takes the maps out of the loaded object.
     pub(in crate::kernel) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
             connections: Mutex::new(take(ebpf, "CONNECTIONS")?),

@@ -1,4 +1,4 @@
-//! Sockets that listen, and the legs to them that may pass: LISTENING, AGENT_LISTENERS, LEGS.
+//! Maps of sockets that listen, and of the legs to them that may pass: LISTENING, AGENT_LISTENERS, LEGS.
 
 use std::{
     os::fd::AsRawFd,
@@ -15,17 +15,17 @@ use ssa_common::{event::Listening, steer::LegKey};
 use super::table::take;
 use crate::{kernel::error::Error, sync::lock};
 
-/// TLS sockets that listen, by id; the agent's own listeners, which hooks leave alone; announced legs.
+/// Maps of TLS sockets that listen, by id; of the agent's own listeners, which hooks leave alone; of announced legs.
 pub(crate) struct ListenerMaps {
     listening: HashMap<MapData, u64, Listening>,
     listeners: Mutex<SkStorage<MapData, u32>>,
     legs: Mutex<HashMap<MapData, LegKey, u64>>,
-    /// The folder of the pins.
+    /// Folder of the pins.
     pins: PathBuf,
 }
 
 impl ListenerMaps {
-    /// Takes them out of the loaded object.
+    /// Takes the maps out of the loaded object.
     pub(in crate::kernel) fn take(ebpf: &mut Ebpf, pins: &Path) -> Result<Self, Error> {
         Ok(Self {
             listening: take(ebpf, "LISTENING")?,
@@ -40,17 +40,17 @@ impl ListenerMaps {
         lock(&self.listeners).insert(listener, 1, 0).map_err(|source| Error::Map { name: "AGENT_LISTENERS", source })
     }
 
-    /// Lets a leg to a listener pass, once.
+    /// Lets a leg to a listener pass, once; it becomes the socket `id`. Errors: the map LEGS is full.
     pub(crate) fn announce_leg(&self, key: &LegKey, id: u64) -> Result<(), Error> {
         lock(&self.legs).insert(key, id, 0).map_err(|source| Error::Map { name: "LEGS", source })
     }
 
-    /// Takes that back. False if the leg has passed.
+    /// Takes an announcement back. False if the leg has passed.
     pub(crate) fn withdraw_leg(&self, key: &LegKey) -> bool {
         lock(&self.legs).remove(key).is_ok()
     }
 
-    /// The sockets that listen.
+    /// Lists the TLS sockets that listen.
     pub(crate) fn all_listening(&self) -> Vec<Listening> {
         self.listening.iter().filter_map(Result::ok).map(|(_id, record)| record).collect()
     }
@@ -60,7 +60,7 @@ impl ListenerMaps {
         self.listening.get(&id, 0).is_ok()
     }
 
-    /// The path at which LEGS is pinned, for the steering program, which shares it.
+    /// Path at which LEGS is pinned, for the steering program, which shares it.
     pub(crate) fn legs_pin(&self) -> PathBuf {
         self.pins.join("LEGS")
     }

@@ -1,4 +1,4 @@
-//! The maps of the hooks, a handle for each domain. Whoever needs one is given its handle, and no other.
+//! Maps of the hooks, a handle for each domain.
 
 pub(in crate::kernel) mod all;
 pub(in crate::kernel) mod answers;

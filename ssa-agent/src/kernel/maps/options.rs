@@ -1,4 +1,4 @@
-//! What applications have set: CONTEXTS, BLOBS, PATHS, and the names of cipher suites, CIPHERS and CIPHER_NAMES.
+//! Maps of applications' settings: CONTEXTS, BLOBS, PATHS, and the names of cipher suites, CIPHERS and CIPHER_NAMES.
 
 use std::{collections::HashSet, sync::Mutex};
 
@@ -14,7 +14,8 @@ use ssa_common::{
 use super::table::{keys, take};
 use crate::{kernel::error::Error, sync::lock};
 
-/// Settings by context id, values that wait to be taken, paths that are kept for the next agent, and cipher suites by name.
+/// Maps of settings by context id, of values that wait to be taken, of paths that are kept for the next agent, and of
+/// cipher suites by name.
 pub(crate) struct OptionMaps {
     contexts: Mutex<HashMap<MapData, u64, Context>>,
     blobs: Mutex<HashMap<MapData, BlobKey, Blob>>,
@@ -24,7 +25,7 @@ pub(crate) struct OptionMaps {
 }
 
 impl OptionMaps {
-    /// Takes them out of the loaded object.
+    /// Takes the maps out of the loaded object.
     pub(in crate::kernel) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
             contexts: Mutex::new(take(ebpf, "CONTEXTS")?),
@@ -35,7 +36,7 @@ impl OptionMaps {
         })
     }
 
-    /// A context's settings, if a socket still uses it.
+    /// Settings of a context; none if no socket uses it any more.
     pub(crate) fn context(&self, id: u64) -> Option<Context> {
         lock(&self.contexts).get(&id, 0).ok()
     }
@@ -45,7 +46,7 @@ impl OptionMaps {
         let _absent = lock(&self.contexts).remove(&id);
     }
 
-    /// Takes an option's value out of its map.
+    /// Takes an option's value out of BLOBS; none if it is not there.
     pub(crate) fn take_blob(&self, key: &BlobKey) -> Option<Vec<u8>> {
         let mut blobs = lock(&self.blobs);
         let blob = blobs.get(key, 0).ok()?;
@@ -54,7 +55,8 @@ impl OptionMaps {
         blob.bytes.get(..blob.len as usize).map(<[u8]>::to_vec)
     }
 
-    /// Keeps a path for the next agent. Full: it will have to be set again.
+    /// Keeps a path for the next agent. If the map is full, or the context is gone, it is not kept: the application
+    /// will have to set it again.
     pub(crate) fn keep_path(&self, key: &BlobKey, path: &KeptPath) {
         let mut paths = lock(&self.paths);
         let _full = paths.insert(key, path, 0);
@@ -68,12 +70,13 @@ impl OptionMaps {
         let _absent = lock(&self.paths).remove(key);
     }
 
-    /// The paths that an agent before this one has kept.
+    /// Lists the paths that an agent before this one has kept.
     pub(crate) fn kept_paths(&self) -> Vec<(BlobKey, KeptPath)> {
         lock(&self.paths).iter().filter_map(Result::ok).collect()
     }
 
-    /// Gives a cipher suite its number: by OpenSSL's name, and by another one, if it has one.
+    /// Gives a cipher suite its number: by OpenSSL's name, and by IANA's, if it has one. Errors: a map can't be
+    /// written.
     pub(crate) fn put_cipher(&self, number: u8, name: &str, standard_name: Option<&str>) -> Result<(), Error> {
         let failed = |source| Error::Map { name: "CIPHERS", source };
         let mut entry = CipherName { bytes: [0; cipher::NAME_BYTES], len: name.len() as u32, reserved: 0 };
@@ -86,7 +89,7 @@ impl OptionMaps {
         Ok(())
     }
 
-    /// The name of a cipher suite by its number; empty if it has none.
+    /// OpenSSL's name of a cipher suite by its number; empty if it has none.
     pub(crate) fn cipher_name(&self, number: u8) -> String {
         let name = lock(&self.cipher_names).get(&u32::from(number), 0);
         name.ok()
@@ -94,7 +97,7 @@ impl OptionMaps {
             .map_or_else(String::new, |name| String::from_utf8_lossy(&name).into_owned())
     }
 
-    /// Forgets all names of cipher suites; returns the contexts that have lists by their numbers.
+    /// Forgets the names of all cipher suites; returns the ids of the contexts that have lists by their numbers.
     pub(crate) fn forget_ciphers(&self) -> HashSet<u64> {
         let mut ciphers = lock(&self.ciphers);
         keys(&ciphers).iter().for_each(|hash| drop(ciphers.remove(hash)));

@@ -1,4 +1,4 @@
-//! Policy as the hooks check it: POLICIES, by the classes of CGROUP_CLASSES and USER_CLASSES.
+//! Maps of policy as the hooks check it: POLICIES, by the classes of CGROUP_CLASSES and USER_CLASSES.
 
 use std::{collections, sync::Mutex};
 
@@ -11,7 +11,7 @@ use ssa_common::policy::{Policy, PolicyKey};
 use super::table::{keys, replace, take};
 use crate::{kernel::error::Error, sync::lock};
 
-/// Rows of policy by class, and the classes of cgroups (by inode) and users (by uid).
+/// Maps of policy rows by class, and of the classes of cgroups (by inode) and users (by uid).
 pub(crate) struct PolicyMaps {
     policies: Mutex<HashMap<MapData, PolicyKey, Policy>>,
     cgroup_classes: Mutex<HashMap<MapData, u64, u32>>,
@@ -19,7 +19,7 @@ pub(crate) struct PolicyMaps {
 }
 
 impl PolicyMaps {
-    /// Takes them out of the loaded object.
+    /// Takes the maps out of the loaded object.
     pub(in crate::kernel) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
             policies: Mutex::new(take(ebpf, "POLICIES")?),
@@ -28,7 +28,7 @@ impl PolicyMaps {
         })
     }
 
-    /// Writes a row of policy.
+    /// Writes a row of policy. Errors: the map is full.
     pub(crate) fn set_policy(&self, key: &PolicyKey, row: &Policy) -> Result<(), Error> {
         lock(&self.policies).insert(key, row, 0).map_err(|source| Error::Map { name: "POLICIES", source })
     }
@@ -38,7 +38,8 @@ impl PolicyMaps {
         let _absent = lock(&self.policies).remove(key);
     }
 
-    /// Classes of cgroups and users; those that had one, and have none now, lose it.
+    /// Sets the classes of cgroups (by inode) and users (by uid); those that had one, and have none now, lose it.
+    /// Errors: a map is full.
     pub(crate) fn set_classes(
         &self,
         cgroups: &collections::HashMap<u64, u32>,
@@ -49,7 +50,7 @@ impl PolicyMaps {
         replace(&mut lock(&self.user_classes), users).map_err(|source| Error::Map { name: "USER_CLASSES", source })
     }
 
-    /// The rows that an agent before this one has left.
+    /// Keys of the rows that are there, also of an agent before this one.
     pub(crate) fn policy_keys(&self) -> Vec<PolicyKey> {
         keys(&lock(&self.policies))
     }

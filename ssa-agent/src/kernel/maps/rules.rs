@@ -1,4 +1,5 @@
-//! The administrator's rules as the hooks look them up: CGROUP_RULES, RULE_ADDRESSES, RULE_PORTS, and DNS_WANTED.
+//! Maps of the administrator's rules as the hooks look them up: CGROUP_RULES, RULE_ADDRESSES, RULE_PORTS, and
+//! DNS_WANTED.
 
 use std::{collections, sync::Mutex};
 
@@ -14,7 +15,7 @@ use ssa_common::rule::{Action, AddressKey, Groups, PortKey};
 use super::table::take;
 use crate::{kernel::error::Error, sync::lock};
 
-/// Sets of rules by cgroup (inode), and what each set comes to, by address and by port.
+/// Maps of sets of rules by cgroup (inode), and of each set's rules, by address and by port.
 pub(crate) struct RuleMaps {
     ruled: Mutex<HashMap<MapData, u64, u32>>,
     rule_addresses: Mutex<LpmTrie<MapData, AddressKey, Groups>>,
@@ -23,7 +24,7 @@ pub(crate) struct RuleMaps {
 }
 
 impl RuleMaps {
-    /// Takes them out of the loaded object.
+    /// Takes the maps out of the loaded object.
     pub(in crate::kernel) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
             ruled: Mutex::new(take(ebpf, "CGROUP_RULES")?),
@@ -33,8 +34,8 @@ impl RuleMaps {
         })
     }
 
-    /// Writes what the hooks look up for a set of rules, which is not in force yet: entries of both tries, each with the
-    /// length of its prefix in bits. On an error nothing of it stays.
+    /// Writes the entries of a set of rules, which is not in force yet: of both tries, each with the length of its
+    /// prefix in bits. Returns their keys. On an error nothing of it stays.
     pub(crate) fn put_rules(
         &self,
         addresses: &[(u32, AddressKey, Groups)],
@@ -79,19 +80,20 @@ impl RuleMaps {
         }
     }
 
-    /// The entries of all sets.
+    /// Keys of the entries of all sets.
     pub(crate) fn rule_keys(&self) -> Vec<RuleKey> {
         let addresses: Vec<_> = lock(&self.rule_addresses).keys().filter_map(Result::ok).collect();
         let ports: Vec<_> = lock(&self.rule_ports).keys().filter_map(Result::ok).collect();
         addresses.into_iter().map(RuleKey::Address).chain(ports.into_iter().map(RuleKey::Port)).collect()
     }
 
-    /// The sets of the cgroups.
+    /// Numbers of the cgroups' sets of rules, by inode.
     pub(crate) fn ruled(&self) -> collections::HashMap<u64, u32> {
         lock(&self.ruled).iter().filter_map(Result::ok).collect()
     }
 
-    /// Gives cgroups their sets of rules; those that had one, and have none now, lose it.
+    /// Gives cgroups their sets of rules; those that had one, and have none now, lose it. `before` is what the map has.
+    /// Errors: the map is full.
     pub(crate) fn set_ruled(
         &self,
         before: &collections::HashMap<u64, u32>,
@@ -105,7 +107,7 @@ impl RuleMaps {
         Ok(())
     }
 
-    /// Says whether names that programs resolve are of interest.
+    /// Sets whether hooks note DNS messages of applications (DNS_WANTED).
     pub(crate) fn want_names(&self, wanted: bool) -> Result<(), Error> {
         let set = lock(&self.names_wanted).set(0, u32::from(wanted), 0);
         set.map_err(|source| Error::Map { name: "DNS_WANTED", source })
@@ -114,14 +116,14 @@ impl RuleMaps {
 
 /// Key of an entry of the hooks' rules.
 pub(crate) enum RuleKey {
-    /// In RULE_ADDRESSES.
+    /// Key in RULE_ADDRESSES.
     Address(Key<AddressKey>),
-    /// In RULE_PORTS.
+    /// Key in RULE_PORTS.
     Port(Key<PortKey>),
 }
 
 impl RuleKey {
-    /// The set that it is of; zero if it does not say.
+    /// Number of its set; zero if the key does not have it.
     pub(crate) fn set(&self) -> u32 {
         match self {
             Self::Address(key) => key.data().set,
@@ -129,7 +131,7 @@ impl RuleKey {
         }
     }
 
-    /// The group that it is of; zero if it does not say.
+    /// Number of its group; zero if the key does not have it.
     pub(crate) fn group(&self) -> u32 {
         match self {
             Self::Address(_) => 0,

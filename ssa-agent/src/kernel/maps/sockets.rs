@@ -1,4 +1,4 @@
-//! Counts and ids: IDS, COUNTERS, SERVICES, USERS, SOCKET_CALLS, and the ring buffer EVENTS.
+//! Maps of counts and ids: IDS, COUNTERS, SERVICES, USERS, SOCKET_CALLS, and the ring buffer EVENTS.
 
 use std::{
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
@@ -19,21 +19,22 @@ use crate::{
     sync::lock,
 };
 
-/// The pool of socket ids, counters of the hooks, open sockets by service and user, marks of threads, and the events.
+/// Maps of the pool of socket ids, counters of the hooks, open sockets by service and user, marks of threads, and the
+/// events.
 pub(crate) struct SocketMaps {
     ids: Mutex<Queue<MapData, u64>>,
     counters: Mutex<Array<MapData, u64>>,
     services: MapData,
     users: Mutex<HashMap<MapData, u32, u64>>,
     marks: Mutex<HashMap<MapData, u64, u32>>,
-    /// When to look at USERS and SOCKET_CALLS next.
+    /// Time at which to look at USERS and SOCKET_CALLS next.
     users_at: Mutex<Instant>,
-    /// The folder of the pins.
+    /// Folder of the pins.
     pins: PathBuf,
 }
 
 impl SocketMaps {
-    /// Takes them out of the loaded object.
+    /// Takes the maps out of the loaded object.
     pub(in crate::kernel) fn take(ebpf: &mut Ebpf, pins: &Path) -> Result<Self, Error> {
         Ok(Self {
             ids: Mutex::new(take(ebpf, "IDS")?),
@@ -54,17 +55,18 @@ impl SocketMaps {
         lock(&self.ids).push(id, 0).is_ok()
     }
 
-    /// A counter's value.
+    /// Value of a counter; zero if it can't be read.
     pub(crate) fn counter(&self, counter: Counter) -> u64 {
         lock(&self.counters).get(&(counter as u32), 0).unwrap_or(0)
     }
 
-    /// TLS sockets that were made in an attached cgroup, or below it, and are open.
+    /// Number of open TLS sockets that were made in an attached cgroup, or below it.
     pub(crate) fn sockets_of(&self, cgroup: u64) -> u64 {
         bpf::map_get(self.services.fd().as_fd(), &cgroup).map_or(0, |service: Service| service.sockets)
     }
 
-    /// Forgets users without TLS sockets, and threads without an end, if there are many; once a minute.
+    /// Forgets users without TLS sockets, and marks of threads that have ended, if there are many; once a minute,
+    /// however often it is called.
     pub(crate) fn forget_old(&self) {
         let mut next = lock(&self.users_at);
         if *next > Instant::now() {
@@ -97,7 +99,7 @@ impl SocketMaps {
         }
     }
 
-    /// The ring buffer, for the one task that reads it: from where it was read last, by whomever.
+    /// Opens the ring buffer, for the one task that reads it: from where it was read last, by whomever.
     pub(crate) fn events(&self) -> Result<RingBuf<MapData>, Error> {
         let failed = |source| Error::Map { name: "EVENTS", source };
         let map = MapData::from_pin(self.pins.join("EVENTS")).map_err(failed)?;
@@ -105,5 +107,5 @@ impl SocketMaps {
     }
 }
 
-/// Entries that may stay although nobody needs them.
+/// Number of entries that may stay although nobody needs them.
 const MANY: usize = 1000;

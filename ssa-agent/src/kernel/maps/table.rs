@@ -1,4 +1,4 @@
-//! What the maps of every domain have in common.
+//! Functions that the maps of every domain share.
 
 use std::{collections, hash::Hash};
 
@@ -33,7 +33,7 @@ where
     Ok(())
 }
 
-/// The keys of a map. One that changes meanwhile may have some twice, or not at all.
+/// Keys of a map. One that changes meanwhile may have some twice, or not at all.
 pub(super) fn keys<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>) -> Vec<K> {
     map.keys().filter_map(Result::ok).collect()
 }

@@ -28,7 +28,7 @@ const SEQUENCES: usize = 1000;
 const PEERS: &str = "SSA_MODEL_PEERS";
 
 /// Hooks go by the cgroup of a whole process, and other tests run in this one: the calls are made by another process of
-/// this same program, which is in the agent's cgroup from its start.
+/// this same executable, which is in the agent's cgroup from its start.
 #[test]
 fn random_calls_do_as_the_contract_says() {
     if let Ok(peers) = env::var(PEERS) {
