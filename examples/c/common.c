@@ -47,7 +47,7 @@ void complain(int fd)
     char reason[256] = "";
     socklen_t length = sizeof reason;
     if (error == ENOPROTOOPT)
-        strcpy(reason, "run this program in a cgroup that ssa-agent serves");
+        strcpy(reason, "run this application in a cgroup that ssa-agent serves");
     else
         getsockopt(fd, IPPROTO_TLS, TLS_ERROR, reason, &length);
     fprintf(stderr, "[Errno %d] %s%s%s\n", error, strerror(error), *reason ? ": " : "", reason);

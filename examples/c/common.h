@@ -11,7 +11,7 @@ struct arguments {
     struct addrinfo *places;  /* where to connect to */
 };
 
-/* HOST [PORT] [CA-FILE] [ADDRESS]. Ends the program if there are others, or if the host is not found. */
+/* HOST [PORT] [CA-FILE] [ADDRESS]. Ends the process if there are others, or if the host is not found. */
 struct arguments read_arguments(int argc, char **argv);
 
 /* Makes connect() on this socket do TLS. Gives 0, or -1 and errno. */

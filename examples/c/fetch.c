@@ -1,6 +1,6 @@
 /* Fetch a page over TLS through a plain socket: fetch HOST [PORT] [CA-FILE] [ADDRESS]
  *
- * Two socket options before connect() (in set_tls) are all the TLS there is in this program. When connect() returns,
+ * Two socket options before connect() (in set_tls) are all the TLS there is in this application. When connect() returns,
  * the server has proved to be HOST, and from then on the socket is read and written like any other. */
 #include <stdio.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 #!/usr/bin/env perl
 # Fetch a page over TLS through a plain socket: fetch.pl HOST [PORT] [CA-FILE] [ADDRESS]
 #
-# Two socket options before connect are all the TLS there is in this program. When connect returns, the server has
+# Two socket options before connect are all the TLS there is in this application. When connect returns, the server has
 # proved to be HOST, and from then on the socket is read and written like any other.
 use strict;
 use warnings;
@@ -40,7 +40,7 @@ for my $place (@places) {
     }
     my $error = $!;
     my $reason = $error == ENOPROTOOPT
-        ? "run this program in a cgroup that ssa-agent serves"
+        ? "run this application in a cgroup that ssa-agent serves"
         : getsockopt($sock, IPPROTO_TLS, TLS_ERROR) =~ s/\0//r;
     print STDERR "[Errno ", $error + 0, "] $error", $reason && ": $reason", "\n";
 }

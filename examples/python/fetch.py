@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fetch a page over TLS through a plain socket.
 
-Two socket options before connect() are all the TLS there is in this program. When connect() returns, the server has
+Two socket options before connect() are all the TLS there is in this application. When connect() returns, the server has
 proved to be HOST, and from then on the socket is read and written like any other.
 """
 
@@ -21,7 +21,7 @@ TLS_ERROR = 100
 def explain(sock: socket.socket, error: OSError) -> str:
     """What failed, and in words why, if TLS did."""
     if error.errno == errno.ENOPROTOOPT:
-        return f"{error}: run this program in a cgroup that ssa-agent serves"
+        return f"{error}: run this application in a cgroup that ssa-agent serves"
     words = sock.getsockopt(IPPROTO_TLS, TLS_ERROR, 256).rstrip(b"\0").decode()
     return f"{error}: {words}" if words else str(error)
 

@@ -19,7 +19,7 @@ STATES = ("fresh", "connecting", "connected", "listening", "failed", "closed by 
 def explain(sock: socket.socket, error: OSError) -> str:
     """What failed, and in words why, if TLS did."""
     if error.errno == errno.ENOPROTOOPT:
-        return f"{error}: run this program in a cgroup that ssa-agent serves"
+        return f"{error}: run this application in a cgroup that ssa-agent serves"
     words = sock.getsockopt(IPPROTO_TLS, TLS_ERROR, 256).rstrip(b"\0").decode()
     return f"{error}: {words}" if words else str(error)
 

@@ -17,7 +17,7 @@ TLS_HOSTNAME, TLS_TRUSTED_PEER_CERTIFICATES, TLS_ERROR, TLS_CONTEXT, TLS_RESUMED
 def explain(sock: socket.socket, error: OSError) -> str:
     """What failed, and in words why, if TLS did."""
     if error.errno == errno.ENOPROTOOPT:
-        return f"{error}: run this program in a cgroup that ssa-agent serves"
+        return f"{error}: run this application in a cgroup that ssa-agent serves"
     words = sock.getsockopt(IPPROTO_TLS, TLS_ERROR, 256).rstrip(b"\0").decode()
     return f"{error}: {words}" if words else str(error)
 

@@ -53,7 +53,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// With limits that suit tests: 2 s to connect, 2 s for the handshake.
+    /// Starts an agent with limits that suit tests: 2 s to connect, 2 s for the handshake.
     pub fn start() -> Self {
         Self::start_with("")
     }
@@ -73,7 +73,7 @@ impl Agent {
         fs::write(self.config(), format!("{times}{config}")).expect("the folder is ours");
     }
 
-    /// Where the configuration is.
+    /// Path of the configuration.
     pub fn config(&self) -> PathBuf {
         self.folder.path().join("agent.toml")
     }
@@ -264,7 +264,7 @@ impl Agent {
         self.log.lock().expect("no panic holds it").join("\n")
     }
 
-    /// Where the guards and maps are pinned.
+    /// Folder in which the guards and maps are pinned.
     pub fn pins(&self) -> PathBuf {
         use std::os::unix::fs::MetadataExt as _;
         let inode = fs::metadata(&self.cgroup).expect("the cgroup is there").ino();
@@ -370,7 +370,7 @@ fn runs(pid: Pid) -> bool {
     stat.rsplit(')').next().is_some_and(|rest| !rest.trim().is_empty() && !rest.trim_start().starts_with('Z'))
 }
 
-/// Where cgroup2 is mounted.
+/// Mount point of cgroup2.
 pub fn cgroup_mount() -> PathBuf {
     let mounts = fs::read_to_string("/proc/mounts").expect("/proc is mounted");
     let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("cgroup2 is mounted");

@@ -107,7 +107,7 @@ impl Transfers {
         self.0.said()
     }
 
-    /// What the application says within `limit`, or none.
+    /// Line that the application says within `limit`, or none.
     pub fn said_within(&mut self, limit: Duration) -> Option<Value> {
         self.0.try_said(limit)
     }

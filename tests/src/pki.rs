@@ -50,7 +50,7 @@ impl<'a> Leaf<'a> {
         Self { names, valid: (-1, 30), extensions: &[] }
     }
 
-    /// With these extensions as well.
+    /// Adds these extensions.
     pub fn with(self, extensions: &'a [(&'a str, &'a str)]) -> Self {
         Self { extensions, ..self }
     }
@@ -163,7 +163,7 @@ fn new_key() -> PKey<Private> {
     PKey::from_ec_key(EcKey::generate(&group).expect("keys can be made")).expect("it is a key")
 }
 
-/// Of a CA if there is no `leaf`.
+/// Makes a certificate: of a CA if there is no `leaf`.
 #[expect(deprecated, reason = "no other function takes extensions as texts")]
 fn build(
     common_name: &str,

@@ -78,7 +78,7 @@ pub fn echo_peer(name: &str) -> (Pki, Server) {
     (pki, server)
 }
 
-/// Does the server's side of a handshake.
+/// Shakes hands as a server.
 pub fn handshake(context: &SslContext, stream: TcpStream) -> Option<SslStream<TcpStream>> {
     let _off = stream.set_nodelay(true);
     let mut stream = SslStream::new(Ssl::new(context).expect("the context is good"), stream).expect("it is a stream");

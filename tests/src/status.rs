@@ -30,7 +30,7 @@ use crate::{
 pub enum Known {
     Good,
     Revoked,
-    /// Nothing.
+    /// Answers that it does not know the certificate.
     Unknown,
 }
 
@@ -43,7 +43,7 @@ pub struct Responder {
 /// Clock and arguments of a responder.
 #[derive(Clone, Copy, Default)]
 pub struct Setup<'a> {
-    /// When it thinks that it is, such as `-2d` (faketime(1)).
+    /// Time that it thinks it is, such as `-2d` (faketime(1)).
     pub at: Option<&'a str>,
     /// More arguments: `-nmin 60`, say.
     pub arguments: &'a [&'a str],
@@ -196,7 +196,7 @@ pub enum Page {
     Bytes(Vec<u8>),
     /// Bytes without end.
     Endless,
-    /// To another path, or URL.
+    /// Redirects to another path, or URL.
     Redirect(String),
     /// An answer after so long.
     Slow(Duration, Vec<u8>),

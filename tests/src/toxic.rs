@@ -12,7 +12,7 @@ use crate::server::{Server, reset};
 /// Harm that the proxy does to each direction.
 #[derive(Clone, Copy, Debug)]
 pub enum Toxic {
-    /// Each piece is late.
+    /// Delays each piece.
     Latency(Duration),
     /// Pieces of so many bytes at most.
     Slices(usize),

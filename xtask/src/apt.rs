@@ -12,9 +12,9 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::process::{check, output};
 
-/// What knows the keys of all the suites.
+/// Keyring with the keys of all the suites.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// How old the lists of packages may be.
+/// Greatest age of the lists of packages.
 const LISTS_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// Lists and packages of some suites, apart from the machine's own.
@@ -52,7 +52,7 @@ impl Apt {
         Ok(names.lines().map(str::to_owned).collect())
     }
 
-    /// What a package depends on, by name.
+    /// Names of the packages that one depends on.
     pub(crate) fn depends(&self, package: &str) -> Result<Vec<String>> {
         let text = output(self.command("apt-cache", &self.list()).args(["depends", "--important", package]))?;
         Ok(text.lines().filter_map(|line| line.trim().strip_prefix("Depends: ")).map(str::to_owned).collect())

@@ -29,7 +29,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Every generated file: its path in the workspace, and what is in it.
+/// Lists the generated files: path in the workspace, and content.
 fn files() -> Result<[(&'static str, String); 6]> {
     let configuration = fs::read_to_string(root().join("deploy/agent.toml")).context("deploy/agent.toml")?;
     Ok([
@@ -87,7 +87,7 @@ fn python() -> String {
     text
 }
 
-/// The same names for the tests themselves.
+/// Module of the same names for the tests themselves.
 fn rust() -> String {
     let mut text = String::from(RUST_PREAMBLE);
     for option in OPTIONS {

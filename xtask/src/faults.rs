@@ -19,7 +19,7 @@ pub(crate) struct Args {
     write: bool,
 }
 
-/// Where the table begins and ends.
+/// Marks at the begin and end of the table.
 const MARKS: [&str; 2] = ["<!-- table: cargo xtask faults --write -->\n", "<!-- end of the table -->"];
 
 pub(crate) fn run(args: &Args) -> Result<()> {

@@ -59,7 +59,7 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// All source files of a crate, without comments and tests.
+/// Reads the source files of a crate, without comments and tests.
 fn read(source: &Path) -> Result<BTreeMap<PathBuf, String>> {
     let mut files = BTreeMap::new();
     let mut left = vec![source.to_owned()];
@@ -95,7 +95,7 @@ fn room(path: &Path) -> String {
     path.iter().next().map(|part| part.to_string_lossy().trim_end_matches(".rs").to_owned()).unwrap_or_default()
 }
 
-/// What a file does against the layers, in words.
+/// Lists what a file does against the layers, in words.
 fn climbs(path: &Path, text: &str) -> Vec<String> {
     let own = room(path);
     let Some(own_row) = row(&own) else { return vec![format!("{}: {own} is in no layer", path.display())] };
@@ -161,7 +161,7 @@ fn imports(files: &BTreeMap<PathBuf, String>) -> Imports {
     imports.collect()
 }
 
-/// Every path of a text that begins with `start`, by segments; of `start{a::b, c}` each.
+/// Lists the paths of a text that begins with `start`, by segments; of `start{a::b, c}` each.
 fn paths(text: &str, start: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for (at, _) in text.match_indices(start) {

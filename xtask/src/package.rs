@@ -22,12 +22,12 @@ pub(crate) struct Args {
     trial: bool,
 }
 
-/// What the clean Debian has besides its minimum: what the trial itself needs.
+/// Packages of the clean Debian besides its minimum: the trial itself needs them.
 const INCLUDE: &str =
     "systemd,ca-certificates,openssl,python3-minimal,libpython3-stdlib,iproute2,procps,bpftool,bash-completion,dbus";
 /// The kernel of the trial.
 const KERNEL: &str = "6.12";
-/// How long the trial may take.
+/// Longest time that the trial may take.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
 pub(crate) fn run(args: &Args) -> Result<()> {

@@ -110,17 +110,17 @@ pub(crate) fn bench() -> Result<()> {
     packages(BENCH)
 }
 
-/// What only container images need.
+/// Installs what only container images need.
 pub(crate) fn image() -> Result<()> {
     packages(IMAGE)
 }
 
-/// What only checking manifests needs.
+/// Installs what only checking manifests needs.
 pub(crate) fn manifests() -> Result<()> {
     packages(MANIFESTS)
 }
 
-/// What only the Debian package needs.
+/// Installs what only the Debian package needs.
 pub(crate) fn package() -> Result<()> {
     packages(PACKAGE)?;
     if output(crate::process::cargo().args(["deb", "--version"])).is_ok_and(|found| found == CARGO_DEB) {
@@ -130,7 +130,7 @@ pub(crate) fn package() -> Result<()> {
     check(crate::process::cargo().args(["install", &format!("cargo-deb@{CARGO_DEB}"), "--locked"]))
 }
 
-/// What only fuzzing needs.
+/// Installs what only fuzzing needs.
 pub(crate) fn fuzz() -> Result<()> {
     if output(crate::process::cargo().args(["fuzz", "--version"])).is_ok_and(|found| found.ends_with(CARGO_FUZZ)) {
         return Ok(());
@@ -139,7 +139,7 @@ pub(crate) fn fuzz() -> Result<()> {
     check(crate::process::cargo().args(["install", &format!("cargo-fuzz@{CARGO_FUZZ}"), "--locked"]))
 }
 
-/// What only virtual machines need.
+/// Installs what only virtual machines need.
 pub(crate) fn vm() -> Result<()> {
     packages(VM)
 }

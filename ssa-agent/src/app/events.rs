@@ -153,7 +153,7 @@ impl EventLoop {
             }
             Event::Blob(set) => self.options.set(&set),
             Event::Held(held) => self.attempts.held(held),
-            Event::Left(left) => self.attempts.left(&left),
+            Event::HoldEnded(ended) => self.attempts.hold_ended(&ended),
             Event::Changed(changed) => {
                 self.changed(&changed);
                 if let Some(predecessor) = &self.predecessor {

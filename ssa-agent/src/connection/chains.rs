@@ -20,13 +20,13 @@ use crate::{kernel::AnswerMap, sync::lock};
 /// Certificate chains in the hooks' maps, and the sockets that have them.
 pub(crate) struct Chains {
     maps: Arc<dyn AnswerMap>,
-    kept: Mutex<Kept>,
+    kept: Mutex<ChainCounts>,
     /// Whether another agent has the chains now: nothing is deleted then.
     left: AtomicBool,
 }
 
 #[derive(Default)]
-struct Kept {
+struct ChainCounts {
     /// Chain of each socket, by the socket's id.
     sockets: HashMap<u64, Digest>,
     /// Number of sockets that have a chain, and the chain's certificates.
@@ -38,7 +38,7 @@ struct Kept {
 impl Chains {
     /// Takes over the chains that the sockets of an agent before this one have.
     pub(crate) fn new(maps: Arc<dyn AnswerMap>) -> Self {
-        let mut kept = Kept::default();
+        let mut kept = ChainCounts::default();
         for (id, digest, chain) in maps.inherited_chains() {
             let stored = CHAIN_MAX.min(chain.count as usize);
             kept.enter(id, digest, || chain.certificates[..stored].to_vec());
@@ -104,12 +104,12 @@ impl Chains {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
+    fn lock(&self) -> MutexGuard<'_, ChainCounts> {
         lock(&self.kept)
     }
 }
 
-impl Kept {
+impl ChainCounts {
     fn enter(&mut self, id: u64, digest: Digest, certificates: impl FnOnce() -> Vec<Digest>) {
         if self.sockets.insert(id, digest) == Some(digest) {
             return;

@@ -60,7 +60,7 @@ struct Inner {
 struct DnsTracker {
     /// Questions that wait for their answer, each with the time at which it was asked.
     asked: HashMap<QuestionKey, (Query, Instant)>,
-    known: Known,
+    known: KnownNames,
 }
 
 /// Key of a question, which its answer must have, too.
@@ -89,7 +89,7 @@ struct Stream {
 
 /// Names by cgroup and address, each with the time at which it ends.
 #[derive(Default)]
-struct Known(HashMap<(u64, IpAddr), HashMap<String, Instant>>);
+struct KnownNames(HashMap<(u64, IpAddr), HashMap<String, Instant>>);
 
 impl LearnedNames {
     /// Reads from the hooks' ring buffer, and begins with the names that an agent before this one has `learned`.
@@ -307,7 +307,7 @@ fn plain(name: &Name) -> String {
     name.to_lowercase().to_utf8().trim_end_matches('.').to_owned()
 }
 
-impl Known {
+impl KnownNames {
     fn learn(&mut self, cgroup: u64, addr: IpAddr, name: &str, until: Instant, now: Instant) {
         if self.0.len() >= MANY {
             self.0.retain(|_key, names| names.values().any(|until| *until > now));
@@ -384,7 +384,7 @@ mod tests {
 
     #[test]
     fn names_are_of_one_cgroup_and_end() {
-        let mut known = Known::default();
+        let mut known = KnownNames::default();
         let (now, addr) = (Instant::now(), IpAddr::from([192, 0, 2, 1]));
         known.learn(1, addr, "a.test", now + MOST, now);
         known.learn(1, addr, "b.test", now + LEAST, now);

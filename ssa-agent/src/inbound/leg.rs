@@ -23,7 +23,7 @@ const LEG_TRIES: u32 = 16;
 
 /// Connects to an application's listener at `local`, as the socket `id` that comes out of it.
 ///
-/// Errors: [`Error::Dial`], [`Error::Namespace`], [`Error::Kernel`]. Cancellation closes the socket and withdraws the
+/// Errors: [`Error::Dial`], [`Error::Kernel`]. Cancellation closes the socket and withdraws the
 /// announcement.
 pub(super) async fn connect(
     inbound: &Inbound,

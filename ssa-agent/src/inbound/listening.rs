@@ -27,7 +27,7 @@ use crate::{
     revocation::Origin,
     sys::{
         on_behalf::SocketOwner,
-        sock_diag::{self, Listed},
+        sock_diag::{self, ListeningSocket},
     },
     telemetry::LogOnce,
 };
@@ -211,7 +211,7 @@ async fn begin(inbound: &Arc<Inbound>, listening: &Listening) -> Result<(), Erro
     let port = at.port();
     let owner = SocketOwner { cgroups: [caller.cgroup; 2], uid: caller.uid, gid: caller.gid };
     let listed = namespace.make(move || sock_diag::listening(port)).await.unwrap_or_default();
-    let same = |one: &&Listed| one.at.ip() == at.ip();
+    let same = |one: &&ListeningSocket| one.at.ip() == at.ip();
     let dual = at.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && listed.iter().find(same).is_none_or(|one| !one.only_v6);
     let origin = Origin::application(Arc::clone(&namespace), *caller, owner);
     // Who has called listen may be gone, or another, when there is something to ask.

@@ -12,7 +12,7 @@ use crate::{
     kernel,
     netns::{ClientListener, Steered},
     sync::lock,
-    sys::sock_diag::Listed,
+    sys::sock_diag::ListeningSocket,
 };
 
 impl Listeners {
@@ -24,7 +24,7 @@ impl Listeners {
 
     /// Leaves to others what they have at one address of a listener's port, and no longer than they are there.
     /// `listed`: the sockets that listen on the port. Errors: the map LISTEN is full.
-    pub(super) fn pass_others(&self, listener: &Listener, listed: &[Listed]) -> Result<(), kernel::Error> {
+    pub(super) fn pass_others(&self, listener: &Listener, listed: &[ListeningSocket]) -> Result<(), kernel::Error> {
         let own: HashSet<ListenKey> =
             self.of_namespace(listener.addr.netns).iter().flat_map(|other| other.addr.keys()).collect();
         let there = listed.iter().filter(|one| !one.at.ip().is_unspecified());

@@ -21,7 +21,7 @@ pub(crate) enum Event {
     /// A connect is held: its SYN was dropped. Each retransmission makes another event.
     Held(Box<Held>),
     /// A socket has left SYN_SENT: its connect is over.
-    Left(HoldEnded),
+    HoldEnded(HoldEnded),
     /// A socket was closed for the last time.
     Closed(Closed),
 }
@@ -68,7 +68,7 @@ pub(crate) fn parse_event(record: &[u8]) -> Option<Event> {
         EventKind::LISTENING => Listening::read_from_bytes(record).ok().map(Event::Listening),
         EventKind::BLOB => BlobSet::read_from_bytes(record).ok().map(Event::Blob),
         EventKind::HELD => Held::read_from_bytes(record).ok().map(Box::new).map(Event::Held),
-        EventKind::HOLD_ENDED => HoldEnded::read_from_bytes(record).ok().map(Event::Left),
+        EventKind::HOLD_ENDED => HoldEnded::read_from_bytes(record).ok().map(Event::HoldEnded),
         EventKind::CLOSED => Closed::read_from_bytes(record).ok().map(Event::Closed),
         _ => None,
     }

@@ -317,7 +317,7 @@ impl Hooks {
 }
 
 /// Result of [`trial`].
-pub(crate) struct Trial {
+pub(crate) struct LoadTrial {
     /// Programs by name: the count of instructions that the verifier followed, or why the kernel refused it.
     pub(crate) programs: Vec<(String, Result<u64, Error>)>,
     /// Programs for `socket(2)`, without which the agent runs: names and counts of instructions, or why they can't be
@@ -326,7 +326,7 @@ pub(crate) struct Trial {
 }
 
 /// Loads every program and lets it go; attaches and pins nothing. Blocks.
-pub(crate) fn trial() -> Trial {
+pub(crate) fn trial() -> LoadTrial {
     let names = GUARDS
         .map(|(name, _kind)| name)
         .into_iter()
@@ -345,7 +345,7 @@ pub(crate) fn trial() -> Trial {
     }
     let steer = EbpfLoader::new().btf(None).load(&STEER.0).map_err(|error| Box::new(error).into());
     programs.push(("ssa_steer".to_owned(), steer.and_then(|mut ebpf| try_one(&mut ebpf, "ssa_steer"))));
-    Trial { programs, socket_call }
+    LoadTrial { programs, socket_call }
 }
 
 fn try_one(ebpf: &mut Ebpf, name: &'static str) -> Result<u64, Error> {

@@ -89,12 +89,12 @@ impl Attempts {
     }
 
     /// Notes that an attempt has left SYN_SENT.
-    pub(crate) fn left(&mut self, left: &HoldEnded) {
-        if let Some(socket) = self.sockets.get_mut(&left.id)
-            && socket.number == left.attempt
+    pub(crate) fn hold_ended(&mut self, ended: &HoldEnded) {
+        if let Some(socket) = self.sockets.get_mut(&ended.id)
+            && socket.number == ended.attempt
         {
             socket.held = None;
-            socket.progress.send_modify(|progress| progress.left = Some(left.tcp_state));
+            socket.progress.send_modify(|progress| progress.left = Some(ended.tcp_state));
         }
     }
 

@@ -92,7 +92,7 @@ impl Cache {
         }
         let (cache, own) = (Arc::clone(self), subject.clone());
         // Files, and signatures over megabytes.
-        let found = tokio::task::spawn_blocking(move || [cache.read_ocsp(&own), cache.look(&own)]);
+        let found = tokio::task::spawn_blocking(move || [cache.read_ocsp(&own), cache.find_in_lists(&own)]);
         for answer in found.await.ok()?.into_iter().flatten() {
             self.put(&subject.key, answer, None);
         }
@@ -113,12 +113,12 @@ impl Cache {
         }
     }
 
-    fn look(&self, subject: &Subject) -> Option<Answer> {
+    fn find_in_lists(&self, subject: &Subject) -> Option<Answer> {
         let lists: Vec<Arc<Crl>> = subject.lists().iter().filter_map(|url| self.crl(&subject.list_key(url))).collect();
         if lists.is_empty() {
             return None;
         }
-        crl::look(lists.iter().map(|list| &**list), subject).ok().filter(Answer::is_valid)
+        crl::look_up(lists.iter().map(|list| &**list), subject).ok().filter(Answer::is_valid)
     }
 
     /// CRL in memory or on disk that still counts. Blocks.

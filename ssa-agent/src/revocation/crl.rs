@@ -68,7 +68,7 @@ impl Crl {
 
 /// Looks a certificate up in lists, if its issuer has signed them, and they are for certificates of its kind and,
 /// together, for all reasons. Takes long for lists of megabytes.
-pub(super) fn look<'a>(lists: impl IntoIterator<Item = &'a Crl>, subject: &Subject) -> Result<Answer, String> {
+pub(super) fn look_up<'a>(lists: impl IntoIterator<Item = &'a Crl>, subject: &Subject) -> Result<Answer, String> {
     let text = |stack: ErrorStack| stack.errors().last().and_then(|one| one.reason()).unwrap_or("?").to_owned();
     let lists: Vec<&Crl> = lists.into_iter().collect();
     let result = verify(&lists, subject).map_err(text)?;

@@ -2,7 +2,7 @@
 
 use super::{
     answer::Source,
-    crl::{Crl, look},
+    crl::{Crl, look_up},
     ocsp,
     subject::Subject,
 };
@@ -11,6 +11,6 @@ use super::{
 pub(crate) fn fuzz(bytes: &[u8], subject: &Subject) {
     assert!(ocsp::read(bytes, subject, Source::Ocsp, None).is_err(), "a forged response");
     if let Ok(list) = Crl::read(bytes) {
-        assert!(look([&list], subject).is_err(), "a forged CRL");
+        assert!(look_up([&list], subject).is_err(), "a forged CRL");
     }
 }

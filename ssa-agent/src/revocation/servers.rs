@@ -193,7 +193,7 @@ impl Servers {
                 let looked = tokio::task::spawn_blocking(move || {
                     let list = Arc::new(Crl::read(&bytes)?);
                     let all = before.iter().chain([&list]).map(|list| &**list);
-                    let answer = crl::look(all, &own);
+                    let answer = crl::look_up(all, &own);
                     Ok((list, answer))
                 });
                 match looked.await {

@@ -18,7 +18,7 @@ use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIA
 
 /// A socket that listens.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Listed {
+pub(crate) struct ListeningSocket {
     /// Address and port that it listens at.
     pub(crate) at: SocketAddr,
     /// Whether it takes no IPv4 connections. True for IPv4 sockets, which have others.
@@ -26,14 +26,14 @@ pub(crate) struct Listed {
 }
 
 /// Lists the sockets that listen on a port, in host byte order.
-pub(crate) fn listening(port: u16) -> io::Result<Vec<Listed>> {
+pub(crate) fn listening(port: u16) -> io::Result<Vec<ListeningSocket>> {
     let mut found = Vec::new();
     for family in [AF_INET, AF_INET6] {
         for response in dump(family, StateFlags::LISTEN)? {
             let id = &response.header.socket_id;
             if id.source_port == port {
                 let only_v6 = response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true)));
-                found.push(Listed { at: SocketAddr::new(id.source_address, port), only_v6 });
+                found.push(ListeningSocket { at: SocketAddr::new(id.source_address, port), only_v6 });
             }
         }
     }

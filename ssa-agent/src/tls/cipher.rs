@@ -15,9 +15,10 @@ use ssa_common::cipher::{CIPHERS, CipherList, CipherSet};
 
 /// Catalogue of the cipher suites that this OpenSSL knows and that take certificates, 255 at most. A suite's number is
 /// its place here, from 1.
-static CATALOGUE: LazyLock<Vec<Known>> = LazyLock::new(|| catalogue().expect("OpenSSL can list its cipher suites"));
+static CATALOGUE: LazyLock<Vec<CatalogueEntry>> =
+    LazyLock::new(|| catalogue().expect("OpenSSL can list its cipher suites"));
 
-struct Known {
+struct CatalogueEntry {
     name: &'static str,
     /// Name in IANA's registry; none if OpenSSL knows none.
     standard_name: Option<&'static str>,
@@ -85,7 +86,7 @@ impl Suite {
         u8::try_from(at + 1).ok().map(Self)
     }
 
-    fn known(self) -> &'static Known {
+    fn known(self) -> &'static CatalogueEntry {
         &CATALOGUE[usize::from(self.0) - 1]
     }
 }
@@ -121,16 +122,16 @@ pub(crate) fn text(suites: &[Suite], tls_1_3: bool) -> String {
     names.collect::<Vec<_>>().join(":")
 }
 
-fn catalogue() -> Result<Vec<Known>, ErrorStack> {
+fn catalogue() -> Result<Vec<CatalogueEntry>, ErrorStack> {
     const TLS_1_3: &str = "TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256:\
                            TLS_AES_128_CCM_SHA256:TLS_AES_128_CCM_8_SHA256";
     let mut builder = SslContextBuilder::new(SslMethod::tls_client())?;
     builder.set_ciphersuites(TLS_1_3)?;
     builder.set_cipher_list("ALL:eNULL:!PSK:!SRP:@SECLEVEL=0")?;
     let context = builder.build();
-    let mut known: Vec<Known> = ciphers(&context)
+    let mut known: Vec<CatalogueEntry> = ciphers(&context)
         .iter()
-        .map(|cipher| Known {
+        .map(|cipher| CatalogueEntry {
             name: cipher.name(),
             standard_name: cipher.standard_name(),
             is_tls_1_3: cipher.version() == "TLSv1.3",

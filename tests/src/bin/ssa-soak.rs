@@ -147,7 +147,7 @@ fn ends(samples: &[Sample]) -> ([f64; SERIES.len()], [f64; SERIES.len()]) {
     (medians(first), medians(&samples[samples.len() - tenth..]))
 }
 
-/// What is more in the end than it was, by more than a tenth and some.
+/// Lists what is more in the end than it was, by more than a tenth and some.
 fn grown(samples: &[Sample]) -> Vec<String> {
     const SLACK: [f64; SERIES.len()] = [4.0, 40.0, 400.0, f64::MAX];
     let (first, last) = ends(samples);

@@ -222,7 +222,7 @@ out([came["result"], came["error"], came["result"] == "ok" and read_all(sock).de
     }
 }
 
-/// Which signatures a server takes from clients (`SSL_CTX_set1_client_sigalgs_list(3)`).
+/// Sets the signatures that a server takes from clients (`SSL_CTX_set1_client_sigalgs_list(3)`).
 fn set_client_sigalgs(acceptor: &mut openssl::ssl::SslAcceptorBuilder, algorithms: &str) {
     const SSL_CTRL_SET_CLIENT_SIGALGS_LIST: i32 = 102;
     let list = std::ffi::CString::new(algorithms).unwrap();

@@ -66,7 +66,7 @@ impl Scene {
         Self::with("")
     }
 
-    /// With this in the agent's configuration.
+    /// Makes a scene with this in the agent's configuration.
     fn with(config: &str) -> Self {
         let pki = Pki::new();
         let peer = Keyed::start(server::context(&pki.leaf(Leaf::of(&[NAME]))));

@@ -54,7 +54,7 @@ out([came, state(sock)])"
     assert!(came[0] != "ok" || came[1] == 2, "{came}");
 }
 
-/// Where the socket at 127.0.0.1:`port` is connecting to, from /proc/net/tcp.
+/// Destination to which the socket at 127.0.0.1:`port` is connecting to, from /proc/net/tcp.
 fn syn_sent_to(port: u16) -> Option<([u8; 4], u16)> {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     table.lines().find_map(|line| {

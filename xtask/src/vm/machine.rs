@@ -36,9 +36,9 @@ pub(crate) enum Accel {
     Tcg,
 }
 
-/// Whose files the machine has, and what begins there.
+/// System of the machine: its files, and what begins there.
 pub(crate) enum System<'a> {
-    /// This machine's; the script is the first process.
+    /// Files of this machine; the script is the first process.
     Own,
     /// The files below a folder, with systemd as the first process and the script as its service.
     Systemd(&'a Path),

@@ -58,7 +58,7 @@ pub(crate) struct Args {
 /// Results of one kernel.
 struct Row {
     release: String,
-    /// By topic, file and name; true if it passed.
+    /// Results by topic, file and name; true if the test passed.
     tests: BTreeMap<String, bool>,
     /// Tests that this kernel can't run.
     not_run: BTreeSet<String>,

@@ -31,9 +31,9 @@ pub(crate) struct Settings {
     pub(crate) trusts: bool,
     pub(crate) alpn: String,
     pub(crate) ttl: i64,
-    /// By option, as in [`INTS`].
+    /// Values by option, as in [`INTS`].
     pub(crate) ints: [i32; INTS.len()],
-    /// None: the policy's own.
+    /// Cipher suites that were set; none: the policy's own.
     pub(crate) suites: Option<Vec<&'static str>>,
 }
 
@@ -79,7 +79,7 @@ pub(crate) enum Phase {
 pub(crate) struct Socket {
     pub(crate) fd: OwnedFd,
     pub(crate) phase: Phase,
-    /// None while it is no TLS socket.
+    /// State of TLS; none while it is no TLS socket.
     pub(crate) tls: Option<Tls>,
 }
 
