@@ -82,8 +82,8 @@ impl Lifecycle {
         self.stop.cancel();
     }
 
-    /// Waits for its turn to change what is in force: a reload, a handover and the end of the process exclude each other. Look
-    /// at [`Self::phase`] afterwards.
+    /// Waits for its turn to change what is in force: a reload, a handover and the end of the process exclude each
+    /// other. Look at [`Self::phase`] afterwards.
     pub(crate) async fn change(&self) -> MutexGuard<'_, ()> {
         self.change.lock().await
     }

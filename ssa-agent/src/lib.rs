@@ -11,8 +11,9 @@
 //! - `tls`: OpenSSL; `telemetry`; `sys`: system calls;
 //! - `drain`: what the process is doing; `sync`: locks.
 //!
-//! A held connect walks them once: `kernel` reads its event, `app` gives it to `outbound`, which asks `enforce` whether it may
-//! and as what, `options` with which settings, dials, shakes hands, publishes the answers, ends the hold and relays.
+//! A held connect walks them once: `kernel` reads its event, `app` gives it to `outbound`, which asks `enforce` whether
+//! it may and as what, `options` with which settings, dials, shakes hands, publishes the answers, ends the hold and
+//! relays.
 #![deny(unsafe_code)]
 
 mod app;

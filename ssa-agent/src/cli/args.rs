@@ -28,8 +28,8 @@ impl ConfigArgs {
 /// Running agent to ask.
 #[derive(clap::Args, Clone, Debug)]
 pub(in crate::cli) struct AgentArgs {
-    /// The agent that was started with this cgroup first [default: the one of the machine, started without any, or the only
-    /// one that runs]
+    /// The agent that was started with this cgroup first [default: the one of the machine, started without any, or the
+    /// only one that runs]
     #[arg(long = "agent", alias = "cgroup", value_name = "CGROUP")]
     agent: Option<PathBuf>,
 }

@@ -19,9 +19,10 @@ use crate::{
 
 /// Let a running agent serve one more cgroup
 ///
-/// Applications in it, and below it, have TLS sockets from now on; sockets that they have made before do not (`ssa-agent list
-/// --uncaptured`). It stays attached until `ssa-agent detach`, or until the agent ends in order; an agent of the same name
-/// that is started after a crash takes it up again. For services that begin later, name them in the configuration.
+/// Applications in it, and below it, have TLS sockets from now on; sockets that they have made before do not
+/// (`ssa-agent list --uncaptured`). It stays attached until `ssa-agent detach`, or until the agent ends in order; an
+/// agent of the same name that is started after a crash takes it up again. For services that begin later, name them in
+/// the configuration.
 #[derive(clap::Args)]
 pub(crate) struct AttachArgs {
     #[command(flatten)]
@@ -34,8 +35,8 @@ pub(crate) struct AttachArgs {
 #[derive(clap::Args)]
 #[group(multiple = false)]
 struct Which {
-    /// The cgroup, as a path of the file system or below the cgroup2 mount; with wildcards (`*` is for a part of one name),
-    /// all that are there
+    /// The cgroup, as a path of the file system or below the cgroup2 mount; with wildcards (`*` is for a part of one
+    /// name), all that are there
     cgroup: Option<PathBuf>,
     /// A systemd unit or slice that runs, such as nginx.service or app@*.service
     #[arg(long)]
@@ -71,9 +72,9 @@ impl Which {
 
 /// Let a running agent serve a cgroup no longer
 ///
-/// Its connections are reset. Then this waits until its applications have closed their TLS sockets: one that stays open must
-/// not become a plain socket. A cgroup that the configuration names is not attached again either, until `ssa-agent attach`
-/// or the agent's next start; but one that takes its place is, when the service begins again.
+/// Its connections are reset. Then this waits until its applications have closed their TLS sockets: one that stays open
+/// must not become a plain socket. A cgroup that the configuration names is not attached again either, until `ssa-agent
+/// attach` or the agent's next start; but one that takes its place is, when the service begins again.
 #[derive(clap::Args)]
 pub(crate) struct DetachArgs {
     #[command(flatten)]
@@ -91,8 +92,8 @@ pub(crate) struct ListArgs {
     /// Print JSON instead
     #[arg(long)]
     json: bool,
-    /// List the TCP sockets of their applications that can't speak TLS instead: those that were made before the service was
-    /// attached, or in another cgroup
+    /// List the TCP sockets of their applications that can't speak TLS instead: those that were made before the service
+    /// was attached, or in another cgroup
     #[arg(long)]
     uncaptured: bool,
     #[command(flatten)]

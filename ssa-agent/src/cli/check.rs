@@ -10,10 +10,10 @@ use crate::policy::{Application, Config, File, Mode, Pods, Policy};
 
 /// Check a configuration, and print the policy that it makes
 ///
-/// Reads the file and the certificates and keys that it names, and ends with an error that says where
-/// something is wrong. Otherwise prints the policy of the machine with all its defaults, or with
-/// --explain that of a running application and the profiles that it comes from. With --to or --listen it says what becomes of a
-/// socket of that application that sets no options of TLS, and by which rule. Changes nothing.
+/// Reads the file and the certificates and keys that it names, and ends with an error that says where something is
+/// wrong. Otherwise prints the policy of the machine with all its defaults, or with --explain that of a running
+/// application and the profiles that it comes from. With --to or --listen it says what becomes of a socket of that
+/// application that sets no options of TLS, and by which rule. Changes nothing.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]

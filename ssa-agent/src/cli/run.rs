@@ -52,8 +52,8 @@ pub(crate) struct Args {
     /// TLS sockets
     #[arg(long)]
     leave_guards: bool,
-    /// Take the place of an agent of the same name, if one runs: it finishes its connections and ends, and nobody is refused
-    /// meanwhile. `ssa-agent upgrade` starts an agent in this way
+    /// Take the place of an agent of the same name, if one runs: it finishes its connections and ends, and nobody is
+    /// refused meanwhile. `ssa-agent upgrade` starts an agent in this way
     #[arg(long, conflicts_with = "command")]
     take_over: bool,
     /// Prove first that it works: a plain socket in the cgroup fetches from a TLS server of our own

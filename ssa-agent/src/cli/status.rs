@@ -36,7 +36,8 @@ pub(crate) struct ConnectionsArgs {
     /// Print JSON instead: one array
     #[arg(long)]
     json: bool,
-    /// List the last connections that failed instead: those that were refused, with the reason, and those that were reset
+    /// List the last connections that failed instead: those that were refused, with the reason, and those that were
+    /// reset
     #[arg(long)]
     failed: bool,
     /// Print them again every second, until Ctrl-C

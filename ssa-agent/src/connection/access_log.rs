@@ -44,10 +44,37 @@ pub(super) fn refused(of: &ConnectionLabels<'_>, error: &Error, text: &str) {
     let (reason, name_of_direction) = (error.reason(), direction.name());
     if *direction == Direction::Out {
         let errno = error.errno().name();
-        warn!(target: "access", id, direction = name_of_direction, service, pid, uid, peer, name, rule, reason, errno, error = text, "refused");
+        warn!(
+            target: "access",
+            id,
+            direction = name_of_direction,
+            service,
+            pid,
+            uid,
+            peer,
+            name,
+            rule,
+            reason,
+            errno,
+            error = text,
+            "refused"
+        );
     } else {
         // Anybody can cause these.
-        info!(target: "access", id, direction = name_of_direction, service, pid, uid, peer, name, rule, reason, error = text, "refused a client");
+        info!(
+            target: "access",
+            id,
+            direction = name_of_direction,
+            service,
+            pid,
+            uid,
+            peer,
+            name,
+            rule,
+            reason,
+            error = text,
+            "refused a client"
+        );
     }
 }
 

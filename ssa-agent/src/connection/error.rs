@@ -37,8 +37,8 @@ pub(crate) enum Error {
     Kernel(#[from] kernel::Error),
     /// The application leg was not made, most likely because of the application's own firewall.
     #[error(
-        "the connection from the application to the agent was not made within {} s: the firewall or the IPAddressDeny= of \
-         the service must let it reach {net} and ::1",
+        "the connection from the application to the agent was not made within {} s: the firewall or the \
+         IPAddressDeny= of the service must let it reach {net} and ::1",
         limit.as_secs_f32(),
         net = ssa_common::limits::LOOPBACK_NETWORK
     )]

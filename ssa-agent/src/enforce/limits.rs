@@ -77,7 +77,8 @@ impl Limits {
         if most.connections > inner.room {
             info!(
                 connections = inner.room,
-                "the limit of open files (`ulimit -n`, LimitNOFILE=) leaves room for fewer connections than [limits] allows"
+                "the limit of open files (`ulimit -n`, LimitNOFILE=) leaves room for fewer connections than \
+                 [limits] allows"
             );
         }
     }

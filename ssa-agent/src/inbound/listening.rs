@@ -160,7 +160,12 @@ async fn keep_trying(inbound: &Arc<Inbound>, listening: &Listening, mut error: E
         }
         let text = error.text(ERROR_BYTES);
         if !unknown && trouble.is_new(&text) {
-            warn!(id = listening.id, %at, error = text, "a listener can't be served, and nothing reaches it; trying again");
+            warn!(
+                id = listening.id,
+                %at,
+                error = text,
+                "a listener can't be served, and nothing reaches it; trying again"
+            );
         }
         tokio::select! {
             () = sleep(if unknown { SOON } else { REFRESH }) => {}

@@ -12,9 +12,9 @@ use zerocopy::FromBytes as _;
 pub(crate) enum Event {
     /// A socket has become a TLS socket.
     Opened(Opened),
-    /// A certificate, key or path was set, and waits in the map BLOBS.
+    /// A value of an option, such as a path or PEM text, was set, and waits in the map BLOBS.
     Blob(BlobSet),
-    /// An option was set on a socket that is connected.
+    /// An option for the peer leg was set on a socket that connects or is connected.
     Changed(Changed),
     /// A socket has begun to listen.
     Listening(Listening),

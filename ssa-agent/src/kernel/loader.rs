@@ -286,8 +286,8 @@ impl Hooks {
         detach_link(&self.folder(id), "ssa_setsockopt")
     }
 
-    /// Detaches the guards of a cgroup. Only right when no TLS socket of it is left: an open one would turn into a plain
-    /// one.
+    /// Detaches the guards of a cgroup. Only right when no TLS socket of it is left: an open one would turn into a
+    /// plain one.
     pub(crate) fn detach(&self, id: u64) -> Result<(), Error> {
         detach_link(&self.folder(id), CREATE.0)?;
         self.forget(id)

@@ -1,5 +1,5 @@
-//! Rules with `app_tls = "passthrough"`: an application that begins with a ClientHello is left to its own TLS, any other is
-//! given TLS.
+//! Rules with `app_tls = "passthrough"`: an application that begins with a ClientHello is left to its own TLS, any
+//! other is given TLS.
 
 use std::{net::SocketAddr, time::Duration};
 

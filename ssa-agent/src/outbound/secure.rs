@@ -125,7 +125,13 @@ async fn secure(
             if rule.mode() == Mode::Prefer =>
         {
             let rule = rule.name.get_ref();
-            warn!(target: "access", rule, peer = %orig_dst, error = error.text(ERROR_BYTES), "plaintext: the peer speaks no TLS");
+            warn!(
+                target: "access",
+                rule,
+                peer = %orig_dst,
+                error = error.text(ERROR_BYTES),
+                "plaintext: the peer speaks no TLS"
+            );
             let stream = dial::address(namespace, orig_dst, setup, connect_limit).await?;
             let peer = Dialled::Decided(PeerConnection::Plaintext(stream));
             Ok(PeerLeg { peer, idle, greeting: Vec::new(), check: None })

@@ -1,7 +1,8 @@
-//! Protocols that begin in plaintext and ask for TLS in band: the agent asks the peer, so that the application need not.
+//! Protocols that begin in plaintext and ask for TLS in band: the agent asks the peer, so that the application need
+//! not.
 //!
-//! Nothing that a peer says before TLS is believed but that TLS may begin: what it has sent too much is read as TLS, and
-//! fails (CVE-2011-0411 was about clients that did not).
+//! Nothing that a peer says before TLS is believed but that TLS may begin: what it has sent too much is read as TLS,
+//! and fails (CVE-2011-0411 was about clients that did not).
 
 use std::io;
 use tokio::{

@@ -270,8 +270,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
-        /// Whatever reads and writes do: what arrives is a prefix of what was sent; an end arrives only where it was sent, once,
-        /// and after everything before it; what was cut is an error.
+        /// Whatever reads and writes do: what arrives is a prefix of what was sent; an end arrives only where it was
+        /// sent, once, and after everything before it; what was cut is an error.
         #[test]
         fn pipe_is_a_queue_of_bytes(mut from in steps(false), last in 0..4_u8, to in steps(true)) {
             from.extend(match last {

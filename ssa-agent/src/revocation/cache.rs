@@ -260,7 +260,11 @@ impl Cache {
         if let Err(error) = write()
             && !self.logged.swap(true, Ordering::Relaxed)
         {
-            warn!(path = %path.display(), %error, "answers about revocation can't be kept on disk, and go with the agent");
+            warn!(
+                path = %path.display(),
+                %error,
+                "answers about revocation can't be kept on disk, and go with the agent"
+            );
         }
         let bytes = (bytes.len() as u64).max(BLOCK);
         if self.written.fetch_add(bytes, Ordering::Relaxed) + bytes > LOOK_BYTES {

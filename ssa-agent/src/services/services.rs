@@ -172,7 +172,11 @@ impl Services {
                 break;
             }
             if trouble.is_new(&open.to_string()) {
-                warn!(open, cgroup = %path.display(), "TLS sockets are still open; waiting for their applications to close them");
+                warn!(
+                    open,
+                    cgroup = %path.display(),
+                    "TLS sockets are still open; waiting for their applications to close them"
+                );
             }
             sleep(Duration::from_millis(50)).await;
         }

@@ -70,9 +70,9 @@ pub(crate) fn processes(path: &Path) -> Vec<u32> {
     all
 }
 
-/// Joins the cgroup namespace of the machine (cgroup_namespaces(7)), if this process is in another, as in a container: paths
-/// are those of the machine then, and cgroups outside can be entered. In the machine's own PID namespace, process 1 is
-/// there.
+/// Joins the cgroup namespace of the machine (cgroup_namespaces(7)), if this process is in another, as in a container:
+/// paths are those of the machine then, and cgroups outside can be entered. In the machine's own PID namespace, process
+/// 1 is there.
 pub(crate) fn join_machine() -> Result<()> {
     let (own, machine) = (fs::read_link("/proc/self/ns/cgroup"), fs::read_link("/proc/1/ns/cgroup"));
     if own.is_ok() && machine.is_ok() && own.ok() != machine.ok() {

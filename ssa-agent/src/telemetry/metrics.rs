@@ -103,8 +103,8 @@ impl Metrics {
             )?,
             revocation: counter(
                 "ssa_revocation_answers_total",
-                "Certificates whose revocation was checked, by where the answer came from (none: from nowhere), and what it is \
-                 (good, revoked, none; let: none, and the policy lets it be)",
+                "Certificates whose revocation was checked, by where the answer came from (none: from nowhere), and \
+                 what it is (good, revoked, none; let: none, and the policy lets it be)",
                 &["way", "answer"],
             )?,
             revoked: add(

@@ -13,7 +13,7 @@ use openssl::{
 use serde::{Serialize, Serializer};
 use ssa_common::cipher::{CIPHERS, CipherList, CipherSet};
 
-/// Catalogue of the cipher suites that this OpenSSL knows and that take certificates, 255 at most. A suite's number is
+/// Catalogue of the cipher suites that this OpenSSL knows and that take certificates, 127 at most. A suite's number is
 /// its place here, from 1.
 static CATALOGUE: LazyLock<Vec<CatalogueEntry>> =
     LazyLock::new(|| catalogue().expect("OpenSSL can list its cipher suites"));

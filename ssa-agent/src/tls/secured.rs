@@ -11,8 +11,8 @@ use tokio_openssl::SslStream;
 
 use super::{certificate, peer::PeerStream};
 
-/// A TLS connection after its handshake. Only [`super::client::connect`] and [`super::server::accept`] make one, after all
-/// checks.
+/// A TLS connection after its handshake. Only [`super::client::connect`] and [`super::server::accept`] make one, after
+/// all checks.
 pub(crate) struct Secured {
     /// Connection whose records OpenSSL reads and writes.
     pub(crate) stream: SslStream<PeerStream>,

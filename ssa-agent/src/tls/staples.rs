@@ -1,5 +1,5 @@
-//! OCSP responses that a peer has stapled: to its own certificate, and in TLS 1.3 to each of its chain (RFC 8446, section
-//! 4.4.2.1). OpenSSL 3.0 hands out the first only, so the others are read from the message itself.
+//! OCSP responses that a peer has stapled: to its own certificate, and in TLS 1.3 to each of its chain (RFC 8446,
+//! section 4.4.2.1). OpenSSL 3.0 hands out the first only, so the others are read from the message itself.
 
 use std::sync::Mutex;
 

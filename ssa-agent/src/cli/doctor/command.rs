@@ -18,8 +18,8 @@ use crate::{
 ///
 /// Looks at the kernel, its settings and this process's rights, loads each eBPF program, and then serves a cgroup of
 /// its own for a moment: a plain socket must fetch over TLS, and refusals must arrive at once (rules of a firewall that
-/// drop packets on the loopback interface show here). Leaves nothing behind. The exit status is 0 if the agent will run,
-/// and 1 if not.
+/// drop packets on the loopback interface show here). Leaves nothing behind. The exit status is 0 if the agent will
+/// run, and 1 if not.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Print one JSON object instead

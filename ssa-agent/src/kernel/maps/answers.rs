@@ -17,8 +17,8 @@ use crate::{kernel::error::Error, sync::lock};
 /// Answers to `getsockopt`, `getpeername` and `getsockname`, as connections write them. A trait, so that what decides
 /// on a connection can be tested without a kernel.
 pub(crate) trait AnswerMap: Send + Sync {
-    /// Publishes what is known of an attempt. False if the socket is closed already, or at a later attempt: the hooks make
-    /// the entry and delete it, the agent only fills it.
+    /// Publishes what is known of an attempt. False if the socket is closed already, or at a later attempt: the hooks
+    /// make the entry and delete it, the agent only fills it.
     fn publish(&self, id: u64, answers: &Connection) -> bool;
 
     /// Publishes the answers of a socket that is to come out of a listener. Errors: the map is full, or has the id
