@@ -14,7 +14,7 @@ use ssa_common::{
 
 use crate::usage::usage;
 
-/// `ssa-tls.7`: how a program uses TLS.
+/// `ssa-tls.7`: how an application uses TLS.
 pub(crate) fn options() -> String {
     let mut page = Page::new("ssa-tls", 7, "TLS as a socket option level", "ssa-common/src/uapi.rs");
     page.section("SYNOPSIS");
@@ -316,7 +316,7 @@ const MORE: &[(&str, &str)] = &[
         "TLS_TRUSTED_PEER_CERTIFICATES",
         "The last set counts. Of a directory, those files are read that are named by the hash of a certificate, as \
          `openssl rehash` names them.\n\
-         `EPROTO`: the policy does not let programs bring CAs of their own.",
+         `EPROTO`: the policy does not let applications bring CAs of their own.",
     ),
     (
         "TLS_CERTIFICATE_CHAIN",
@@ -436,23 +436,23 @@ getsockopt(fd, IPPROTO_TLS, option, value, &length);
 "#;
 
 const DESCRIPTION: &str = "\
-A program opens an ordinary TCP socket, sets a host name at the option level `IPPROTO_TLS` (205), and calls \
+An application opens an ordinary TCP socket, sets a host name at the option level `IPPROTO_TLS` (205), and calls \
 `connect`(2). When `connect` returns 0, the peer's certificate has been verified for that name, and all that is read \
-and written from then on travels as TLS 1.2 or 1.3. The program links no TLS library: an agent, `ssa-agent`, speaks \
-TLS for the programs of a cgroup. `ssa-agent exec --cgroup PATH -- COMMAND` runs a program there.
+and written from then on travels as TLS 1.2 or 1.3. The application links no TLS library: an agent, `ssa-agent`, \
+speaks TLS for the applications of a cgroup. `ssa-agent exec --cgroup PATH -- COMMAND` runs one there.
 `socket`(2) makes a TLS socket if its protocol is `IPPROTO_TLS`, for AF_INET or AF_INET6 and SOCK_STREAM, on Linux 6.6 and \
 later; elsewhere it gives `EPROTONOSUPPORT`. \
-Any set at this level on a fresh TCP socket makes it a TLS socket for good, even a set that is refused: a program that \
-ignores the error must not go on in plaintext. A TLS socket does not connect without a host name, without an agent, or \
+Any set at this level on a fresh TCP socket makes it a TLS socket for good, even a set that is refused: an application \
+that ignores the error must not go on in plaintext. A TLS socket does not connect without a host name, without an agent, or \
 to a peer that is not verified. An inherited, duplicated or passed descriptor is the same TLS socket.
-What TLS must be at least, the administrator decides (`ssa-agent.toml`(5)). Programs can only ask for more; what is \
+What TLS must be at least, the administrator decides (`ssa-agent.toml`(5)). Applications can only ask for more; what is \
 weaker gives `EPROTO`.";
 
 const CONNECTING: &str = "\
 All ways to call `connect` work: a non-blocking one gives `EINPROGRESS`, and its end comes as ever, by `poll`(2) and \
 `SO_ERROR`. After a failure `TLS_ERROR` says why in words, such as the date on which a certificate expired. The socket \
 can then be set up further, and connect again.
-Connecting to 0.0.0.0 or :: makes the agent resolve the host name, as the program would: from its network namespace, \
+Connecting to 0.0.0.0 or :: makes the agent resolve the host name, as the application would: from its network namespace, \
 with its /etc/resolv.conf and its /etc/hosts. An IPv4 socket gets IPv4 addresses, an IPv6 socket both. They are tried \
 in turn until one accepts the TCP connection.
 `getpeername`(2) and `getsockname`(2) give the addresses of the connection to the peer.
@@ -484,8 +484,8 @@ that is too small gives `EINVAL`, and nothing is written. A value has at most 40
 
 pub(crate) const VALUE_FILES: &str = "\
 Where a path or PEM text is wanted, a value that begins with `-----BEGIN` is the text itself. Anything else is a path. \
-A relative one starts at the program's working directory.
-The agent opens the file with the rights of the program: its user and groups, its root directory and mounts, and no \
+A relative one starts at the application's working directory.
+The agent opens the file with the rights of the application: its user and groups, its root directory and mounts, and no \
 capability that it lacks. The user is the real one; where that is root, the effective one. A file has at most 1 MiB.
 This happens once the option is set. If a file can't be read or used, the next `connect` fails with `EPROTO`, and \
 `TLS_ERROR` says what is wrong. Set the right one on a new socket.";
@@ -494,7 +494,7 @@ pub(crate) const END: &str = "\
 `shutdown`(2) of the writing side becomes `close_notify`, and the peer's `close_notify` an end of file. The other \
 direction stays open.
 A connection that is cut short is a reset, never an end of file: if the peer ends without `close_notify`, breaks TLS, \
-or if the agent ends, the program gets `ECONNRESET`.";
+or if the agent ends, the application gets `ECONNRESET`.";
 
 const BEFORE_OPTIONS: &str = "\
 In brackets stand the type, and when an option can be set and read. A socket whose `connect` has failed counts as one \
@@ -526,11 +526,12 @@ pub(crate) const SOCKOPT_ERRORS: &[(&str, &str)] = &[
 ];
 
 pub(crate) const CONNECT_ERRORS: &[(&str, &str)] = &[
+    ("EACCES", "A rule of the administrator's denies the connection."),
     ("ECONNREFUSED", "The peer refuses connections."),
     (
         "EHOSTUNREACH",
-        "The peer can't be reached, its name has no address, the agent ends, or it took too long: 10 s to connect or \
-         10 s for the handshake, unless the policy says otherwise.",
+        "The peer can't be reached, its name has no address, a limit of connections is met, the agent ends, or it took too \
+         long: 10 s to connect or 10 s for the handshake, unless the policy says otherwise.",
     ),
     ("ENETUNREACH", "There is no route to the peer's network."),
     ("ENOBUFS", "Out of room."),
@@ -544,7 +545,7 @@ pub(crate) const CONNECT_ERRORS: &[(&str, &str)] = &[
     ),
     (
         "ETIMEDOUT",
-        "The agent gave no answer. The kernel gives up after about a minute, or earlier if the program has said so \
+        "The agent gave no answer. The kernel gives up after about a minute, or earlier if the application has said so \
          (`TCP_SYNCNT`, `TCP_USER_TIMEOUT`).",
     ),
 ];
@@ -553,16 +554,16 @@ pub(crate) const STREAM_ERRORS: &[(&str, &str)] =
     &[("ECONNRESET", "The peer has ended without `close_notify` or broken TLS, or the agent has ended.")];
 
 const NOTES: &str = "\
-Between the program and the agent the bytes are plaintext, on the loopback interface of the program's network \
+Between the application and the agent the bytes are plaintext, on the loopback interface of the application's network \
 namespace. Root, and whoever has `CAP_NET_RAW` there, can read them.
-A socket belongs for ever to the cgroup in which its program was when it made the socket. Outside a cgroup that is \
-served, options give `ENOPROTOOPT`, and a program that ignores this speaks plaintext. So does one that ignores it on \
+A socket belongs for ever to the cgroup in which its application was when it made the socket. Outside a cgroup that is \
+served, options give `ENOPROTOOPT`, and an application that ignores this speaks plaintext. So does one that ignores it on \
 an `AF_SMC` socket.
 CAs, chains and keys that were set as PEM texts are lost when the agent is restarted; files are read again. The next \
 `connect` then fails with `EPROTO`: set CAs again, and chains and keys on a new socket. A listening socket is ended.
-A program of the same user, cgroup and network namespace that learns a context's id may adopt the context.
+An application of the same user, cgroup and network namespace that learns a context's id may adopt the context.
 `TCP_INFO`, `SIOCOUTQ` and `SO_LINGER` speak of the connection to the agent.
-The agent needs Linux 6.1 or later, cgroup version 2, and a loopback interface that is up in the program's network \
+The agent needs Linux 6.1 or later, cgroup version 2, and a loopback interface that is up in the application's network \
 namespace.";
 
 const BUGS: &str = "\
@@ -572,9 +573,9 @@ a port is passed over, if it begins to listen after a TLS socket does so at ever
 A bound source port does not hold on the connection to the peer. `SO_BINDTODEVICE` reads empty after `connect`.
 A link-local IPv6 address can only be reached by a socket that is bound to an interface.
 nsswitch.conf(5) is not looked at where the agent resolves a name.
-Packet filters by cgroup or user see the agent, not the program, as the one that connects. Those of the network \
-namespace see the program's.
-`getsockopt` with a null pointer and a length gives `EFAULT` on x86-64. For 32-bit programs, under io_uring, on other \
+Packet filters by user see the agent in what is written to the clients of a TLS listener. On the connection that `connect` \
+makes they see the application, as those by cgroup and network namespace do.
+`getsockopt` with a null pointer and a length gives `EFAULT` on x86-64. For 32-bit applications, under io_uring, on other \
 machines and in a kernel locked down for confidentiality it returns 0, and writes the length only.";
 
 const C_EXAMPLE: &str = r#"
