@@ -1,9 +1,11 @@
-//! `ssa-agent completions` and `ssa-agent manual`: what a package installs beside the executable.
+//! `ssa-agent completions`, `manual` and `schema`: what a package installs beside the executable.
 
 use std::{fs, io, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap_complete::Shell;
+
+use crate::policy::schema;
 
 /// Print what makes a shell complete this command's words
 ///
@@ -20,6 +22,12 @@ pub(crate) struct ManualArgs {
     /// The folder that they are written to
     folder: PathBuf,
 }
+
+/// Print the JSON schema of the configuration file
+///
+/// `cargo xtask codegen` makes deploy/agent.toml and ssa-agent.toml(5) from it.
+#[derive(clap::Args)]
+pub(crate) struct SchemaArgs {}
 
 pub(crate) fn completions(args: &CompletionsArgs, mut command: clap::Command) -> ExitCode {
     clap_complete::generate(args.shell, &mut command, "ssa-agent", &mut io::stdout());
@@ -38,6 +46,11 @@ pub(crate) fn manual(args: &ManualArgs, mut command: clap::Command) -> Result<Ex
         clap_mangen::Man::new(command.clone().name(leak(&name))).section("8").render(&mut page)?;
         fs::write(args.folder.join(format!("{name}.8")), page).with_context(failed)?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn print_schema(_args: &SchemaArgs) -> Result<ExitCode> {
+    println!("{}", serde_json::to_string_pretty(&schema())?);
     Ok(ExitCode::SUCCESS)
 }
 
