@@ -57,6 +57,10 @@ fn mistakes_are_named_with_their_line_and_column() {
             "[tls]\nversion_max = '1.2'\n[[profile]]\nname = 'x'\nuser = 1\n[profile.tls]\nversion_min = '1.3'\n",
             "FILE:6:1: profile x: `version_min` is above",
         ),
+        (
+            "[[rule]]\nname = 'x'\ndirection = 'out'\nhostname = 'a'\n[rule.tls]\nalpn = ['h2', '']\n",
+            "FILE:6:15: a protocol's name",
+        ),
         ("[tls\n", "FILE:1:5: "),
         (
             "[trust]\nprograms_may_bring_cas = false\n",
