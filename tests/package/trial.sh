@@ -28,6 +28,8 @@ for page in ssa-agent.8 ssa-agent-run.8 ssa-tls.7 ssa-agent.toml.5; do
 	section=${page##*.}
 	[ -s "/usr/share/man/man$section/$page.gz" ] || [ -e /etc/dpkg/dpkg.cfg.d/docker ] || say "no page $page (excluded here?)"
 done
+schema=$(sed -n "1s|^#:schema file://||p" /etc/ssa/agent.toml)
+[ -s "$schema" ] || fail "no schema where the configuration says: $schema"
 [ -s /usr/share/bash-completion/completions/ssa-agent ] || fail "no completions"
 bash -c '. /usr/share/bash-completion/completions/ssa-agent && complete -p ssa-agent' | grep -q ssa-agent || fail "bash does not complete"
 grep -h "^CapEff" "/proc/$(systemctl show -p MainPID --value ssa-agent)/status"

@@ -1,12 +1,17 @@
 //! `cargo xtask codegen`: writes `include/in_tls.h` and its twins in Python and Rust from the table of options, and the
-//! pages about options and keys.
+//! pages about options; from the doc comments of the configuration's keys its schema, the default file and its page.
 
-use std::{fmt::Write as _, fs};
+use std::{fmt::Write as _, fs, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use ssa_common::uapi::{ALIASES, IPPROTO_TLS, OPTIONS};
 
-use crate::{man, options_page, process::root, usage::usage};
+use crate::{
+    man, options_page,
+    process::{cargo, check, output, root, target_dir},
+    reference::Reference,
+    usage::usage,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -30,16 +35,25 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Lists the generated files: path in the workspace, and content.
-fn files() -> Result<[(&'static str, String); 6]> {
-    let configuration = fs::read_to_string(root().join("deploy/agent.toml")).context("deploy/agent.toml")?;
+fn files() -> Result<[(&'static str, String); 8]> {
+    let schema = schema()?;
+    let reference = Reference::parse(&schema).context("the schema of the configuration")?;
     Ok([
         ("include/in_tls.h", header()),
         ("tests/programs/in_tls.py", python()),
         ("tests/src/in_tls.rs", rust()),
         ("docs/man/ssa-tls.7", man::options()),
-        ("docs/man/ssa-agent.toml.5", man::configuration(&configuration)?),
         ("docs/options.md", options_page::page()),
+        ("deploy/agent.schema.json", schema),
+        ("deploy/agent.toml", reference.toml()?),
+        ("docs/man/ssa-agent.toml.5", man::configuration(&reference)),
     ])
+}
+
+/// The JSON schema of the configuration, which the agent knows.
+fn schema() -> Result<String> {
+    check(cargo().args(["build", "--locked", "--release", "--package", "ssa-agent"]))?;
+    Ok(output(Command::new(target_dir().join("release/ssa-agent")).arg("schema"))? + "\n")
 }
 
 /// The header: C89 and C++, every name guarded.

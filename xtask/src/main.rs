@@ -17,6 +17,7 @@ mod manifests;
 mod options_page;
 mod package;
 mod process;
+mod reference;
 mod run;
 mod setup;
 mod soak;
@@ -64,7 +65,7 @@ enum Verb {
     Layers,
     /// What CI runs: formatting, lints on both targets, generated files, documentation, tests
     Ci,
-    /// Write the generated files (include/in_tls.h, tests/programs/in_tls.py, docs/man)
+    /// Write the generated files: include/in_tls.h and its twins, docs/options.md, docs/man, deploy/agent.toml and its schema
     Codegen(codegen::Args),
 }
 

@@ -1,20 +1,21 @@
 //! The manual pages `ssa-tls.7` and `ssa-agent.toml.5`, as roff (groff_man(7)).
 //!
-//! What a table or a file already says is taken from there: the options from
-//! [`OPTIONS`], the keys of the configuration from `deploy/agent.toml`. The rest stands here as plain
-//! text, in which backticks mark what is typed as it is.
+//! What a table or a file already says is taken from there: the options from [`OPTIONS`], the keys of the configuration from
+//! its JSON schema. The rest stands here as plain text, in which backticks mark what is typed as it is.
 
 use std::fmt::Write as _;
 
-use anyhow::{Context as _, Result, ensure};
 use ssa_common::{
     peer_option::PEER_OPTIONS,
     uapi::{ALIASES, OPTIONS, Opt},
 };
 
-use crate::usage::usage;
+use crate::{
+    reference::{Block, Key, Reference, Shown},
+    usage::usage,
+};
 
-/// `ssa-tls.7`: how a program uses TLS.
+/// `ssa-tls.7`: how an application uses TLS.
 pub(crate) fn options() -> String {
     let mut page = Page::new("ssa-tls", 7, "TLS as a socket option level", "ssa-common/src/uapi.rs");
     page.section("SYNOPSIS");
@@ -65,70 +66,63 @@ pub(crate) fn options() -> String {
     page.0
 }
 
-/// `ssa-agent.toml.5`: the configuration, as `deploy/agent.toml` explains it.
-///
-/// Fails if that file does not look as expected.
-pub(crate) fn configuration(file: &str) -> Result<String> {
-    let (rest, profiles) = file.rsplit_once("\n\n").context("deploy/agent.toml has no blocks")?;
-    let (rest, rules) = rest.rsplit_once("\n\n").context("deploy/agent.toml has no block of rules")?;
-    let (keys, services) = rest.rsplit_once("\n\n").context("deploy/agent.toml has no block of services")?;
-    let mut page = Page::new("ssa-agent.toml", 5, "configuration of the TLS agent", "deploy/agent.toml");
+/// `ssa-agent.toml.5`: the configuration, as its schema explains it.
+pub(crate) fn configuration(reference: &Reference) -> String {
+    let source = "the doc comments in ssa-agent/src/policy";
+    let mut page = Page::new("ssa-agent.toml", 5, "configuration of the TLS agent", source);
     page.section("DESCRIPTION");
     page.paragraphs(CONFIGURATION);
-    for block in keys.split("\n\n").skip_while(|block| !block.starts_with('[')) {
-        let entry = Entry::parse(block).with_context(|| format!("deploy/agent.toml:\n{block}"))?;
-        if let Some(section) = entry.section {
-            page.section(section);
+    for section in &reference.sections {
+        page.section(&format!("[{}]", section.name));
+        page.paragraphs(&section.about.join("\n"));
+        for key in &section.keys {
+            page.item(&format!("`{}`", key.name), &format!("{}\n{}", key.text, value(key)));
         }
-        let names: Vec<_> = entry.keys.iter().map(|(key, _value)| format!("`{key}`")).collect();
-        page.item(&names.join(", "), &format!("{}\n{}", entry.text, entry.default()));
     }
-    page.section("SERVICES");
-    page.table(services)?;
-    page.section("RULES");
-    page.table(rules)?;
-    page.paragraphs(AFTER_RULES);
-    page.section("PROFILES");
-    page.table(profiles)?;
-    page.paragraphs(AFTER_PROFILES);
+    for block in &reference.blocks {
+        page.block(block);
+        page.paragraphs(match block.name.as_str() {
+            "rule" => AFTER_RULES,
+            "profile" => AFTER_PROFILES,
+            _ => "",
+        });
+    }
     page.section("RELOAD");
     page.paragraphs(RELOAD);
     page.section("FILES");
     page.items(FILES);
     page.section("EXAMPLE");
     page.paragraphs(
-        "TLS 1.3 only, with the company's own CAs, which programs can't replace; and a client certificate for the \
-         programs of one user:",
+        "TLS 1.3 only, with the company's own CAs, which applications can't replace; and a client certificate for the \
+         applications of one user:",
     );
     page.code(CONFIGURATION_EXAMPLE);
     page.section("SEE ALSO");
     page.paragraphs("`openssl-ciphers`(1), `openssl-rehash`(1), `cgroups`(7), `ssa-tls`(7)");
-    Ok(page.0)
+    page.0
+}
+
+/// What holds without a key, or an example where that is no value.
+fn value(Key { name, value, .. }: &Key) -> String {
+    match value {
+        Some(Shown::Default(value)) => format!("Default: `{name} = {value}`."),
+        Some(Shown::Example(value)) => format!("Example: `{name} = {value}`."),
+        None => String::new(),
+    }
 }
 
 /// A page as far as it is written. Texts are plain: one paragraph a line.
 struct Page(String);
 
 impl Page {
-    /// A block of prose with a table of keys, and an example.
-    fn table(&mut self, block: &str) -> Result<()> {
-        let (prose, example) = block.split_once("\n#\n#[[").context("deploy/agent.toml: a block without an example")?;
-        for part in prose.split("\n#\n") {
-            if part.starts_with("#  ") {
-                // A line that begins further to the right goes on with the one before.
-                let whole = part.replace("\n#        ", " ");
-                for line in whole.lines().map(|line| line.trim_start_matches('#').trim()) {
-                    let (key, text) = line.split_once("  ").context("a line of a table of keys")?;
-                    let words: Vec<_> = text.split_whitespace().collect();
-                    self.item(&format!("`{key}`"), &sentence(&words.join(" ")));
-                }
-            } else {
-                let lines = part.lines().map(|line| line.trim_start_matches('#').trim());
-                self.paragraphs(&lines.collect::<Vec<_>>().join(" "));
-            }
+    /// A section that may be there several times: what it is for, its keys, and an example.
+    fn block(&mut self, block: &Block) {
+        self.section(&format!("[[{}]]", block.name));
+        self.paragraphs(&block.about.join("\n"));
+        for key in &block.keys {
+            self.item(&format!("`{}`", key.name), &key.text);
         }
-        self.code(&format!("[[{}", example.replace("\n#", "\n")));
-        Ok(())
+        self.code(&block.example);
     }
 }
 
@@ -256,46 +250,6 @@ pub(crate) fn other_levels() -> String {
     )
 }
 
-/// Keys of the configuration that share a text.
-struct Entry<'a> {
-    /// The line of the section that begins with them.
-    section: Option<&'a str>,
-    text: String,
-    /// Each with its value.
-    keys: Vec<(&'a str, &'a str)>,
-}
-
-impl<'a> Entry<'a> {
-    /// A block of the file: maybe a section's line, then text, then keys that are commented out.
-    fn parse(block: &'a str) -> Result<Self> {
-        let section = block.lines().next().filter(|line| line.starts_with('['));
-        let mut text = Vec::new();
-        let mut keys = Vec::new();
-        for line in block.lines().skip(usize::from(section.is_some())) {
-            let comment = line.strip_prefix('#').with_context(|| format!("no comment: {line}"))?;
-            if let Some(words) = comment.strip_prefix(' ') {
-                ensure!(keys.is_empty(), "a text after a key: {line}");
-                text.push(words);
-            } else {
-                keys.push(comment.split_once(" = ").with_context(|| format!("no key: {line}"))?);
-            }
-        }
-        ensure!(!text.is_empty() && !keys.is_empty(), "a text and a key are wanted");
-        Ok(Self { section, text: text.join(" "), keys })
-    }
-
-    /// What holds without the file, or an example where that is no value.
-    fn default(&self) -> String {
-        let pairs: Vec<_> = self.keys.iter().map(|(key, value)| format!("`{key} = {value}`")).collect();
-        let label = match self.keys.first() {
-            Some(("ciphers" | "lifetime_seconds", _value)) => "Example",
-            Some(("chain", _value)) => "Default: none. Example",
-            Some(_) | None => "Default",
-        };
-        format!("{label}: {}.", pairs.join(", "))
-    }
-}
-
 /// What is said of an option in [`MORE`].
 pub(crate) fn more(option: &str) -> &'static str {
     MORE.iter().find(|(name, _text)| *name == option).map_or("", |(_name, text)| *text)
@@ -316,7 +270,7 @@ const MORE: &[(&str, &str)] = &[
         "TLS_TRUSTED_PEER_CERTIFICATES",
         "The last set counts. Of a directory, those files are read that are named by the hash of a certificate, as \
          `openssl rehash` names them.\n\
-         `EPROTO`: the policy does not let programs bring CAs of their own.",
+         `EPROTO`: the policy does not let applications bring CAs of their own.",
     ),
     (
         "TLS_CERTIFICATE_CHAIN",
@@ -436,23 +390,23 @@ getsockopt(fd, IPPROTO_TLS, option, value, &length);
 "#;
 
 const DESCRIPTION: &str = "\
-A program opens an ordinary TCP socket, sets a host name at the option level `IPPROTO_TLS` (205), and calls \
+An application opens an ordinary TCP socket, sets a host name at the option level `IPPROTO_TLS` (205), and calls \
 `connect`(2). When `connect` returns 0, the peer's certificate has been verified for that name, and all that is read \
-and written from then on travels as TLS 1.2 or 1.3. The program links no TLS library: an agent, `ssa-agent`, speaks \
-TLS for the programs of a cgroup. `ssa-agent exec --cgroup PATH -- COMMAND` runs a program there.
+and written from then on travels as TLS 1.2 or 1.3. The application links no TLS library: an agent, `ssa-agent`, \
+speaks TLS for the applications of a cgroup. `ssa-agent exec --cgroup PATH -- COMMAND` runs one there.
 `socket`(2) makes a TLS socket if its protocol is `IPPROTO_TLS`, for AF_INET or AF_INET6 and SOCK_STREAM, on Linux 6.6 and \
 later; elsewhere it gives `EPROTONOSUPPORT`. \
-Any set at this level on a fresh TCP socket makes it a TLS socket for good, even a set that is refused: a program that \
-ignores the error must not go on in plaintext. A TLS socket does not connect without a host name, without an agent, or \
+Any set at this level on a fresh TCP socket makes it a TLS socket for good, even a set that is refused: an application \
+that ignores the error must not go on in plaintext. A TLS socket does not connect without a host name, without an agent, or \
 to a peer that is not verified. An inherited, duplicated or passed descriptor is the same TLS socket.
-What TLS must be at least, the administrator decides (`ssa-agent.toml`(5)). Programs can only ask for more; what is \
+What TLS must be at least, the administrator decides (`ssa-agent.toml`(5)). Applications can only ask for more; what is \
 weaker gives `EPROTO`.";
 
 const CONNECTING: &str = "\
 All ways to call `connect` work: a non-blocking one gives `EINPROGRESS`, and its end comes as ever, by `poll`(2) and \
 `SO_ERROR`. After a failure `TLS_ERROR` says why in words, such as the date on which a certificate expired. The socket \
 can then be set up further, and connect again.
-Connecting to 0.0.0.0 or :: makes the agent resolve the host name, as the program would: from its network namespace, \
+Connecting to 0.0.0.0 or :: makes the agent resolve the host name, as the application would: from its network namespace, \
 with its /etc/resolv.conf and its /etc/hosts. An IPv4 socket gets IPv4 addresses, an IPv6 socket both. They are tried \
 in turn until one accepts the TCP connection.
 `getpeername`(2) and `getsockname`(2) give the addresses of the connection to the peer.
@@ -484,8 +438,8 @@ that is too small gives `EINVAL`, and nothing is written. A value has at most 40
 
 pub(crate) const VALUE_FILES: &str = "\
 Where a path or PEM text is wanted, a value that begins with `-----BEGIN` is the text itself. Anything else is a path. \
-A relative one starts at the program's working directory.
-The agent opens the file with the rights of the program: its user and groups, its root directory and mounts, and no \
+A relative one starts at the application's working directory.
+The agent opens the file with the rights of the application: its user and groups, its root directory and mounts, and no \
 capability that it lacks. The user is the real one; where that is root, the effective one. A file has at most 1 MiB.
 This happens once the option is set. If a file can't be read or used, the next `connect` fails with `EPROTO`, and \
 `TLS_ERROR` says what is wrong. Set the right one on a new socket.";
@@ -494,7 +448,7 @@ pub(crate) const END: &str = "\
 `shutdown`(2) of the writing side becomes `close_notify`, and the peer's `close_notify` an end of file. The other \
 direction stays open.
 A connection that is cut short is a reset, never an end of file: if the peer ends without `close_notify`, breaks TLS, \
-or if the agent ends, the program gets `ECONNRESET`.";
+or if the agent ends, the application gets `ECONNRESET`.";
 
 const BEFORE_OPTIONS: &str = "\
 In brackets stand the type, and when an option can be set and read. A socket whose `connect` has failed counts as one \
@@ -526,11 +480,12 @@ pub(crate) const SOCKOPT_ERRORS: &[(&str, &str)] = &[
 ];
 
 pub(crate) const CONNECT_ERRORS: &[(&str, &str)] = &[
+    ("EACCES", "A rule of the administrator's denies the connection."),
     ("ECONNREFUSED", "The peer refuses connections."),
     (
         "EHOSTUNREACH",
-        "The peer can't be reached, its name has no address, the agent ends, or it took too long: 10 s to connect or \
-         10 s for the handshake, unless the policy says otherwise.",
+        "The peer can't be reached, its name has no address, a limit of connections is met, the agent ends, or it took too \
+         long: 10 s to connect or 10 s for the handshake, unless the policy says otherwise.",
     ),
     ("ENETUNREACH", "There is no route to the peer's network."),
     ("ENOBUFS", "Out of room."),
@@ -544,7 +499,7 @@ pub(crate) const CONNECT_ERRORS: &[(&str, &str)] = &[
     ),
     (
         "ETIMEDOUT",
-        "The agent gave no answer. The kernel gives up after about a minute, or earlier if the program has said so \
+        "The agent gave no answer. The kernel gives up after about a minute, or earlier if the application has said so \
          (`TCP_SYNCNT`, `TCP_USER_TIMEOUT`).",
     ),
 ];
@@ -553,16 +508,16 @@ pub(crate) const STREAM_ERRORS: &[(&str, &str)] =
     &[("ECONNRESET", "The peer has ended without `close_notify` or broken TLS, or the agent has ended.")];
 
 const NOTES: &str = "\
-Between the program and the agent the bytes are plaintext, on the loopback interface of the program's network \
+Between the application and the agent the bytes are plaintext, on the loopback interface of the application's network \
 namespace. Root, and whoever has `CAP_NET_RAW` there, can read them.
-A socket belongs for ever to the cgroup in which its program was when it made the socket. Outside a cgroup that is \
-served, options give `ENOPROTOOPT`, and a program that ignores this speaks plaintext. So does one that ignores it on \
+A socket belongs for ever to the cgroup in which its application was when it made the socket. Outside a cgroup that is \
+served, options give `ENOPROTOOPT`, and an application that ignores this speaks plaintext. So does one that ignores it on \
 an `AF_SMC` socket.
 CAs, chains and keys that were set as PEM texts are lost when the agent is restarted; files are read again. The next \
 `connect` then fails with `EPROTO`: set CAs again, and chains and keys on a new socket. A listening socket is ended.
-A program of the same user, cgroup and network namespace that learns a context's id may adopt the context.
+An application of the same user, cgroup and network namespace that learns a context's id may adopt the context.
 `TCP_INFO`, `SIOCOUTQ` and `SO_LINGER` speak of the connection to the agent.
-The agent needs Linux 6.1 or later, cgroup version 2, and a loopback interface that is up in the program's network \
+The agent needs Linux 6.1 or later, cgroup version 2, and a loopback interface that is up in the application's network \
 namespace.";
 
 const BUGS: &str = "\
@@ -572,9 +527,9 @@ a port is passed over, if it begins to listen after a TLS socket does so at ever
 A bound source port does not hold on the connection to the peer. `SO_BINDTODEVICE` reads empty after `connect`.
 A link-local IPv6 address can only be reached by a socket that is bound to an interface.
 nsswitch.conf(5) is not looked at where the agent resolves a name.
-Packet filters by cgroup or user see the agent, not the program, as the one that connects. Those of the network \
-namespace see the program's.
-`getsockopt` with a null pointer and a length gives `EFAULT` on x86-64. For 32-bit programs, under io_uring, on other \
+Packet filters by user see the agent in what is written to the clients of a TLS listener. On the connection that `connect` \
+makes they see the application, as those by cgroup and network namespace do.
+`getsockopt` with a null pointer and a length gives `EFAULT` on x86-64. For 32-bit applications, under io_uring, on other \
 machines and in a kernel locked down for confidentiality it returns 0, and writes the length only.";
 
 const C_EXAMPLE: &str = r#"
@@ -643,16 +598,16 @@ with socket.socket() as sock:
 const CONFIGURATION: &str = "\
 This file says what TLS may be on a machine, and for whom it is different. `ssa-agent run` reads it as it starts, and \
 again when it is told to. Without the file, or another that `--config` names, the defaults hold.
-The format is TOML. Every key may be left out. A section or key that does not exist, and a value that makes no sense, \
+The format is TOML. Every section, and every key of one, may be left out. A section or key that does not exist, and a value that makes no sense, \
 is an error with line and column, and the agent does not start.
-Programs can only ask for more than the file demands, by the options of `ssa-tls`(7). What is weaker fails with \
+Applications can only ask for more than the file demands, by the options of `ssa-tls`(7). What is weaker fails with \
 `EPROTO`: at the option, or at `connect`(2) where only then it is known.
 `ssa-agent check` says what is wrong with a file and with the certificates and keys that it names, or prints the \
-policy that it comes to. `ssa-agent check --explain PID` prints that of a running program, and the profiles that it \
+policy that it comes to. `ssa-agent check --explain PID` prints that of a running application, and the profiles that it \
 comes from.";
 
 const AFTER_RULES: &str = "\
-`name` is for messages, must be there, and is nobody else's. `ssa-agent check --explain PID --to ADDRESS:PORT` says what \
+`ssa-agent check --explain PID --to ADDRESS:PORT` says what \
 becomes of a connection, and by which rule; `--listen ADDRESS:PORT` says it of a listener.
 A listener that began before there was a rule for it is closed to clients until it is begun again. One whose certificate \
 can't be used stays closed, and is tried again every two seconds. Connections by one rule share cached sessions.
@@ -660,24 +615,28 @@ The kubelet of Kubernetes must probe a port that is served as TLS with `scheme: 
 are of Multipath TCP unless `GODEBUG=multipathtcp=0` is set.";
 
 const AFTER_PROFILES: &str = "\
-`name` is for messages, and must be there. `executable` is an absolute path, and `unit` a whole name, such as \
-`nginx.service`. A profile that has none of the four is an error. Of two by cgroup, the deeper one comes later. A list \
-takes the place of the list before it. `chain` and `key` replace those before them together.
-Which executable a program is, is only known at `connect`. Whoever may run a program may preload code into it, and a \
-program in a container has a path of its container's: a profile by executable is no border between users.";
+Of two profiles by cgroup, the deeper one comes later. A list takes the place of the list before it. `chain` and `key` \
+replace those before them together.
+Which executable an application runs is only known at `connect`. Whoever may run it may preload code into it, and an \
+application in a container has a path of its container's: a profile by executable is no border between users.";
 
 const RELOAD: &str = "\
-`ssa-agent reload --cgroup PATH`, and `SIGHUP` to the agent, put a changed file in force, with the certificates and \
+`ssa-agent reload`, and `SIGHUP` to the agent, put a changed file in force, with the certificates and \
 keys that it names. If anything is wrong with it, the policy in force stays. `ssa-agent reload` then prints the error \
 and fails; the agent logs it in either case.
-New connections go by the new policy, those of older sockets too: what a program has set before and is now too weak \
+New connections go by the new policy, those of older sockets too: what an application has set before and is now too weak \
 makes `connect` fail with `EPROTO`, and what it has not set follows. Sessions of the old policy are not resumed. Open \
 connections are left alone, and no socket is closed by a lower limit.";
 
 const FILES: &[(&str, &str)] = &[
     ("/etc/ssa/agent.toml", "The file that is read if `--config` names no other."),
-    ("deploy/agent.toml", "In the sources: every key with its default, commented out, to start from."),
-    ("/run/ssa-agent/INODE.sock", "Where `ssa-agent reload` reaches the agent of a cgroup, by the cgroup's inode."),
+    ("deploy/agent.toml", "In the sources: every key, commented out, to start from."),
+    ("/usr/share/ssa-agent/agent.schema.json", "The JSON schema of the file, for editors."),
+    (
+        "/run/ssa-agent/NAME.sock",
+        "The control socket, where `ssa-agent reload` and others reach an agent. `NAME` is `machine` for the one that was \
+         started without a cgroup, else the inode of its first cgroup, which `--agent CGROUP` names.",
+    ),
 ];
 
 const CONFIGURATION_EXAMPLE: &str = r#"
@@ -704,8 +663,8 @@ mod tests {
     use super::*;
     use crate::process::root;
 
-    fn file() -> String {
-        fs::read_to_string(root().join("deploy/agent.toml")).unwrap()
+    fn reference() -> Reference {
+        Reference::parse(&fs::read_to_string(root().join("deploy/agent.schema.json")).unwrap()).unwrap()
     }
 
     #[test]
@@ -730,24 +689,17 @@ mod tests {
 
     #[test]
     fn every_key_is_in_the_second_page() {
-        let (file, mut keys) = (file(), 0);
-        let page = configuration(&file).unwrap();
-        for (key, value) in file.lines().filter_map(|line| line.trim_start_matches('#').split_once(" = ")) {
-            if key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
-                keys += 1;
-                assert!(page.contains(&literal(&format!("{key} = {value}"))), "{key}");
-            }
+        let reference = reference();
+        let page = configuration(&reference);
+        let of_sections: Vec<&Key> = reference.sections.iter().flat_map(|section| &section.keys).collect();
+        let of_blocks: Vec<&Key> = reference.blocks.iter().flat_map(|block| &block.keys).collect();
+        assert!(of_sections.len() > 30 && of_blocks.len() > 15, "{} and {}", of_sections.len(), of_blocks.len());
+        for key in of_sections.iter().chain(&of_blocks) {
+            let item = format!("\n.TP\n\\fB{}\\fR\n{}\n", literal(&key.name), roff(&key.text));
+            assert!(page.contains(&item), "{item}");
         }
-        assert!(keys > 20, "{keys}");
-        for key in ["version_min", "handshake_seconds", "key", "executable", "user"] {
-            assert!(page.lines().any(|line| line.contains(&format!("\\fB{key}\\fR"))), "{key}");
-        }
-    }
-
-    #[test]
-    fn other_files_are_refused() {
-        for text in ["", "a\n\nb", "[tls]\n#key = 1\n\n# P\n#\n#[[p]]", "[tls]\n# Text.\nkey = 1\n\n# P\n#\n#[[p]]"] {
-            assert!(configuration(text).is_err(), "{text}");
+        for key in of_sections {
+            assert!(page.contains(&roff(&value(key))), "{}", key.name);
         }
     }
 
@@ -760,7 +712,7 @@ mod tests {
 
     #[test]
     fn pages_are_ascii_and_have_known_macros_only() {
-        for page in [options(), configuration(&file()).unwrap()] {
+        for page in [options(), configuration(&reference())] {
             assert!(page.is_ascii());
             for line in page.lines().filter(|line| line.starts_with(['.', '\''])) {
                 let name = line.split(' ').next().unwrap();

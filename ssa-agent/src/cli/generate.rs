@@ -1,9 +1,11 @@
-//! `ssa-agent completions` and `ssa-agent manual`: files that a package installs beside the executable.
+//! `ssa-agent completions`, `manual` and `schema`: files that a package installs beside the executable.
 
 use std::{fs, io, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap_complete::Shell;
+
+use crate::policy::schema;
 
 /// Print the script by which a shell completes this command's words
 ///
@@ -20,6 +22,12 @@ pub(crate) struct ManualArgs {
     /// The folder that they are written to
     folder: PathBuf,
 }
+
+/// Print the JSON schema of the configuration file
+///
+/// `cargo xtask codegen` makes deploy/agent.toml and ssa-agent.toml(5) from it.
+#[derive(clap::Args)]
+pub(crate) struct SchemaArgs {}
 
 /// Runs `ssa-agent completions`.
 pub(crate) fn completions(args: &CompletionsArgs, mut command: clap::Command) -> ExitCode {
@@ -40,6 +48,12 @@ pub(crate) fn manual(args: &ManualArgs, mut command: clap::Command) -> Result<Ex
         clap_mangen::Man::new(command.clone().name(leak(&name))).section("8").render(&mut page)?;
         fs::write(args.folder.join(format!("{name}.8")), page).with_context(failed)?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs `ssa-agent schema`.
+pub(crate) fn print_schema(_args: &SchemaArgs) -> Result<ExitCode> {
+    println!("{}", serde_json::to_string_pretty(&schema())?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -32,6 +32,8 @@ enum Command {
     #[command(hide = true)]
     Manual(generate::ManualArgs),
     #[command(hide = true)]
+    Schema(generate::SchemaArgs),
+    #[command(hide = true)]
     Probe(probe::Args),
 }
 
@@ -51,6 +53,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Doctor(args) => doctor::command::run(args),
         Command::Completions(args) => Ok(generate::completions(&args, Args::command())),
         Command::Manual(args) => generate::manual(&args, Args::command()),
+        Command::Schema(args) => generate::print_schema(&args),
         Command::Probe(args) => probe::run(&args),
     };
     done.unwrap_or_else(|error| {

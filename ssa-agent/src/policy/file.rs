@@ -1,6 +1,4 @@
-//! The configuration file: its keys, and what is wrong with one.
-//!
-//! `deploy/agent.toml` has every key with its default and its meaning; a test compares the two.
+//! The configuration file: its parts, and what is wrong with one.
 
 use std::{
     collections::HashSet,
@@ -10,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -18,31 +17,41 @@ use super::{
     policy::Policy,
     profile::Profile,
     rule::Rule,
-    sections::{Credentials, Limits, Revocation, Sessions, Time, Tls, Trust, Wrong, refine, set},
+    section::Keys as _,
+    sections::{
+        CacheKeys, ControlKeys, CredentialsKeys, LimitsKeys, MonitorKeys, RevocationKeys, SessionsKeys, TimeKeys,
+        TlsKeys, TrustKeys,
+    },
     selector::Selector,
-    value::{Count, UserGroup},
+    value::UserGroup,
 };
 
-/// A file as it was written: keys that are absent are none.
-#[derive(Clone, Debug, Default, Deserialize)]
+/// What TLS may be on this machine, and for whom it is different. Copy it to /etc/ssa/agent.toml.
+///
+/// Every key is here, commented out, with its default; or with an example, where the text says what the default is.
+/// `ssa-agent check` says what is wrong with a file, or what it comes to. `ssa-agent reload` and SIGHUP put it in force, for new
+/// connections. Applications can only ask for more than it demands: what is weaker fails with `EPROTO`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(title = "Configuration of ssa-agent")]
 pub(crate) struct File {
-    tls: Tls,
-    trust: Trust,
-    revocation: Revocation,
-    sessions: Sessions,
-    time: Time,
-    credentials: Credentials,
-    limits: Limits,
-    cache: Cache,
-    monitor: Monitor,
-    control: Control,
-    #[serde(rename = "profile")]
-    pub(crate) profiles: Vec<Profile>,
+    tls: TlsKeys,
+    trust: TrustKeys,
+    revocation: RevocationKeys,
+    sessions: SessionsKeys,
+    time: TimeKeys,
+    credentials: CredentialsKeys,
+    limits: LimitsKeys,
+    cache: CacheKeys,
+    control: ControlKeys,
+    monitor: MonitorKeys,
     #[serde(rename = "service")]
+    #[schemars(with = "Vec<Selector>")]
     services: Vec<Spanned<Selector>>,
     #[serde(rename = "rule")]
     pub(super) rules: Vec<Rule>,
+    #[serde(rename = "profile")]
+    pub(crate) profiles: Vec<Profile>,
     /// Not the defaults, for want of a file.
     #[serde(skip)]
     pub(crate) is_from_file: bool,
@@ -93,25 +102,6 @@ impl Config {
     }
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Cache {
-    directory: Option<PathBuf>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Control {
-    group: Option<UserGroup>,
-    finish_seconds: Option<Count>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Monitor {
-    listen: Option<SocketAddr>,
-}
-
 /// A file that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -151,10 +141,9 @@ impl File {
             at: error.span().map(|span| span.start),
             what: renamed(error.message()).unwrap_or_else(|| error.message().replace('\n', ", ")),
         })?;
-        std::iter::once(&file.tls).chain(file.profiles.iter().map(|profile| &profile.tls)).try_for_each(Tls::check)?;
-        if let Some(soft) = file.revocation.soft_fail.as_ref().filter(|soft| *soft.get_ref()) {
+        if let Some(soft) = file.revocation.soft_fail.as_ref().filter(|soft| *soft.0.get_ref()) {
             let what = "`soft_fail` is for profiles only, so that it is known for whom nothing is sure".to_owned();
-            return Err(Wrong { at: Some(soft.span().start), what });
+            return Err(Wrong { at: Some(soft.0.span().start), what });
         }
         let section = |name: &str| find_section(text, name, None);
         file.machine().check().map_err(|(name, what)| Wrong { at: section(name), what })?;
@@ -216,7 +205,7 @@ impl File {
         &self.rules
     }
 
-    /// The policy of a rule's connections, for programs with these profiles.
+    /// The policy of a rule's connections, for applications with these profiles.
     pub(crate) fn policy_by_rule(&self, profiles: &[usize], rule: &Rule) -> Policy {
         let mut policy = self.policy(profiles);
         rule.refine(&self.profiles, &mut policy);
@@ -225,25 +214,23 @@ impl File {
 
     /// Where metrics and health are asked for.
     pub(crate) fn monitor(&self) -> Option<SocketAddr> {
-        self.monitor.listen
+        self.monitor.in_force().listen
     }
 
     /// Who may use the control socket, besides root.
     pub(crate) fn control_group(&self) -> Option<UserGroup> {
-        self.control.group
+        self.control.in_force().group
     }
 
     /// Where answers about revocation are kept; none if they are not.
     pub(crate) fn cache_directory(&self) -> Option<PathBuf> {
-        const DEFAULT: &str = "/var/cache/ssa-agent";
-        let directory = self.cache.directory.clone().unwrap_or_else(|| PathBuf::from(DEFAULT));
+        let directory = self.cache.in_force().directory;
         (!directory.as_os_str().is_empty()).then_some(directory)
     }
 
     /// How long connections may go on when another agent has taken over.
     pub(crate) fn finish_limit(&self) -> Duration {
-        const DEFAULT: Duration = Duration::from_secs(3600);
-        self.control.finish_seconds.map_or(DEFAULT, |seconds| Duration::from_secs(seconds.into()))
+        Duration::from_secs(self.control.in_force().finish_seconds)
     }
 
     /// The machine's policy, and that of each profile and each rule by itself.
@@ -257,20 +244,21 @@ impl File {
         profiles.chain(rules.map(|(index, rule)| ((Vec::new(), Some(index)), self.policy_by_rule(&[], rule))))
     }
 
-    /// The policy of programs that no profile is for.
+    /// The policy of applications that no profile is for.
     pub(crate) fn machine(&self) -> Policy {
         let mut policy = Policy::default();
-        let Self { tls, trust, revocation, sessions, time, credentials, .. } = self;
-        refine(&mut policy, tls, trust, revocation, sessions, time, credentials);
-        let (limits, given) = (&mut policy.limits, &self.limits);
-        set(&mut limits.sockets, given.sockets.map(u64::from));
-        set(&mut limits.sockets_per_user, given.sockets_per_user.map(u64::from));
-        set(&mut limits.connections, given.connections.map(u64::from));
-        set(&mut limits.connections_per_service, given.connections_per_service.map(u64::from));
-        set(&mut limits.connections_per_user, given.connections_per_user.map(u64::from));
-        set(&mut limits.handshakes, given.handshakes.map(u64::from));
+        let Self { tls, trust, revocation, sessions, time, credentials, limits, .. } = self;
+        policy.refine(tls, trust, revocation, sessions, time, credentials);
+        limits.refine(&mut policy.limits);
         policy
     }
+}
+
+/// A mistake in a configuration, and the byte of the text at which it is.
+#[derive(Debug)]
+pub(super) struct Wrong {
+    pub(super) at: Option<usize>,
+    pub(super) what: String,
 }
 
 /// Keys by their former names, and what they are now.

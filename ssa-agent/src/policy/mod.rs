@@ -11,6 +11,8 @@ mod refinement;
 mod row;
 mod rule;
 mod rule_tables;
+mod schema;
+mod section;
 mod sections;
 mod selector;
 mod value;
@@ -20,11 +22,13 @@ pub(crate) use self::{
     effective::{Effective, LoadError, stamps},
     file::{Config, File},
     pod::{Pod, Pods, is_pod},
-    policy::{FetchFrom, Limits, Policy, Revocation},
+    policy::Policy,
     profile::Profile,
     row::{loosen, row},
     rule::{Direction, Mode, NameError, Rule, StartTls},
     rule_tables::RuleMatch,
+    schema::schema,
+    sections::{FetchFrom, Limits, Revocation},
     selector::Selector,
     value::UserGroup,
 };

@@ -1,14 +1,19 @@
-//! What an administrator decides for an application: TLS, trust, revocation, sessions, time, credentials, limits.
+//! What an administrator decides for an application: the sections that are in force, and what they may not say together.
 
-use std::path::PathBuf;
+use serde::Serialize;
 
-use serde::{Deserialize, Serialize};
-
-use super::value::{Seconds, Version};
+use super::{
+    section::Keys as _,
+    sections::{
+        Credentials, CredentialsKeys, Limits, Revocation, RevocationKeys, Sessions, SessionsKeys, Time, TimeKeys, Tls,
+        TlsKeys, Trust, TrustKeys,
+    },
+    value::{Seconds, Version},
+};
 use crate::tls::Suite;
 
-/// What is in force for a program. Printed, it is a file that says the same.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// What is in force for an application. Printed, it is a file that says the same.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Policy {
     pub(crate) tls: Tls,
     pub(crate) trust: Trust,
@@ -19,158 +24,29 @@ pub(crate) struct Policy {
     pub(crate) limits: Limits,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Tls {
-    pub(crate) version_min: Version,
-    pub(crate) version_max: Version,
-    /// Of TLS 1.2, best first.
-    pub(crate) ciphers: Vec<Suite>,
-    /// Of TLS 1.3, best first.
-    pub(crate) ciphersuites: Vec<Suite>,
-    /// Empty: OpenSSL's own.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) groups: Vec<String>,
-    /// Empty: OpenSSL's own.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) signature_algorithms: Vec<String>,
-    /// For programs that set none.
-    pub(crate) alpn: Vec<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Trust {
-    pub(crate) system: bool,
-    pub(crate) files: Vec<PathBuf>,
-    pub(crate) directories: Vec<PathBuf>,
-    pub(crate) applications_may_bring_cas: bool,
-    /// Intermediates between a root and a leaf, at most.
-    pub(crate) verify_depth: u64,
-    /// `X509_V_FLAG_X509_STRICT`.
-    pub(crate) strict: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Revocation {
-    /// Programs may check where this is off, and can't do without where it is on.
-    pub(crate) checks: bool,
-    /// Ways that may answer, for programs that allow them.
-    pub(crate) stapled: bool,
-    pub(crate) ocsp: bool,
-    pub(crate) crl: bool,
-    pub(crate) cached: bool,
-    /// Responders must answer with the number that was asked with.
-    pub(crate) nonce: bool,
-    /// No answer is as good as a good one.
-    pub(crate) soft_fail: bool,
-    pub(crate) fetch_from: FetchFrom,
-    /// For each server.
-    pub(crate) fetch_seconds: Seconds,
-    /// Whether servers on this machine, on its links, and clouds' metadata services may be asked.
-    pub(crate) fetch_local: bool,
-    /// Open connections are reset when their peer becomes revoked.
-    pub(crate) close_revoked: bool,
-}
-
-/// From whose network namespace, and as whom.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum FetchFrom {
-    Host,
-    Application,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Sessions {
-    pub(crate) reuse: bool,
-    /// None: programs may choose any, and [`SESSION_SECONDS`] if they don't.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) lifetime_seconds: Option<u64>,
-    pub(crate) tickets: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Time {
-    pub(crate) connect_seconds: Seconds,
-    pub(crate) handshake_seconds: Seconds,
-    /// Zero: for as long as it likes.
-    pub(crate) idle_seconds: u64,
-}
-
-/// For programs that bring none.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Credentials {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) chain: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) key: Option<PathBuf>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Limits {
-    pub(crate) sockets: u64,
-    pub(crate) sockets_per_user: u64,
-    pub(crate) connections: u64,
-    pub(crate) connections_per_service: u64,
-    pub(crate) connections_per_user: u64,
-    pub(crate) handshakes: u64,
-}
-
-/// How long sessions are cached if nobody says: what servers usually allow.
-pub(crate) const SESSION_SECONDS: u64 = 7200;
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            tls: Tls {
-                version_min: Version::Tls12,
-                version_max: Version::Tls13,
-                ciphers: Suite::by_default(false),
-                ciphersuites: Suite::by_default(true),
-                groups: Vec::new(),
-                signature_algorithms: Vec::new(),
-                alpn: Vec::new(),
-            },
-            trust: Trust {
-                system: true,
-                files: Vec::new(),
-                directories: Vec::new(),
-                applications_may_bring_cas: true,
-                verify_depth: 100,
-                strict: false,
-            },
-            revocation: Revocation {
-                checks: false,
-                stapled: true,
-                ocsp: true,
-                crl: true,
-                cached: true,
-                nonce: false,
-                soft_fail: false,
-                fetch_from: FetchFrom::Application,
-                fetch_seconds: Seconds::from_secs(4),
-                fetch_local: false,
-                close_revoked: false,
-            },
-            sessions: Sessions { reuse: true, lifetime_seconds: None, tickets: true },
-            time: Time {
-                connect_seconds: Seconds::from_secs(10),
-                handshake_seconds: Seconds::from_secs(10),
-                idle_seconds: 0,
-            },
-            credentials: Credentials { chain: None, key: None },
-            limits: Limits {
-                sockets: 100_000,
-                sockets_per_user: 50_000,
-                connections: 100_000,
-                connections_per_service: 50_000,
-                connections_per_user: 50_000,
-                handshakes: 4096,
-            },
+impl Policy {
+    /// Overrides what the sections have keys for.
+    pub(super) fn refine(
+        &mut self,
+        tls: &TlsKeys,
+        trust: &TrustKeys,
+        revocation: &RevocationKeys,
+        sessions: &SessionsKeys,
+        time: &TimeKeys,
+        credentials: &CredentialsKeys,
+    ) {
+        tls.refine(&mut self.tls);
+        trust.refine(&mut self.trust);
+        revocation.refine(&mut self.revocation);
+        sessions.refine(&mut self.sessions);
+        time.refine(&mut self.time);
+        // A chain and its key are of use together only: they replace those before them together.
+        if credentials.chain.is_some() || credentials.key.is_some() {
+            self.credentials = Credentials::default();
+            credentials.refine(&mut self.credentials);
         }
     }
-}
 
-impl Policy {
     /// Combinations that make no sense: the section, and what would be right.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         let tls = &self.tls;

@@ -2,40 +2,62 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
     application::Application,
     policy::Policy,
-    sections::{Credentials, ProfileLimits, Revocation, Sessions, Time, Tls, Trust, refine, set},
+    sections::{CredentialsKeys, ProfileLimits, RevocationKeys, SessionsKeys, TimeKeys, TlsKeys, TrustKeys},
     value::User,
 };
 
-/// What is different for some programs.
-#[derive(Clone, Debug, Deserialize)]
+/// Profiles refine all this for some applications. A profile is for applications that meet all of `executable`, `unit`, `cgroup`
+/// and `user` that it has. It must have one of them.
+///
+/// Where several are for an application, each adds its keys to those before it: first by user, then by cgroup, by unit, and by
+/// executable; of two alike, the later. It may have the sections above but `[cache]`, `[control]` and `[monitor]`, and in
+/// `[limits]` only `sockets_per_user`.
+///
+/// ```toml
+/// [[profile]]
+/// name = "payments"
+/// unit = "payments.service"
+/// [profile.tls]
+/// version_min = "1.3"
+/// [profile.trust]
+/// system = false
+/// files = ["/etc/ssa/payments-ca.pem"]
+/// ```
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Profile {
+    /// The name of the profile in messages and rules. It must be there.
+    #[schemars(with = "String")]
     pub(super) name: Spanned<String>,
-    /// Absolute path of the program.
+    /// The application's executable: its absolute path, as `/proc/PID/exe` shows it.
     pub(crate) executable: Option<PathBuf>,
-    /// A cgroup below the mount, and all that is below it.
-    pub(super) cgroup: Option<PathBuf>,
-    /// A systemd unit: the last part of a cgroup's path.
+    /// A systemd unit, by its whole name, such as `nginx.service`: a part of the path of the application's cgroup.
     pub(super) unit: Option<String>,
+    /// A cgroup, by its path below the mount, and all below it.
+    pub(super) cgroup: Option<PathBuf>,
+    /// A user, by uid or name: the real one of the application.
+    #[serde(default)]
+    #[schemars(schema_with = "super::value::number_or_name")]
     pub(crate) user: Option<User>,
     #[serde(default)]
-    pub(super) tls: Tls,
+    pub(super) tls: TlsKeys,
     #[serde(default)]
-    pub(super) trust: Trust,
+    pub(super) trust: TrustKeys,
     #[serde(default)]
-    pub(super) revocation: Revocation,
+    pub(super) revocation: RevocationKeys,
     #[serde(default)]
-    pub(super) sessions: Sessions,
+    pub(super) sessions: SessionsKeys,
     #[serde(default)]
-    pub(super) time: Time,
+    pub(super) time: TimeKeys,
     #[serde(default)]
-    pub(super) credentials: Credentials,
+    pub(super) credentials: CredentialsKeys,
     #[serde(default)]
     pub(super) limits: ProfileLimits,
 }
@@ -44,8 +66,10 @@ impl Profile {
     /// Overrides what the profile has keys for.
     pub(super) fn refine(&self, policy: &mut Policy) {
         let Self { tls, trust, revocation, sessions, time, credentials, .. } = self;
-        refine(policy, tls, trust, revocation, sessions, time, credentials);
-        set(&mut policy.limits.sockets_per_user, self.limits.sockets_per_user.map(u64::from));
+        policy.refine(tls, trust, revocation, sessions, time, credentials);
+        if let Some(most) = self.limits.sockets_per_user {
+            policy.limits.sockets_per_user = most.into();
+        }
     }
 
     /// What makes no sense, in words.
@@ -64,7 +88,7 @@ impl Profile {
 }
 
 impl Profile {
-    /// Whether it is for programs of this cgroup, whatever else it asks.
+    /// Whether it is for applications of this cgroup, whatever else it asks.
     pub(crate) fn takes_cgroup(&self, cgroup: &Path) -> bool {
         let below = |path: &PathBuf| {
             let path = Path::new("/").join(path.strip_prefix("/").unwrap_or(path));

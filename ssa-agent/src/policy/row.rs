@@ -8,7 +8,8 @@ use ssa_common::{
 
 use super::{
     file::File,
-    policy::{Policy, Revocation, SESSION_SECONDS},
+    policy::Policy,
+    sections::{Revocation, SESSION_SECONDS},
     value::Version,
 };
 use crate::tls;
@@ -26,7 +27,7 @@ pub(crate) fn loosen(row: &mut Row, other: &Row) {
     row.sockets_per_user = row.sockets_per_user.max(other.sockets_per_user);
 }
 
-/// The row of programs for which these profiles are, as far as cgroup and user say. Profiles by
+/// The row of applications for which these profiles are, as far as cgroup and user say. Profiles by
 /// executable may be for them or not: what any of these allows is left to `connect`.
 pub(crate) fn row(file: &File, profiles: &[usize]) -> Row {
     let by_executable = |index: &usize| file.profiles[*index].executable.is_some();
@@ -49,7 +50,7 @@ pub(crate) fn exact(policy: &Policy) -> Row {
     let reuse = i64::from(policy.sessions.reuse);
     let Revocation { checks, stapled, ocsp, crl, cached, .. } = policy.revocation;
     let [checks, stapled, ocsp, crl, cached] = [checks, stapled, ocsp, crl, cached].map(i64::from);
-    // Where no answer is let be, a program that turns ways off would turn all of it off.
+    // Where no answer is let be, an application that turns ways off would turn all of it off.
     let ways = if policy.revocation.soft_fail { [stapled, ocsp, crl, cached] } else { [0; 4] };
     let seconds = |seconds: Option<u64>| seconds.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX));
     let longest = seconds(policy.sessions.lifetime_seconds);
@@ -61,8 +62,8 @@ pub(crate) fn exact(policy: &Policy) -> Row {
         sockets: policy.limits.sockets,
         own_trust: u32::from(policy.trust.applications_may_bring_cas),
         reserved: 0,
-        allowed: tls::set(policy.suites()),
-        ciphers: tls::list(policy.usable_suites()),
+        allowed: tls::cipher_set(policy.suites()),
+        ciphers: tls::cipher_list(policy.usable_suites()),
     };
     for (setting, default, least, most) in [
         (Setting::SessionReuse, reuse, 0, reuse),

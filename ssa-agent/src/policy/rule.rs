@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use ssa_common::rule::{Action, Traffic};
 use toml::{Spanned, Value};
@@ -11,54 +12,110 @@ use super::{
     net::Net,
     policy::Policy,
     profile::Profile,
-    sections::{Credentials, Revocation, Sessions, Time, Tls, Trust, refine},
+    sections::{CredentialsKeys, RevocationKeys, SessionsKeys, TimeKeys, TlsKeys, TrustKeys},
     selector::Selector,
 };
 use crate::tls::ServerName;
 
-/// What becomes of connections that a service's applications make, or of those that they accept.
-#[derive(Clone, Debug, Deserialize)]
+/// Rules are for applications that know nothing of TLS. A rule says what becomes of sockets on which no option was set: `mode` and
+/// the keys after it. It is for connections or listeners that fit all of `direction`, `service`, `address`, `port` and `protocol`.
+/// Of several that fit, the one with the longest prefix of the address decides, then that with the narrowest range of ports, then
+/// one with a service, then the later.
+///
+/// A rule may have the sections above but `[limits]`, `[cache]`, `[control]` and `[monitor]`. A rule that serves a listener needs
+/// credentials. An application that sets options goes by them, whatever rules say. While the agent is away, what rules would make
+/// TLS is refused with `ENOTCONN`, and nothing reaches listeners. So is all that a cgroup does that the agent has not seen yet.
+/// Multipath TCP can't be TLS, and is refused with `EPROTO`.
+///
+/// ```toml
+/// [[rule]]
+/// name = "cache"
+/// service = { unit = "web.service" }
+/// direction = "out"
+/// address = "10.0.0.5"
+/// port = 6379
+/// hostname = "cache.internal"
+/// [[rule]]
+/// name = "front"
+/// service = { unit = "web.service" }
+/// direction = "in"
+/// port = 8080
+/// credentials = { chain = "/etc/ssa/web.pem", key = "/etc/ssa/web.key" }
+/// ```
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rule {
+    /// The name of the rule in messages. It must be there, and no other rule has it.
+    #[schemars(with = "String")]
     pub(crate) name: Spanned<String>,
+    /// Which way the connections go. It must be there.
     direction: Direction,
+    /// Whose applications, named as a service is: it need not be named above as well. None: those of all that is attached.
+    service: Option<Selector>,
+    /// An address or a network, or a list of them: where to, or where they listen. A listener at every address is one at each.
+    /// None: every address.
+    #[serde(default)]
+    #[schemars(schema_with = "one_or_more_texts")]
+    address: Addresses,
+    /// A port, a range such as "8000-8999", or a list of these. None: every port.
+    #[serde(default)]
+    #[schemars(schema_with = "one_or_more_ports")]
+    port: Ports,
+    /// The transport protocol.
     #[serde(default)]
     protocol: Protocol,
-    /// Whose applications. None: those of all attached cgroups.
-    service: Option<Selector>,
-    /// Where to, or where they listen.
-    #[serde(default)]
-    address: Addresses,
-    #[serde(default)]
-    port: Ports,
+    /// What becomes of the connection.
     #[serde(default)]
     mode: Mode,
-    /// Whom a peer must prove to be.
+    /// Out: the name that the peer must prove to have, or its address.
+    #[schemars(with = "Option<String>")]
     hostname: Option<Spanned<String>>,
-    /// Whom it must prove to be, if the application has resolved one of these, and no other of them, to its address.
+    /// Out, instead: a list of names, and of patterns such as "*.example.org". The peer must prove to have the one that the
+    /// application has resolved to its address, as answers to the application's questions to name servers tell; for as long as they
+    /// say, 5 s at least and 300 s at most. None, or two: no connection, but `EPROTO`.
+    #[schemars(with = "Option<Vec<String>>")]
     hostnames: Option<Vec<Spanned<Pattern>>>,
-    /// What becomes of an application that speaks TLS itself.
+    /// Out: what becomes of an application that speaks TLS itself.
     #[serde(default)]
     app_tls: AppTls,
-    /// How the peer is asked for TLS, if it does not begin with it.
+    /// Out: how the peer is asked for TLS where a protocol begins in plaintext. The agent asks. The application need not, and is
+    /// told that there is none if it does.
     starttls: Option<StartTls>,
-    /// A profile whose sections hold, before the rule's own.
+    /// The name of a profile whose sections hold for the rule, besides those of the application and before the rule's own.
+    #[schemars(with = "Option<String>")]
     profile: Option<Spanned<String>>,
-    tls: Option<Tls>,
-    trust: Option<Trust>,
-    revocation: Option<Revocation>,
-    sessions: Option<Sessions>,
-    time: Option<Time>,
-    credentials: Option<Credentials>,
+    tls: Option<TlsKeys>,
+    trust: Option<TrustKeys>,
+    revocation: Option<RevocationKeys>,
+    sessions: Option<SessionsKeys>,
+    time: Option<TimeKeys>,
+    credentials: Option<CredentialsKeys>,
+}
+
+/// What the JSON schema says of [`Addresses`].
+fn one_or_more_texts(_generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["string", "array"], "items": { "type": "string" }, "minItems": 1 })
+}
+
+/// What the JSON schema says of [`Ports`].
+fn one_or_more_ports(_generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": ["integer", "string", "array"],
+        "minimum": 0,
+        "maximum": u16::MAX,
+        "items": { "type": ["integer", "string"], "minimum": 0, "maximum": u16::MAX },
+        "minItems": 1,
+    })
 }
 
 /// Who begins a connection.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[schemars(inline)]
 pub(crate) enum Direction {
-    /// A peer: the application has accepted.
+    /// What peers connect to: where applications listen.
     In,
-    /// The application has connected.
+    /// What applications connect to.
     Out,
 }
 
@@ -72,51 +129,61 @@ impl Direction {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[schemars(inline)]
 enum Protocol {
+    /// Streams.
     #[default]
     Tcp,
+    /// Datagrams, which can only be denied or left alone.
     Udp,
 }
 
 /// A protocol that begins in plaintext and asks for TLS in band.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[schemars(inline)]
 pub(crate) enum StartTls {
-    /// RFC 9051, section 6.2.1.
+    /// IMAP (RFC 9051, section 6.2.1).
     Imap,
-    /// RFC 2595, section 4.
+    /// POP3 (RFC 2595, section 4).
     Pop3,
-    /// "SSL Session Encryption" in the protocol's description.
+    /// PostgreSQL ("SSL Session Encryption" in the description of its protocol).
     Postgres,
-    /// RFC 3207.
+    /// SMTP (RFC 3207).
     Smtp,
 }
 
 /// What becomes of an application that speaks TLS itself.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[schemars(inline)]
 enum AppTls {
-    /// It is reset: TLS in TLS is a mistake.
+    /// The application is reset, as TLS in TLS is a mistake.
     #[default]
     Reject,
-    /// Its TLS goes to the peer as it is. Nobody but the application verifies the peer.
+    /// Its TLS goes to the peer as it is, and nobody but the application verifies the peer. What does not begin with a ClientHello
+    /// is given TLS as ever. The application's connect then succeeds before the handshake, and the connection is reset if that
+    /// fails. A peer that speaks first is heard after a second.
     Passthrough,
 }
 
 /// What a rule says.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[schemars(inline)]
 pub(crate) enum Mode {
     /// TLS, or no connection.
     #[default]
     Require,
-    /// TLS, or plaintext if the other side speaks none.
+    /// TLS, or PLAINTEXT if the other side does not answer as TLS, which anybody on the way can bring about. Each such connection
+    /// is logged, and the metrics count it by the version "plaintext". A client must speak first, then.
     Prefer,
-    /// No TLS: an exception from a wider rule.
+    /// The socket is left alone: an exception from a wider rule.
     Plain,
-    /// No connection.
+    /// No connection, but `EACCES`.
     Deny,
 }
 
@@ -280,10 +347,9 @@ impl Rule {
         {
             return Err(format!("there is no profile {:?}", name.get_ref()));
         }
-        if self.revocation.as_ref().is_some_and(Revocation::is_soft) {
+        if self.revocation.as_ref().is_some_and(RevocationKeys::is_soft) {
             return Err("`soft_fail` is for profiles only: give the rule a `profile` that has it".to_owned());
         }
-        self.tls.iter().try_for_each(Tls::check).map_err(|wrong| wrong.what)?;
         let mut policy = machine;
         self.refine(profiles, &mut policy);
         policy.check().map_err(|(section, what)| format!("[rule.{section}] {what}"))?;
@@ -300,15 +366,13 @@ impl Rule {
         {
             profile.refine(policy);
         }
-        let of = |section: &Option<Tls>| section.clone().unwrap_or_default();
-        refine(
-            policy,
-            &of(&self.tls),
-            &self.trust.clone().unwrap_or_default(),
-            &self.revocation.clone().unwrap_or_default(),
-            &self.sessions.clone().unwrap_or_default(),
-            &self.time.clone().unwrap_or_default(),
-            &self.credentials.clone().unwrap_or_default(),
+        policy.refine(
+            self.tls.as_ref().unwrap_or(&TlsKeys::default()),
+            self.trust.as_ref().unwrap_or(&TrustKeys::default()),
+            self.revocation.as_ref().unwrap_or(&RevocationKeys::default()),
+            self.sessions.as_ref().unwrap_or(&SessionsKeys::default()),
+            self.time.as_ref().unwrap_or(&TimeKeys::default()),
+            self.credentials.as_ref().unwrap_or(&CredentialsKeys::default()),
         );
     }
 

@@ -3,20 +3,39 @@
 use super::pod::{Pod, Pods};
 use crate::sys::container::{ID_LEAST, container_id, container_names};
 use kube::core::{Expression, Selector as KubeSelector, SelectorExt as _};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::{collections::BTreeSet, path::Path};
 
-/// A selector of cgroups: exactly one of its keys is there.
-#[derive(Clone, Debug, Deserialize)]
+/// Services are cgroups that the agent attaches by itself, when it starts and when they begin. It lets them go when they have
+/// ended. Each is named by one of `unit`, `cgroup`, `container` and `pod`.
+///
+/// What is below a service is served with it. A slice that is there for good has no moment between the beginning of a service and
+/// its being attached. A service that is no longer named stays attached until `ssa-agent detach`.
+///
+/// ```toml
+/// [[service]]
+/// unit = "payments.service"
+/// [[service]]
+/// cgroup = "/machine.slice/*"
+/// [[service]]
+/// pod = { namespace = "shop", selector = "app=web,tier in (front,back)" }
+/// ```
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Service", extend("minProperties" = 1, "maxProperties" = 1))]
 pub(crate) struct Selector {
-    /// Paths below the mount, with a slash before them; `*` is for a part of one name.
-    cgroup: Option<Glob>,
-    /// Systemd units and slices, which name the last part of a path.
+    /// A systemd unit or slice: the last part of a cgroup's path. `*` and `?` are wildcards.
+    #[schemars(with = "Option<String>")]
     unit: Option<Glob>,
-    /// A container, by its id or the beginning of it, or by its name.
+    /// The path of a cgroup below the mount, with a slash before it. A `*` is for a part of one name.
+    #[schemars(with = "Option<String>")]
+    cgroup: Option<Glob>,
+    /// A container: its id, by the first 12 or more digits, or its name (docker, podman of root).
     container: Option<String>,
-    /// Pods of Kubernetes.
+    /// Pods of this node in Kubernetes, by all that is given of `namespace` (with wildcards), `selector` (labels, as kubectl takes
+    /// them) and `annotation` ("key" or "key=value"). The agent must be in the cluster, or have a `KUBECONFIG`, and `NODE_NAME` must
+    /// be set. A pod that no longer fits is let go.
     pod: Option<PodSelector>,
 }
 
@@ -34,13 +53,17 @@ impl TryFrom<String> for Glob {
 }
 
 /// What a pod must have, all of it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(inline, extend("minProperties" = 1))]
 struct PodSelector {
+    /// The pod's namespace, with wildcards.
+    #[schemars(with = "Option<String>")]
     namespace: Option<Glob>,
-    /// As kubectl takes it.
+    /// Labels of the pod, as kubectl selects them.
+    #[schemars(with = "Option<String>")]
     selector: Option<LabelSelector>,
-    /// `key`, or `key=value`.
+    /// An annotation of the pod: `key`, or `key=value`.
     annotation: Option<String>,
 }
 

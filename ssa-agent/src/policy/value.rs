@@ -1,14 +1,18 @@
 //! Values of keys that are more than a number or a text: each is checked as it is read, so that an
 //! error can name its line and column.
 
+use std::{borrow::Cow, fmt, marker::PhantomData};
+
 use openssl::ssl::{SslContextBuilder, SslMethod};
-use serde::{Deserialize, Serialize};
-use toml::Value;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use toml::{Spanned, Value};
 
 use crate::tls::Suite;
 
 /// A TLS version that may be spoken.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
+#[schemars(inline)]
 pub(crate) enum Version {
     #[serde(rename = "1.2")]
     Tls12,
@@ -16,8 +20,72 @@ pub(crate) enum Version {
     Tls13,
 }
 
+/// A list of texts, each of which is checked as it is read: an error names the place of the one text, not of the list.
+#[derive(Clone, Debug)]
+pub(super) struct List<T>(Vec<T>);
+
+impl<'de, T: TryFrom<String, Error = String>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let elements = Vec::<Element<T>>::deserialize(deserializer)?;
+        Ok(Self(elements.into_iter().map(|element| element.0).collect()))
+    }
+}
+
+impl<T: Into<U>, U> From<List<T>> for Vec<U> {
+    fn from(list: List<T>) -> Self {
+        list.0.into_iter().map(T::into).collect()
+    }
+}
+
+/// An element of a [`List`].
+struct Element<T>(T);
+
+impl<'de, T: TryFrom<String, Error = String>> Deserialize<'de> for Element<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_string(ElementVisitor(PhantomData)).map(Self)
+    }
+}
+
+/// Checks an element while the deserializer still knows where it is.
+struct ElementVisitor<T>(PhantomData<T>);
+
+impl<T: TryFrom<String, Error = String>> de::Visitor<'_> for ElementVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a string")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        T::try_from(text.to_owned()).map_err(E::custom)
+    }
+}
+
+/// A value, and where it stands in the file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Placed<T>(pub(super) Spanned<T>);
+
+impl From<Placed<bool>> for bool {
+    fn from(placed: Placed<bool>) -> Self {
+        placed.0.into_inner()
+    }
+}
+
+/// What the JSON schema says of users and groups.
+pub(super) fn number_or_name(_generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["integer", "string"], "minimum": 0 })
+}
+
 /// A cipher suite of TLS 1.2, by name.
-pub(super) struct Suite12(pub(super) Suite);
+#[derive(Clone, Debug)]
+pub(super) struct Suite12(Suite);
+
+impl From<Suite12> for Suite {
+    fn from(value: Suite12) -> Self {
+        value.0
+    }
+}
 
 impl TryFrom<String> for Suite12 {
     type Error = String;
@@ -32,7 +100,14 @@ impl TryFrom<String> for Suite12 {
 }
 
 /// A cipher suite of TLS 1.3, by name.
-pub(super) struct Suite13(pub(super) Suite);
+#[derive(Clone, Debug)]
+pub(super) struct Suite13(Suite);
+
+impl From<Suite13> for Suite {
+    fn from(value: Suite13) -> Self {
+        value.0
+    }
+}
 
 impl TryFrom<String> for Suite13 {
     type Error = String;
@@ -53,7 +128,14 @@ fn suite(name: &str) -> Result<Suite, String> {
 }
 
 /// A group for key exchange, as OpenSSL names it.
-pub(super) struct Group(pub(super) String);
+#[derive(Clone, Debug)]
+pub(super) struct Group(String);
+
+impl From<Group> for String {
+    fn from(value: Group) -> Self {
+        value.0
+    }
+}
 
 impl TryFrom<String> for Group {
     type Error = String;
@@ -67,7 +149,14 @@ impl TryFrom<String> for Group {
 }
 
 /// A signature algorithm, as OpenSSL names it.
-pub(super) struct SignatureAlgorithm(pub(super) String);
+#[derive(Clone, Debug)]
+pub(super) struct SignatureAlgorithm(String);
+
+impl From<SignatureAlgorithm> for String {
+    fn from(value: SignatureAlgorithm) -> Self {
+        value.0
+    }
+}
 
 impl TryFrom<String> for SignatureAlgorithm {
     type Error = String;
@@ -90,7 +179,14 @@ fn c_text(text: &str) -> Result<String, String> {
 }
 
 /// An application protocol.
-pub(super) struct Alpn(pub(super) String);
+#[derive(Clone, Debug)]
+pub(super) struct Alpn(String);
+
+impl From<Alpn> for String {
+    fn from(value: Alpn) -> Self {
+        value.0
+    }
+}
 
 impl TryFrom<String> for Alpn {
     type Error = String;
@@ -139,6 +235,20 @@ impl From<Seconds> for f64 {
     }
 }
 
+impl JsonSchema for Seconds {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Seconds".into()
+    }
+
+    fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "number", "minimum": 0.1, "maximum": Self::MAX })
+    }
+}
+
 /// A number that is not negative.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "i64")]
@@ -158,8 +268,14 @@ impl From<Count> for u64 {
     }
 }
 
+impl From<Count> for Option<u64> {
+    fn from(count: Count) -> Self {
+        Some(count.0)
+    }
+}
+
 /// A group of this machine, by number or name.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "Value")]
 pub(crate) struct UserGroup(pub(crate) u32);
 

@@ -19,7 +19,7 @@ mod staples;
 
 pub(crate) use self::{
     certificate::{date_text, distinguished_name},
-    cipher::{Suite, cipher_list as list, cipher_set as set},
+    cipher::{Suite, cipher_list, cipher_set},
     client::{ChainChecks, connect},
     config::ClientConfig,
     context::context,

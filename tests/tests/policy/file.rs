@@ -1,7 +1,8 @@
-//! The configuration file: mistakes have a place, and the default file says what the defaults are.
+//! The configuration file: mistakes have a place, and the default file and the schema say what the defaults are.
 
 use std::{fs, process::Command};
 
+use serde_json::Value;
 use ssa_tests::agent::executable;
 
 /// `ssa-agent check` of a text: exit status, and what it printed.
@@ -56,6 +57,10 @@ fn mistakes_are_named_with_their_line_and_column() {
             "[tls]\nversion_max = '1.2'\n[[profile]]\nname = 'x'\nuser = 1\n[profile.tls]\nversion_min = '1.3'\n",
             "FILE:6:1: profile x: `version_min` is above",
         ),
+        (
+            "[[rule]]\nname = 'x'\ndirection = 'out'\nhostname = 'a'\n[rule.tls]\nalpn = ['h2', '']\n",
+            "FILE:6:15: a protocol's name",
+        ),
         ("[tls\n", "FILE:1:5: "),
         (
             "[trust]\nprograms_may_bring_cas = false\n",
@@ -75,31 +80,56 @@ fn mistakes_are_named_with_their_line_and_column() {
     assert!(!good && printed.contains("/nowhere.toml: No such file"), "{printed}");
 }
 
-/// Every key of the default file, uncommented, is what the agent has without a file.
+/// A section's keys in the schema.
+fn keys<'a>(schema: &'a Value, section: &str) -> &'a serde_json::Map<String, Value> {
+    let definition = schema["properties"][section]["$ref"].as_str().unwrap().trim_start_matches('#');
+    schema.pointer(definition).unwrap()["properties"].as_object().unwrap()
+}
+
+/// Every default of the schema is what the agent has without a file, and so is that of the default file, uncommented.
 #[test]
 fn default_file_says_what_the_defaults_are() {
-    let text = fs::read_to_string(ssa_tests::app::root().join("deploy/agent.toml")).unwrap();
+    let root = ssa_tests::app::root();
+    let schema = fs::read_to_string(root.join("deploy/agent.schema.json")).unwrap();
+    let schema: Value = serde_json::from_str(&schema).unwrap();
+    let text = fs::read_to_string(root.join("deploy/agent.toml")).unwrap();
     let (good, plain) = check(&text, &[]);
     assert!(good, "{plain}");
-    let is_key = |line: &&str| {
-        line.starts_with('[')
-            || line.trim_start_matches('#').split_once(" = ").is_some_and(|(key, _)| {
-                line.starts_with('#') && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-            })
-    };
-    let machine = text.split("# Services are cgroups").next().unwrap();
-    let without = ["ciphers = ", "chain = ", "key = ", "lifetime_seconds = "];
-    let keys: Vec<&str> = machine.lines().filter(is_key).map(|line| line.trim_start_matches('#')).collect();
-    let set: Vec<&str> = keys.iter().copied().filter(|line| !without.iter().any(|key| line.starts_with(key))).collect();
-    let (good, uncommented) = check(&set.join("\n"), &[]);
-    assert!(good, "{uncommented}");
-    assert_eq!(uncommented, plain);
-    // What is printed has no key that the file lacks, but for lists that are empty by default.
-    for line in plain.lines().filter(|line| line.contains(" = ")) {
-        let key = line.split(" = ").next().unwrap();
-        assert!(keys.iter().any(|line| line.starts_with(&format!("{key} ="))), "{key}");
+    assert_eq!(check("", &[]), (true, plain.clone()), "all is commented out");
+
+    let printed: Value = toml::from_str(&plain).unwrap();
+    let sections = ["tls", "trust", "revocation", "sessions", "time", "limits"];
+    assert_eq!(
+        printed.as_object().unwrap().keys().filter(|name| sections.contains(&name.as_str())).count(),
+        6,
+        "{plain}"
+    );
+    for (section, values) in printed.as_object().unwrap() {
+        let keys = keys(&schema, section);
+        for (key, value) in values.as_object().unwrap() {
+            match keys[key].get("default") {
+                Some(default) => assert_eq!(default, value, "[{section}] {key}"),
+                // What depends on OpenSSL.
+                None => assert!(keys[key].get("examples").is_some(), "[{section}] {key}"),
+            }
+        }
+        let missing = keys.iter().find(|(key, about)| about.get("default").is_some() && values.get(key).is_none());
+        assert!(missing.is_none(), "[{section}] {missing:?}");
     }
-    // And it is a configuration itself.
-    let (good, again) = check(plain.split_once("\n\n").unwrap().1, &[]);
-    assert!(good && again == plain, "{again}");
+
+    let (mut section, mut uncommented) = ("", String::new());
+    for line in text.lines().take_while(|line| !line.starts_with("#[[")) {
+        if line.starts_with('[') {
+            section = line.trim_matches(['[', ']']);
+            uncommented += &format!("{line}\n");
+        } else if let Some((key, _value)) = line.strip_prefix('#').and_then(|line| line.split_once(" = "))
+            && keys(&schema, section).get(key).is_some_and(|about| about.get("default").is_some())
+        {
+            uncommented += &format!("{}\n", &line[1..]);
+        }
+    }
+    assert!(uncommented.contains("finish_seconds = 3600") && uncommented.lines().count() > 40, "{uncommented}");
+    assert_eq!(check(&uncommented, &[]), (true, plain.clone()));
+    // And what is printed is a configuration itself.
+    assert_eq!(check(plain.split_once("\n\n").unwrap().1, &[]), (true, plain.clone()));
 }
