@@ -8,6 +8,7 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -70,6 +71,17 @@ impl Attached {
         self.lock().len()
     }
 
+    /// Cancels the token of a cgroup that is to be detached, and returns its inode. Errors: it is not attached, or is
+    /// being detached already; of several calls at once, one goes on.
+    pub(super) fn begin_detach(&self, path: &Path) -> Result<u64> {
+        let services = self.lock();
+        let found = services.iter().find(|(_id, service)| service.path == path);
+        let (id, service) = found.with_context(|| format!("{} is not attached", path.display()))?;
+        ensure!(!service.stop.is_cancelled(), "{} is being detached already", path.display());
+        service.stop.cancel();
+        Ok(*id)
+    }
+
     /// Inode of an attached cgroup, by its path.
     pub(super) fn find(&self, path: &Path) -> Option<u64> {
         self.lock().iter().find(|(_id, service)| service.path == path).map(|(id, _service)| *id)
@@ -99,4 +111,23 @@ fn cancelled() -> CancellationToken {
     let token = CancellationToken::new();
     token.cancel();
     token
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_calls_that_detach_one_goes_on() {
+        let attached = Attached::default();
+        let (path, stop) = (PathBuf::from("/sys/fs/cgroup/a"), CancellationToken::new());
+        let service = Service { path: path.clone(), by: AttachedBy::Name, stop: stop.clone(), before: HashSet::new() };
+        attached.insert(7, service);
+        assert!(attached.begin_detach(Path::new("/sys/fs/cgroup/b")).is_err());
+        assert!(!stop.is_cancelled());
+        assert_eq!(attached.begin_detach(&path).unwrap(), 7);
+        assert!(stop.is_cancelled());
+        let again = attached.begin_detach(&path).unwrap_err();
+        assert_eq!(again.to_string(), "/sys/fs/cgroup/a is being detached already");
+    }
 }

@@ -158,10 +158,7 @@ impl Services {
     /// Detaches a cgroup: resets its connections, and waits, without a limit, until its applications have closed their
     /// TLS sockets, lest one become a plain socket.
     pub(crate) async fn detach(&self, path: &Path) -> Result<()> {
-        let id = self.attached.find(path).with_context(|| format!("{} is not attached", path.display()))?;
-        let stop = self.attached.stop(id);
-        ensure!(!stop.is_cancelled(), "{} is being detached already", path.display());
-        stop.cancel();
+        let id = self.attached.begin_detach(path)?;
         lock(&self.names).remove(path);
         let detached = self.hooks.lock().await.as_mut().context("the agent ends")?.detach_options(id);
         detached?;
