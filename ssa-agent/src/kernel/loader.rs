@@ -402,16 +402,20 @@ fn unpin(pins: &Path, name: &str) -> Result<(), Error> {
     }
 }
 
-/// Puts a program into the guard's pinned link, which is made if there is none.
+/// Puts a program into the guard's pinned link, which is made if there is none, or if it is of no cgroup any more: an agent
+/// was killed after it had detached the link and before it removed the pin (`ENOLINK`, `cgroup_bpf_replace` in
+/// kernel/bpf/cgroup.c, Linux 6.1).
 fn guard(pin: &Path, program: &ProgramFd, cgroup: &File, kind: bpf_attach_type) -> io::Result<()> {
     match bpf::pinned(pin) {
-        Ok(link) => bpf::link_update(link.as_fd(), program.as_fd()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let link: OwnedFd = bpf::link_create(program.as_fd(), cgroup.as_fd(), kind)?;
-            bpf::pin(link.as_fd(), pin)
-        }
-        Err(error) => Err(error),
+        Ok(link) => match bpf::link_update(link.as_fd(), program.as_fd()) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => fs::remove_file(pin)?,
+            updated => return updated,
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
+    let link: OwnedFd = bpf::link_create(program.as_fd(), cgroup.as_fd(), kind)?;
+    bpf::pin(link.as_fd(), pin)
 }
 
 fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
