@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use ssa_common::limits::ERROR_BYTES;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::watch};
-use tracing::{Instrument as _, debug, info_span, warn};
+use tracing::{Instrument as _, Span, debug, field::Empty, info_span, warn};
 
 use super::{
     hold::{HeldSyn, Outcome},
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     connection::{Error, Published},
     dial::{SocketOptions, option_updates},
-    enforce::{self, Decision, DecisionLabels},
+    enforce::DecisionLabels,
     netns::{self, Namespace},
     policy::RuleMatch,
     relay::{self, AppStream, PeerConnection},
@@ -26,40 +26,37 @@ use crate::{
 /// Drives one attempt from its first held SYN to the end of its relay. Aborting it refuses the connect, or resets the
 /// connection.
 pub(super) async fn run(outbound: Arc<Outbound>, held: HeldSyn, options: watch::Receiver<SocketOptions>) {
-    let (decided, decision) = outbound.enforcement.decide(&question(held.record()));
     let attempt = held.attempt();
     let span = info_span!(
         "connect",
         id = attempt.id,
         attempt = attempt.number,
         orig_dst = %held.orig_dst(),
-        server_name = decided.name,
-        rule = decided.rule
+        server_name = Empty,
+        rule = Empty
     );
-    drive(&outbound, held, &decided, decision, options).instrument(span).await;
+    drive(&outbound, held, options).instrument(span).await;
 }
 
-async fn drive(
-    outbound: &Outbound,
-    mut held: HeldSyn,
-    decided: &DecisionLabels,
-    decision: Result<Decision, enforce::Error>,
-    options: watch::Receiver<SocketOptions>,
-) {
+async fn drive(outbound: &Outbound, mut held: HeldSyn, options: watch::Receiver<SocketOptions>) {
     // Until the application has its connection, a successor may begin anew.
     let unresolved = outbound.drain.unresolved();
     let began = Instant::now();
-    let rule = decision.as_ref().ok().and_then(|decision| decision.rule.clone());
     let namespace = tokio::select! {
         () = outbound.drain.handing_over() => return held.leave(),
         namespace = enter(outbound, &mut held) => namespace,
     };
+    let Some(namespace) = namespace else { return };
+    // Not before: a reload that came while the namespace was entered counts.
+    let (decided, decision) = outbound.enforcement.decide(&question(held.record()));
+    let decided = &decided;
+    Span::current().record("server_name", &decided.name).record("rule", &decided.rule);
     let namespace = match namespace {
-        Some(Ok(namespace)) => namespace,
-        Some(Err(error)) => return refuse(outbound, held, decided, &Error::Namespace(error)).await,
-        None => return,
+        Ok(namespace) => namespace,
+        Err(error) => return refuse(outbound, held, decided, &Error::Namespace(error)).await,
     };
     held.entered(namespace.end_hold());
+    let rule = decision.as_ref().ok().and_then(|decision| decision.rule.clone());
     let secured = match held.attempt_to(admit_and_secure(outbound, held.record(), decision, &namespace)).await {
         Outcome::Done(secured) => secured,
         Outcome::GivenUp => return debug!("given up by the application"),

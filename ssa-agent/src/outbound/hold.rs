@@ -194,23 +194,21 @@ impl HeldSyn {
     /// SYN_SENT: it drops an ICMP error that meets a socket locked by another call. A failure to refuse is logged; the
     /// kernel's own limit ends the connect then.
     pub(crate) async fn refuse(mut self, error: &Error, log: impl FnOnce(&str)) {
-        self.owed = false;
         let text = error.text(ERROR_BYTES - 1);
         if !self.answers.refused(self.attempt(), &text) {
             return;
         }
         log(&text);
-        let end = match self.end.take() {
-            Some(end) => end,
-            None => match raw_sockets_of(self.record.caller).await {
-                Ok(raw) => Arc::new(raw) as Arc<dyn EndHold>,
-                Err(error) => {
-                    warn!(error = &error as &dyn std::error::Error, "a held connect can't be refused");
-                    return;
-                }
-            },
+        let end = match &self.end {
+            Some(end) => Ok(Arc::clone(end)),
+            None => raw_sockets_of(self.record.caller).await.map(|raw| Arc::new(raw) as Arc<dyn EndHold>),
         };
-        repeat_refusal(&*end, error.errno(), self.progress.clone(), &self.drain).await;
+        match end {
+            Ok(end) => repeat_refusal(&*end, error.errno(), self.progress.clone(), &self.drain).await,
+            Err(error) => warn!(error = &error as &dyn std::error::Error, "a held connect can't be refused"),
+        }
+        // Last: whoever aborts this still refuses.
+        self.owed = false;
     }
 }
 
@@ -397,6 +395,18 @@ mod tests {
         );
         assert_eq!(world.map.state(7).unwrap().1, State::REFUSED);
         world.progress.send_modify(|progress| progress.closed = true);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn task_that_is_dropped_while_it_refuses_goes_on_refusing() {
+        let (world, held) = world();
+        let refusing = tokio::spawn(async move { held.refuse(&Error::Stopping, |_text| ()).await });
+        sleep(Duration::from_millis(1)).await;
+        refusing.abort();
+        assert!(refusing.await.is_err());
+        let before = world.end.refused().len();
+        sleep(Duration::from_secs(5)).await;
+        assert!(world.end.refused().len() > before + 2);
     }
 
     #[tokio::test(start_paused = true)]
