@@ -99,12 +99,14 @@ impl EventLoop {
             let batch = tokio::select! {
                 batch = events.batch(TICK, |event| self.handle(event)) => batch,
                 Some(mut successor) = candidates.recv() => {
+                    info!(pid = successor.pid, "handing over to another agent");
+                    // Before the turn to change: one of them may wait for its own, to reload at SIGHUP.
+                    tasks.end().await;
                     let change = lifecycle.change().await;
                     if self.drain.is_stopped() {
+                        tasks = ActiveTasks::begin(&background).await?;
                         continue;
                     }
-                    info!(pid = successor.pid, "handing over to another agent");
-                    tasks.end().await;
                     match successor.release(&transfer, || self.attempts.left_over()).await {
                         Ok(()) => {
                             drop(change);

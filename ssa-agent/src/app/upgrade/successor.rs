@@ -11,7 +11,7 @@ use super::protocol::{JsonLines, Message, TransferredState};
 use crate::{
     connection::Answers,
     control::protocol::Answer,
-    drain::{HandoverGuard, Lifecycle},
+    drain::{HandoverGuard, Lifecycle, Phase},
     enforce::Enforcement,
     kernel::Hooks,
     options::Options,
@@ -61,6 +61,8 @@ pub(crate) async fn prepare(
 ) -> Result<()> {
     let peer = stream.peer_cred()?;
     let mut lines = JsonLines::new(stream);
+    // One that has just taken over answers before it serves.
+    lifecycle.drain().wait_for(|phase| phase != Phase::Starting).await;
     let begun = if peer.uid() != 0 && peer.uid() != nix::unistd::geteuid().as_raw() {
         Err("only to root, and to the agent's own user".to_owned())
     } else if abi != ssa_common::ABI_VERSION {
