@@ -62,6 +62,10 @@ impl Answers {
         peer: SocketAddr,
         local: Option<SocketAddr>,
     ) -> Result<Option<Published>, Error> {
+        // Late: the chain that the socket has is another attempt's.
+        if self.map.attempt(of.id) != Some(of.number) {
+            return Ok(None);
+        }
         let mut answers = describe(of.number, connection, peer, local);
         answers.sha256 = connection.fingerprint();
         answers.chain = self.chains.publish(of.id, connection.chain())?;
@@ -81,6 +85,9 @@ impl Answers {
         peer: SocketAddr,
         local: Option<SocketAddr>,
     ) -> Result<Option<Published>, Error> {
+        if self.map.attempt(of.id) != Some(of.number) {
+            return Ok(None);
+        }
         let mut answers = addresses(of.number, peer, local);
         answers.chain = self.chains.publish(of.id, &[])?;
         if !self.map.publish(of.id, &answers) {

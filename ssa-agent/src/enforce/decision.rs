@@ -111,9 +111,14 @@ impl Enforcement {
 
     fn terms(&self, question: &Question<'_>, rule: Option<RuleMatch>, name: Option<String>) -> Result<Decision, Error> {
         let name = name.map(|name| ServerName::parse(&name)).transpose()?;
+        let looked_up = || self.policies.effective(&self.policies.application(question.caller)?, rule.as_ref());
         let effective = match question.application {
-            Some(application) => self.policies.effective(application, rule.as_ref())?,
-            None => self.policies.effective(&self.policies.application(question.caller)?, rule.as_ref())?,
+            Some(application) => match self.policies.effective(application, rule.as_ref()) {
+                // Since the listener began, a profile has come that goes by the executable.
+                Err(Error::PolicyChanging) => looked_up()?,
+                found => found?,
+            },
+            None => looked_up()?,
         };
         Ok(Decision { effective, rule, name })
     }

@@ -158,7 +158,7 @@ impl Options {
             credentials: loaded.credentials,
             trusted: loaded.trusted.as_deref(),
             peer_auth,
-            staple: stapling.as_ref().map(Stapling::staple),
+            staple: stapling.as_ref().map(|stapling| stapling.staple()),
             versions: key.versions,
             suites: key.suites.clone(),
             alpn: key.alpn.clone(),

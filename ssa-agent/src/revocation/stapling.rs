@@ -22,7 +22,7 @@ use crate::{
 pub(crate) struct Stapling {
     revocation: Arc<Revocation>,
     /// Certificates that name a responder, with their issuers.
-    subjects: Vec<Subject>,
+    subjects: Arc<[Subject]>,
     /// Whether [`Self::keep_fresh`] has begun.
     is_kept: AtomicBool,
 }
@@ -36,12 +36,13 @@ impl Stapling {
         Arc::new(Self { revocation: Arc::clone(revocation), subjects, is_kept: AtomicBool::new(false) })
     }
 
-    /// Makes the function that looks up the responses that are there.
-    pub(crate) fn staple(self: &Arc<Self>) -> Staple {
-        let stapling = Arc::clone(self);
+    /// Makes the function that looks up the responses that are there. It outlives this, with the open connections that
+    /// have it, and fetches nothing.
+    pub(crate) fn staple(&self) -> Staple {
+        let (revocation, subjects) = (Arc::clone(&self.revocation), Arc::clone(&self.subjects));
         Arc::new(move |leaf: &X509Ref| {
-            let subject = stapling.subjects.iter().find(|subject| *subject.certificate == *leaf)?;
-            stapling.revocation.staple(subject)
+            let subject = subjects.iter().find(|subject| *subject.certificate == *leaf)?;
+            revocation.staple(subject)
         })
     }
 
@@ -56,7 +57,7 @@ impl Stapling {
         tokio::spawn(async move {
             let mut logged = HashSet::new();
             while let Some((revocation, subjects)) =
-                stapling.upgrade().map(|one| (Arc::clone(&one.revocation), one.subjects.clone()))
+                stapling.upgrade().map(|one| (Arc::clone(&one.revocation), Arc::clone(&one.subjects)))
             {
                 for (index, subject) in subjects.iter().enumerate() {
                     match revocation.refresh_staple(subject, &policy, from.clone()).await {
