@@ -48,8 +48,10 @@ pub(crate) struct File {
     #[serde(rename = "service")]
     #[schemars(with = "Vec<Selector>")]
     services: Vec<Spanned<Selector>>,
+    /// Rules, in the order of the file.
     #[serde(rename = "rule")]
     pub(super) rules: Vec<Rule>,
+    /// Profiles, in the order of the file.
     #[serde(rename = "profile")]
     pub(crate) profiles: Vec<Profile>,
     /// Not the defaults, for want of a file.
@@ -71,6 +73,7 @@ pub(crate) enum Config {
 const DEFAULT_PATH: &str = "/etc/ssa/agent.toml";
 
 impl Config {
+    /// Reads the configuration; the defaults if no file is named and the usual one is not there. Blocks.
     pub(crate) fn read(&self) -> Result<File, Error> {
         match self {
             Self::Default => match self.read_again() {
@@ -136,6 +139,7 @@ impl File {
         })
     }
 
+    /// Parses and checks the text of a file. No other file is read.
     pub(super) fn parse(text: &str) -> Result<Self, Wrong> {
         let file: Self = toml::from_str(text).map_err(|error| Wrong {
             at: error.span().map(|span| span.start),
@@ -257,7 +261,9 @@ impl File {
 /// A mistake in a configuration, and the byte of the text at which it is.
 #[derive(Debug)]
 pub(super) struct Wrong {
+    /// Offset in the text, in bytes; none if it is of the whole file.
     pub(super) at: Option<usize>,
+    /// What is wrong, and what to do.
     pub(super) what: String,
 }
 

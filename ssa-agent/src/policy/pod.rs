@@ -22,9 +22,13 @@ pub(crate) struct Pods {
 /// A pod, as far as selectors go by it.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Pod {
+    /// Namespace of Kubernetes.
     pub(crate) namespace: String,
+    /// Name in its namespace.
     pub(crate) name: String,
+    /// Labels, by key.
     pub(crate) labels: BTreeMap<String, String>,
+    /// Annotations, by key.
     pub(crate) annotations: BTreeMap<String, String>,
 }
 

@@ -15,12 +15,19 @@ use crate::tls::Suite;
 /// What is in force for an application. Printed, it is a file that says the same.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Policy {
+    /// Versions and algorithms.
     pub(crate) tls: Tls,
+    /// CAs, and who may bring others.
     pub(crate) trust: Trust,
+    /// Checks for revocation.
     pub(crate) revocation: Revocation,
+    /// Resumption of sessions.
     pub(crate) sessions: Sessions,
+    /// Limits of time.
     pub(crate) time: Time,
+    /// Own certificate and key, for applications that bring none.
     pub(crate) credentials: Credentials,
+    /// Limits of sockets, connections and handshakes.
     pub(crate) limits: Limits,
 }
 

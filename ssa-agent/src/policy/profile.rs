@@ -46,18 +46,25 @@ pub(crate) struct Profile {
     #[serde(default)]
     #[schemars(schema_with = "super::value::number_or_name")]
     pub(crate) user: Option<User>,
+    /// Keys of `[profile.tls]`, which override those of `[tls]`.
     #[serde(default)]
     pub(super) tls: TlsKeys,
+    /// Keys of `[profile.trust]`, which override those of `[trust]`.
     #[serde(default)]
     pub(super) trust: TrustKeys,
+    /// Keys of `[profile.revocation]`, which override those of `[revocation]`.
     #[serde(default)]
     pub(super) revocation: RevocationKeys,
+    /// Keys of `[profile.sessions]`, which override those of `[sessions]`.
     #[serde(default)]
     pub(super) sessions: SessionsKeys,
+    /// Keys of `[profile.time]`, which override those of `[time]`.
     #[serde(default)]
     pub(super) time: TimeKeys,
+    /// Keys of `[profile.credentials]`, which override those of `[credentials]`.
     #[serde(default)]
     pub(super) credentials: CredentialsKeys,
+    /// Keys of `[profile.limits]`, which override those of `[limits]`.
     #[serde(default)]
     pub(super) limits: ProfileLimits,
 }
@@ -98,10 +105,12 @@ impl Profile {
         self.cgroup.as_ref().is_none_or(below) && self.unit.as_ref().is_none_or(in_unit)
     }
 
+    /// Whether it is for applications of every cgroup.
     pub(crate) fn takes_any_cgroup(&self) -> bool {
         self.cgroup.is_none() && self.unit.is_none()
     }
 
+    /// Whether it is for applications of a user, by real uid.
     pub(crate) fn takes_user(&self, uid: u32) -> bool {
         self.user.is_none_or(|user| user.0 == uid)
     }

@@ -3,7 +3,7 @@
 use super::{application::Application, file::File, policy::Policy, profile::Profile};
 
 impl File {
-    /// The profiles that are for a application, by index, the least specific first; later ones of the same
+    /// Profiles that are for an application, by index, the least specific first; later ones of the same
     /// rank after earlier ones.
     pub(crate) fn profiles_of(&self, application: &Application) -> Vec<usize> {
         self.ranked(|profile| profile.takes(application))
@@ -43,6 +43,7 @@ impl File {
         of_cgroup_and_user.any(|profile| profile.executable.is_some())
     }
 
+    /// Those of `profiles` that `takes` holds for, the weakest first, as [`Self::ranked`] has them.
     pub(super) fn ranked_among(&self, profiles: &[usize], takes: impl Fn(&usize) -> bool) -> Vec<usize> {
         let all = self.ranked(|_profile| true);
         all.into_iter().filter(|index| profiles.contains(index) && takes(index)).collect()

@@ -226,6 +226,7 @@ impl Pattern {
 }
 
 impl Mode {
+    /// Whether connections are to be TLS, at least where the peer speaks it.
     pub(crate) fn is_tls(self) -> bool {
         matches!(self, Self::Require | Self::Prefer)
     }
@@ -376,6 +377,7 @@ impl Rule {
         );
     }
 
+    /// What becomes of the connections that it is for.
     pub(crate) fn mode(&self) -> Mode {
         self.mode
     }

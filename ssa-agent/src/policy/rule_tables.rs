@@ -154,7 +154,9 @@ impl File {
 /// Entries of the hooks' maps, each with the length of its prefix.
 #[derive(Default)]
 pub(crate) struct Tables {
+    /// Entries of `RULE_ADDRESSES`; prefixes in bits.
     pub(crate) addresses: Vec<(u32, AddressKey, Groups)>,
+    /// Entries of `RULE_PORTS`; prefixes in bits.
     pub(crate) ports: Vec<(u32, PortKey, Action)>,
 }
 

@@ -152,6 +152,7 @@ impl Selector {
         service.check().map(|()| service)
     }
 
+    /// Refuses a selector that names no service, or names one twice.
     pub(super) fn check(&self) -> Result<(), String> {
         let keys = [self.cgroup.is_some(), self.unit.is_some(), self.container.is_some(), self.pod.is_some()];
         if keys.into_iter().filter(|there| *there).count() != 1 {
@@ -214,6 +215,7 @@ impl Selector {
         self.cgroup.is_some() || self.unit.is_some()
     }
 
+    /// Whether it goes by what the API server tells of pods.
     pub(super) fn asks_for_pods(&self) -> bool {
         self.pod.is_some()
     }

@@ -206,12 +206,15 @@ impl TryFrom<String> for Alpn {
 pub(crate) struct Seconds(pub(super) std::time::Duration);
 
 impl Seconds {
+    /// Longest span, in seconds.
     pub(crate) const MAX: f64 = 60.0;
 
+    /// Makes it of whole seconds.
     pub(super) const fn from_secs(seconds: u64) -> Self {
         Self(std::time::Duration::from_secs(seconds))
     }
 
+    /// The span as a duration.
     pub(crate) fn get(self) -> std::time::Duration {
         self.0
     }
