@@ -53,7 +53,7 @@ pub(crate) struct Rule {
     /// Whose applications, named as a service is: it need not be named above as well. None: those of all that is attached.
     service: Option<Selector>,
     /// An address or a network, or a list of them: where to, or where they listen. A listener at every address is one at each.
-    /// None: every address.
+    /// None: every address. A network of IPv6, `::/0` too, has no IPv4 addresses.
     #[serde(default)]
     #[schemars(schema_with = "one_or_more_texts")]
     address: Addresses,

@@ -75,7 +75,7 @@ impl File {
         let addr = Net::one(ip);
         let fitting = rules.iter().filter(|index| self.rules[**index].kind() == kind).flat_map(|index| {
             let rule = &self.rules[*index];
-            let bits = rule.nets().filter(|net| net.has(addr)).map(|net| net.bits).max();
+            let bits = rule.nets().filter(|net| net.has(addr)).map(|net| (net.bits, net.only_v6)).max();
             let port = at.port();
             let ports = rule.ports().iter().filter(|(low, high)| (*low..=*high).contains(&port));
             let width = ports.map(|(low, high)| high - low).min();
@@ -97,21 +97,30 @@ impl File {
             self.rules[*index].nets().for_each(|net| by_net.entry(net).or_default().push(*index));
         }
         let mut tables = Tables::default();
-        for (net, group) in &own {
+        // An entry for each prefix: two networks may share one. One for IPv4, where those of IPv6 alone end.
+        let v4 = own.keys().any(|net| net.only_v6).then_some(Net::V4);
+        let prefixes = own.keys().copied().chain(v4).map(|net| (net.addr, net.bits));
+        for (addr, bits) in prefixes.collect::<BTreeSet<_>>() {
+            let entry = Net { addr, bits, only_v6: false };
             // Those that it is in: found by shortening it.
             let mut groups = [0; DEPTH];
             let mut depth = 0;
-            for bits in (0..=net.bits).rev() {
+            for bits in (0..=bits).rev() {
                 let mask = if bits == 0 { 0 } else { u128::MAX << (128 - bits) };
-                let Some(around) = own.get(&Net { addr: net.addr & mask, bits }) else { continue };
-                let room = groups.get_mut(depth).ok_or_else(|| {
-                    format!("rules for more than {DEPTH} networks, one in the other, are around one address")
-                })?;
-                *room = *around;
-                depth += 1;
+                for only_v6 in [true, false] {
+                    let around = Net { addr: addr & mask, bits, only_v6 };
+                    let Some(group) = own.get(&around).filter(|_group| around.has(entry)) else { continue };
+                    let room = groups.get_mut(depth).ok_or_else(|| {
+                        format!("rules for more than {DEPTH} networks, one in the other, are around one address")
+                    })?;
+                    *room = *group;
+                    depth += 1;
+                }
             }
-            let key = AddressKey { set, addr: net.addr.to_be_bytes() };
-            tables.addresses.push((ADDRESS_BITS + net.bits, key, Groups(groups)));
+            let key = AddressKey { set, addr: addr.to_be_bytes() };
+            tables.addresses.push((ADDRESS_BITS + bits, key, Groups(groups)));
+        }
+        for (net, group) in &own {
             for kind in [Traffic::OUT_TCP, Traffic::OUT_UDP, Traffic::IN_TCP] {
                 self.ports(&by_net[net], kind, *group, &mut tables);
             }
@@ -186,7 +195,7 @@ mod tests {
     fn looked_up(tables: &Tables, kind: Traffic, at: SocketAddr) -> Option<Action> {
         let addr = Net::one(at.ip());
         let fits = |(bits, key, _groups): &&(u32, AddressKey, Groups)| {
-            Net { addr: u128::from_be_bytes(key.addr), bits: bits - ADDRESS_BITS }.has(addr)
+            Net { addr: u128::from_be_bytes(key.addr), bits: bits - ADDRESS_BITS, only_v6: false }.has(addr)
         };
         let (_bits, _key, groups) = tables.addresses.iter().filter(fits).max_by_key(|(bits, ..)| *bits)?;
         groups.0.iter().take_while(|group| **group != 0).find_map(|group| {
@@ -256,6 +265,37 @@ mod tests {
             assert_eq!(looked_up(&tables, Traffic::OUT_TCP, at), Some(file.rules[index].action()), "{at}");
             assert_eq!(file.ruling(&all, Traffic::IN_TCP, at), None);
             assert_eq!(looked_up(&tables, Traffic::IN_TCP, at), None);
+        }
+    }
+
+    /// `::/0` is no IPv4 address, and neither is any other network of IPv6 around `::ffff:0:0/96`.
+    #[test]
+    fn networks_of_ipv6_have_no_ipv4_addresses() {
+        let rule = |name: &str, rest: &str| format!("[[rule]]\nname = \"{name}\"\ndirection = \"out\"\n{rest}\n");
+        let tls = rule("tls", "hostname = \"a.test\"");
+        let plain = |net: &str| rule("plain", &format!("address = \"{net}\"\nmode = \"plain\""));
+        let (v4, v6, other) = ("192.0.2.1:443", "[2001:db8::1]:443", "[64:ff9b::1]:443");
+        for (text, expected) in [
+            (tls.clone() + &plain("::/0"), [Some(0), Some(1), Some(1)]),
+            (plain("::/0") + &tls, [Some(1), Some(0), Some(0)]),
+            (plain("::/0"), [None, Some(0), Some(0)]),
+            (tls.clone() + &plain("::/3"), [Some(0), Some(0), Some(1)]),
+            (tls.clone() + &plain("0.0.0.0/0"), [Some(1), Some(0), Some(0)]),
+            (tls.clone() + &plain("::ffff:0:0/96"), [Some(1), Some(0), Some(0)]),
+            (plain("::/0") + &rule("deny", "address = \"192.0.2.0/24\"\nmode = \"deny\""), [Some(1), Some(0), Some(0)]),
+            (plain("::/0") + &tls + &rule("deny", "address = \"::/2\"\nmode = \"deny\""), [Some(1), Some(2), Some(2)]),
+        ] {
+            let file = file(&text);
+            let all: Vec<usize> = (0..file.rules.len()).collect();
+            let tables = file.tables(&all, 1, &mut 0).unwrap();
+            let keys: BTreeSet<_> = tables.addresses.iter().map(|(bits, key, _groups)| (*bits, key.addr)).collect();
+            assert_eq!(keys.len(), tables.addresses.len(), "one entry for each prefix");
+            for (at, index) in [v4, v6, other].into_iter().zip(expected) {
+                let at: SocketAddr = at.parse().unwrap();
+                assert_eq!(file.ruling(&all, Traffic::OUT_TCP, at), index, "{at}\n{text}");
+                let action = index.map(|index| file.rules[index].action());
+                assert_eq!(looked_up(&tables, Traffic::OUT_TCP, at), action, "{at}\n{text}");
+            }
         }
     }
 
