@@ -84,6 +84,28 @@ fn denied_destinations_are_refused_whatever_the_protocol() {
     assert_eq!(said, json!(["EACCES", "EACCES", "EACCES", refused, refused, "EACCES", "EACCES", "EACCES", null, null]));
 }
 
+/// `::/0` is the empty prefix, and IPv4 addresses are v4-mapped in the hooks.
+#[test]
+fn plain_rule_for_ipv6_leaves_ipv4_to_the_rule_that_asks_for_tls() {
+    let (pki, server) = echo();
+    let plain = Server::tcp("::1", |mut stream| drop(stream.write_all(b"plain")));
+    let tls = Config::rule("tls").outbound().hostname(NAME).trust_only(&pki.ca());
+    let config = tls.and(Config::rule("ipv6").outbound().set("address", "::/0").set("mode", "plain"));
+    let agent = Agent::start_with(config);
+    let sniffer = Sniffer::start();
+    let script = format!(
+        r#"{TALK}
+mapped = socket.socket(socket.AF_INET6)
+mapped.connect(("::ffff:127.0.0.1", int(args[0]))); mapped.sendall(b"canary-in-plain-sight")
+v6 = socket.create_connection(("::1", int(args[1])))
+out([talk(), mapped.recv(100).decode(), v6.recv(10).decode()])
+"#
+    );
+    let said = python(&agent, &script, &[&server.port(), &plain.port()]);
+    assert_eq!(said, json!([["canary-in-plain-sight", true], "canary-in-plain-sight", "plain"]));
+    assert!(!sniffer.stop().iter().any(|packet| leaks(packet, server.addr.port())));
+}
+
 #[test]
 fn socket_goes_by_the_rule_for_each_destination() {
     let (pki, server) = echo();
