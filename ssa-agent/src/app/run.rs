@@ -37,9 +37,9 @@ pub(crate) struct RunOptions {
     pub(crate) bpffs: PathBuf,
     /// Source of the configuration.
     pub(crate) config: Config,
-    /// Whether the guards are left attached at the end.
+    /// `--leave-guards`: the guards stay attached at the end, and refuse until the next run.
     pub(crate) leave_guards: bool,
-    /// Whether it takes the place of an agent of the same name, if there is one.
+    /// `--take-over`: the agent takes the place of one of the same name, if there is one.
     pub(crate) take_over: bool,
 }
 
@@ -110,7 +110,7 @@ struct Ending {
     services: Arc<Services>,
     sockets: Arc<SocketMaps>,
     table: ConnectionTable,
-    /// Whether the guards are left attached.
+    /// `--leave-guards`, as [`RunOptions`] has it.
     leave_guards: bool,
 }
 

@@ -154,7 +154,7 @@ impl Answers {
 }
 
 impl Published {
-    /// Whether a connection's version is another than what was published: its handshake came later.
+    /// Compares the TLS version of `connection` with the published one; true if its handshake came later.
     pub(crate) fn is_outdated(&self, connection: &PeerConnection) -> bool {
         self.answers.scalars[Scalar::Version as usize] != connection.version()
     }

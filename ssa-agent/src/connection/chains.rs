@@ -21,7 +21,7 @@ use crate::{kernel::AnswerMap, sync::lock};
 pub(crate) struct Chains {
     maps: Arc<dyn AnswerMap>,
     kept: Mutex<ChainCounts>,
-    /// Whether another agent has the chains now: nothing is deleted then.
+    /// Mark of chains that are a successor's: set by a handover, taken back if that fails; nothing is deleted meanwhile.
     left: AtomicBool,
 }
 

@@ -51,7 +51,7 @@ pub(crate) struct ConnectionInfo {
     pub(crate) version: String,
     /// Name that OpenSSL has for the cipher suite.
     pub(crate) cipher: String,
-    /// Whether a session was resumed.
+    /// Resumption of an earlier session (RFC 8446, section 2.2); false for a full handshake.
     pub(crate) resumed: bool,
     /// Reason why its peer has become revoked, since it was made; none if it has not.
     #[serde(default)]

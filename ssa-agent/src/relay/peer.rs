@@ -58,7 +58,7 @@ impl PeerConnection {
         self.secured().map_or("", Secured::cipher)
     }
 
-    /// Whether a session was resumed.
+    /// Resumption of an earlier session (RFC 8446, section 2.2); false for a full handshake.
     pub(crate) fn resumed(&self) -> bool {
         self.secured().is_some_and(Secured::resumed)
     }

@@ -68,7 +68,7 @@ impl Secured {
         self.stream.ssl().servername(NameType::HOST_NAME)
     }
 
-    /// Whether a session was resumed.
+    /// Resumption of an earlier session (RFC 8446, section 2.2); false for a full handshake.
     pub(crate) fn resumed(&self) -> bool {
         self.stream.ssl().session_reused()
     }
