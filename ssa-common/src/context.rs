@@ -48,7 +48,7 @@ pub const SETTINGS: usize = 16;
 pub struct Context {
     /// Id that it is stored under; tells a reused map entry from the one that was looked up.
     pub id: u64,
-    /// Attached service of which a socket must be to adopt it ([`crate::socket::Service::id`]).
+    /// Service of which a socket must be to adopt it ([`crate::socket::Caller::service`]).
     pub service: u64,
     /// Cookie of the network namespace in which a socket must be to adopt it.
     pub netns: u64,

@@ -173,6 +173,23 @@ pub struct Listening {
     pub cookie: u64,
 }
 
+/// A SYN that came to a listening TLS socket before anybody served it, and was dropped: a record of the ring buffer
+/// `PARKED`. The agent sends it again when the listener is served, or turns out to be none of its own.
+#[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Parked {
+    /// Id of the listening socket.
+    pub id: u64,
+    /// Time at which it came, in nanoseconds (`CLOCK_MONOTONIC`).
+    pub time: u64,
+    /// Length of the headers in `syn`, in bytes.
+    pub syn_len: u32,
+    /// Reserved; always zero.
+    pub reserved: u32,
+    /// Packet from the IP header on, headers only, network byte order.
+    pub syn: [u8; SYN_BYTES],
+}
+
 /// A datagram to a name server or from one, or a segment with data: a record of the ring buffer `DNS_MESSAGES`.
 #[derive(Clone, Copy, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
@@ -216,6 +233,7 @@ pod!(Listening);
 
 const _: () = assert!(size_of::<Listening>() == 104);
 const _: () = assert!(size_of::<Datagram>() == 64 + DATAGRAM_BYTES);
+const _: () = assert!(size_of::<Parked>() == 24 + SYN_BYTES);
 const _: () = assert!(size_of::<Opened>() == 56);
 const _: () = assert!(size_of::<BlobSet>() == 72);
 const _: () = assert!(size_of::<Held>() == 608);

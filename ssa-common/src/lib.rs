@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 pub mod certificate;
+pub mod cgroup;
 pub mod cipher;
 pub mod connection;
 pub mod context;
@@ -27,7 +28,7 @@ pub mod uapi;
 ///
 /// It is part of the path under which maps and links are pinned, so an agent never adopts maps of
 /// another layout.
-pub const ABI_VERSION: u32 = 10;
+pub const ABI_VERSION: u32 = 11;
 
 /// Implements `aya::Pod`, by which aya copies a type into and out of maps.
 macro_rules! pod {

@@ -45,6 +45,9 @@ pub const CERTIFICATES_CAPACITY: usize = 1 << 14;
 /// Capacity of the map `SCRATCH`: lists of cipher suites that are being set or read at once.
 pub const SCRATCH_CAPACITY: usize = 1 << 10;
 
+/// Capacity of the map `BARRED`: sockets that had no room for their state, and are open.
+pub const BARRED_CAPACITY: usize = 1 << 16;
+
 /// Capacity of the map `LISTENING`: TLS sockets that listen at once.
 pub const LISTENERS_CAPACITY: usize = 1 << 14;
 
@@ -55,8 +58,14 @@ pub const LEGS_CAPACITY: usize = 1 << 16;
 /// ended there.
 pub const SOCKET_CALLS_CAPACITY: usize = 1 << 16;
 
-/// Capacity of the maps by cgroup: cgroups that are attached, that have a class of their own, or a set of rules.
-pub const CGROUPS_CAPACITY: usize = 1 << 16;
+/// Capacity of the ring buffer `PARKED`, in bytes: 5,000 SYNs. A power of two and of pages.
+pub const PARKED_BYTES: usize = 1 << 20;
+
+/// SYNs that are parked for one listener: its share of `PARKED`. Later ones are dropped, and come again by themselves.
+pub const PARKED_MAX: u32 = 2048;
+
+/// Capacity of the maps by cgroup: all cgroups of the machine, and those that are gone and may have sockets.
+pub const CGROUPS_CAPACITY: usize = 1 << 17;
 
 /// Capacity of the maps `USERS` and `USER_CLASSES`: users that have TLS sockets, or a class of their own.
 pub const USERS_CAPACITY: usize = 1 << 16;

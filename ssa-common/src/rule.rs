@@ -28,14 +28,13 @@ code! {
         TLS = 1,
         /// The call is refused with `EACCES`.
         DENY = 2,
-        /// No rule is known yet, as the cgroup is new: the call is refused with `ENOTCONN`. In no map; the hooks' own.
-        UNKNOWN = 3,
+        /// A rule could want it, and the agent has not decided on the cgroup yet: the socket is held until it has. In
+        /// no map; the hooks' own.
+        HELD = 3,
+        /// The service was detached and left closed: the call is refused with `ENOTCONN`. In no map; the hooks' own.
+        CLOSED = 4,
     }
 }
-
-/// Bit of a value of the map `CGROUP_RULES`, beside the number of a set: no rule is for a cgroup below that one which
-/// is in no map.
-pub const NO_RULES_BELOW: u32 = 1 << 31;
 
 /// Key of the map `RULE_ADDRESSES`: a network of a set. Its prefix has the 32 bits of the set and as many of the
 /// address as count. Written by the agent.

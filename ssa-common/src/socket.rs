@@ -81,20 +81,11 @@ pub struct Caller {
     pub tid: u32,
     /// Cookie of the socket's network namespace (`SO_NETNS_COOKIE`).
     pub netns: u64,
-    /// Attached service: the inode of the cgroup that the hooks are attached to ([`Service::id`]).
+    /// Service of the caller: the inode of the served cgroup ([`crate::cgroup::Cgroup::service`]). That of the caller's
+    /// own cgroup while the agent has not decided on it; the agent looks further then.
     pub service: u64,
     /// Inode of the caller's own cgroup (`bpf_get_current_cgroup_id`).
     pub cgroup: u64,
-}
-
-/// Attached cgroup that hooks run for: the value of the map `SERVICES`, kept in the kernel with that cgroup.
-#[derive(Clone, Copy, Debug, Default, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq)]
-#[repr(C)]
-pub struct Service {
-    /// The cgroup's inode, written by the agent right after it has attached the hooks; zero before that.
-    pub id: u64,
-    /// Count of TLS sockets that were made in it, or below it, and are open. Changed by the hooks, atomically.
-    pub sockets: u64,
 }
 
 /// State of a TLS socket: the value of the map `SOCKETS`. Written by the hooks only, under the socket's lock.
@@ -106,7 +97,7 @@ pub struct Socket {
     pub id: u64,
     /// Id of the context in use: the socket's own (equal to `id`) or an adopted one.
     pub context: u64,
-    /// Attached service in which it was made ([`Service::id`]); zero while that is being attached.
+    /// Service in which it was made ([`Caller::service`]).
     pub service: u64,
     /// Process that made it a TLS socket, and then that called `connect` last.
     pub caller: Caller,
@@ -134,8 +125,8 @@ pub struct Socket {
     pub by_protocol: u32,
     /// 1 if it is a TLS socket by a rule of the administrator's, not by its own options.
     pub by_rule: u32,
-    /// Reserved; always zero.
-    pub reserved: u32,
+    /// Count of SYNs that were parked for it ([`crate::event::Parked`]) while it listened and nobody served it.
+    pub parked: u32,
     /// Scratch space for the length of one hook; zero between them.
     pub scratch: u64,
     /// Name for SNI and for the certificate check (`TLS_HOSTNAME`).
@@ -143,7 +134,6 @@ pub struct Socket {
 }
 
 pod!(Endpoint);
-pod!(Service);
 pod!(Socket);
 
 const _: () = assert!(size_of::<Endpoint>() == 24 && align_of::<Endpoint>() == 4);

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::{
 };
 use ssa_common::socket::Caller;
 
-/// Process that calls a hook of the attached cgroup `service`. `ctx` is the hook's context.
+/// Process of a `service` that calls a hook. `ctx` is the hook's context.
 ///
 /// KERNEL: the helpers exist in cgroup hooks from 6.1 at least.
 #[inline(always)]

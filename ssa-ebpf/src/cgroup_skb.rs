@@ -2,13 +2,15 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
-    helpers::generated::{bpf_sk_fullsock, bpf_sk_lookup_tcp, bpf_sk_release, bpf_skb_cgroup_id, bpf_skb_load_bytes},
+    helpers::generated::{
+        bpf_ktime_get_ns, bpf_sk_fullsock, bpf_sk_lookup_tcp, bpf_sk_release, bpf_skb_cgroup_id, bpf_skb_load_bytes,
+    },
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
 use ssa_common::{
-    event::{EventKind, Held},
-    limits::{Counter, SYN_BYTES},
+    event::{EventKind, Held, Parked},
+    limits::{Counter, PARKED_MAX, SYN_BYTES},
     peer_option::SLOTS,
     phase::TcpState,
     rule::{Action, Traffic},
@@ -18,9 +20,10 @@ use ssa_common::{
 
 use crate::{
     address::{mapped, read},
+    cgroups::{self, Decision},
     ctx::{bound, copy_words, tcp_state},
     dns,
-    maps::{AGENT_LISTENERS, EVENTS, LEGS, count, mptcp_socket_of, socket_of, storage},
+    maps::{AGENT_LISTENERS, EVENTS, LEGS, PARKED, count, is_barred, mptcp_socket_of, socket_of, storage},
     refusal::{ALLOW, DENY},
     rules,
 };
@@ -47,27 +50,78 @@ fn ssa_ingress(ctx: SkBuffContext) -> i32 {
     let Some((sk, state)) = tls_candidate(&ctx, TcpState::LISTEN, false) else { return ALLOW };
     let netns = match socket_of(sk) {
         Some(socket) if socket.by_rule == 0 || state != TcpState::LISTEN => socket.caller.netns,
-        Some(socket) if is_ruled(sk, socket.caller.cgroup) => socket.caller.netns,
+        Some(socket) if is_ruled(sk, &cgroups::of_earlier(socket.caller.cgroup)) => socket.caller.netns,
         // The rule is no more.
         Some(_) => return ALLOW,
-        None if mptcp_socket_of(sk).is_some() => 0,
-        // SAFETY: the helper takes the hook's context.
-        None if state == TcpState::LISTEN && is_ruled(sk, unsafe { bpf_skb_cgroup_id(ctx.skb.skb) }) => 0,
+        None if mptcp_socket_of(sk).is_some() || is_barred(sk) => 0,
+        None if state == TcpState::LISTEN && is_ruled(sk, &cgroups::of_packet(ctx.skb.skb)) => 0,
         None => return ALLOW,
     };
     let may = if state == TcpState::SYN_SENT { from_agent(&ctx) } else { is_leg(&ctx, netns) };
     if may {
         return ALLOW;
     }
+    if state == TcpState::LISTEN
+        && let Some(socket) = socket_of(sk)
+    {
+        park(&ctx, socket);
+    }
     count(Counter::PacketsDropped, 1);
     DENY
 }
 
+/// Parks a SYN that came to a listener before anybody served it: once the agent does, it sends the SYN again. Others'
+/// packets come later, and go to the agent.
+#[inline(always)]
+fn park(ctx: &SkBuffContext, socket: &mut Socket) {
+    if socket.id == 0 || socket.parked >= PARKED_MAX {
+        return;
+    }
+    // Not atomic: a few more do no harm.
+    socket.parked += 1;
+    let Some(mut event) = PARKED.reserve_untyped::<Parked>(0) else { return };
+    let parked = event.as_mut_ptr();
+    // SAFETY: the entry is this program's until it is submitted; each field is written.
+    let loaded = unsafe {
+        (*parked).id = socket.id;
+        (*parked).time = bpf_ktime_get_ns();
+        (*parked).reserved = 0;
+        load_syn(ctx, &raw mut (*parked).syn, &raw mut (*parked).syn_len)
+    };
+    if loaded { event.submit(0) } else { event.discard(0) }
+}
+
+/// Copies the headers of a packet, and their length; false if it is shorter than headers are.
+///
+/// # Safety
+///
+/// Both must be valid to be written.
+#[inline(always)]
+unsafe fn load_syn(ctx: &SkBuffContext, syn: *mut [u8; SYN_BYTES], syn_len: *mut u32) -> bool {
+    let packet = read!(ctx.skb.skb, len);
+    let len = if packet > SYN_BYTES as u32 { SYN_BYTES as u32 } else { packet };
+    // SAFETY: as the caller has it.
+    unsafe {
+        *syn_len = len;
+        copy_words::<[u8; SYN_BYTES], { SYN_BYTES / 8 }>(syn, &raw const NO_BYTES);
+        // VERIFIER: a length that may be zero is refused ("R4 invalid zero-sized read"). 6.1 follows the bounds
+        // only if the register that is compared is the one that is passed, in 64 bits, and if LLVM has not
+        // made one comparison of two.
+        let len = core::hint::black_box(u64::from(len));
+        if len < SYN_LEAST {
+            return false;
+        }
+        let len = core::hint::black_box(len);
+        len <= SYN_BYTES as u64 && bpf_skb_load_bytes(ctx.skb.skb.cast(), 0, syn.cast(), len as u32) == 0
+    }
+}
+
 /// True if a rule keeps plaintext from a listener, or may: it can have begun to listen before there was the rule.
 #[inline(always)]
-fn is_ruled(sk: *mut bpf_sock, cgroup: u64) -> bool {
+fn is_ruled(sk: *mut bpf_sock, decision: &Decision) -> bool {
     // The agent's own listeners are sockets of the service, too.
-    rules::of_cgroup(cgroup, Traffic::IN_TCP, &bound(sk, read!(sk, family))) != Action::PLAIN
+    decision.rules != 0
+        && rules::of(decision, Traffic::IN_TCP, &bound(sk, read!(sk, family))) != Action::PLAIN
         && storage(&raw const AGENT_LISTENERS, sk, 0).is_none()
 }
 
@@ -102,10 +156,8 @@ fn skb_sk(skb: *mut __sk_buff) -> Option<*mut bpf_sock> {
 /// the packet shorter than headers are.
 #[inline(always)]
 fn report(ctx: &SkBuffContext, socket: &Socket) -> Option<()> {
-    let packet = read!(ctx.skb.skb, len);
     let mut event = EVENTS.reserve_untyped::<Held>(0)?;
     let held = event.as_mut_ptr();
-    let len = if packet > SYN_BYTES as u32 { SYN_BYTES as u32 } else { packet };
     // SAFETY: the entry is this program's until it is submitted; each field is written.
     let loaded = unsafe {
         (*held).kind = EventKind::HELD;
@@ -116,23 +168,14 @@ fn report(ctx: &SkBuffContext, socket: &Socket) -> Option<()> {
         (*held).cgroup = bpf_skb_cgroup_id(ctx.skb.skb);
         (*held).orig_dst = socket.orig_dst;
         (*held).bound = socket.bound;
-        (*held).syn_len = len;
         (*held).family = socket.family;
         (*held).interface = socket.interface;
         (*held).by_rule = socket.by_rule;
         copy_words::<[i32; SLOTS], { SLOTS / 2 }>(&raw mut (*held).peer_options, &raw const socket.peer_options);
         copy_words::<HostName, 33>(&raw mut (*held).hostname, &raw const socket.hostname);
-        copy_words::<[u8; SYN_BYTES], { SYN_BYTES / 8 }>(&raw mut (*held).syn, &raw const NO_BYTES);
-        // VERIFIER: a length that may be zero is refused ("R4 invalid zero-sized read"). 6.1 follows the bounds
-        // only if the register that is compared is the one that is passed, in 64 bits.
-        let len = core::hint::black_box(u64::from(len));
-        if len < SYN_LEAST || len > SYN_BYTES as u64 {
-            -1
-        } else {
-            bpf_skb_load_bytes(ctx.skb.skb.cast(), 0, (&raw mut (*held).syn).cast(), len as u32)
-        }
+        load_syn(ctx, &raw mut (*held).syn, &raw mut (*held).syn_len)
     };
-    if loaded != 0 {
+    if !loaded {
         event.discard(0);
         return None;
     }

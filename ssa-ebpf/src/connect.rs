@@ -24,11 +24,12 @@ use ssa_common::{
 use crate::{
     address::AF_INET,
     caller::caller,
+    cgroups,
     ctx::{AF_INET6, IPPROTO_TCP, SockAddr, bound, is_tcp, is_udp, words},
     lifecycle::{register, unregister},
     maps::{
-        CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, count, delete_socket, is_subflow, make_socket_by_rule,
-        mptcp_socket_of, socket_of, storage,
+        CONNECTIONS, FAST_OPEN, LIVE_CONNECT4, LIVE_CONNECT6, count, delete_socket, is_barred, is_subflow,
+        make_socket_by_rule, move_socket, mptcp_socket_of, socket_of, storage,
     },
     peer_options,
     refusal::{AGENT_AWAY, ALLOW, NO_ROOM, Refusal, deny, errno, refuse},
@@ -100,7 +101,7 @@ fn ssa_live_conn6(ctx: SockAddrContext) -> i32 {
 }
 
 /// Finds the TLS socket that connects, by its own options or by a rule for this destination, and makes one where the
-/// rule asks for it. Else the verdict of the hook.
+/// rule asks for it, or could: the agent decides then. Else the verdict of the hook.
 #[inline(always)]
 fn tls_socket(sk: *mut bpf_sock, to: &Endpoint) -> Result<&'static mut Socket, i32> {
     let found = socket_of(sk);
@@ -110,13 +111,17 @@ fn tls_socket(sk: *mut bpf_sock, to: &Endpoint) -> Result<&'static mut Socket, i
         return Ok(socket);
     }
     if is_udp(sk) {
-        return Err(rules::verdict(rules::of_caller(Traffic::OUT_UDP, to)));
+        return Err(rules::verdict(rules::of(&cgroups::of_caller(), Traffic::OUT_UDP, to)));
     }
     if !is_tcp(sk) {
         return Err(not_tls(sk));
     }
-    let action = rules::of_caller(Traffic::OUT_TCP, to);
-    if action != Action::TLS {
+    if is_barred(sk) {
+        return Err(deny(errno::EPROTO));
+    }
+    let decision = cgroups::of_caller();
+    let action = rules::of(&decision, Traffic::OUT_TCP, to);
+    if action != Action::TLS && action != Action::HELD {
         if let Some(socket) = socket_of(sk) {
             // It went elsewhere before.
             unregister(socket);
@@ -129,8 +134,10 @@ fn tls_socket(sk: *mut bpf_sock, to: &Endpoint) -> Result<&'static mut Socket, i
     }
     let socket = match socket_of(sk) {
         Some(socket) => socket,
-        None => make_socket_by_rule(sk).ok_or_else(|| deny(errno::ENOBUFS))?,
+        None => make_socket_by_rule(sk, decision.service).ok_or_else(|| deny(errno::ENOBUFS))?,
     };
+    // It may have been made in another service, or before this one was decided on.
+    move_socket(socket, decision.service);
     Ok(socket)
 }
 

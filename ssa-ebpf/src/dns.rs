@@ -1,4 +1,4 @@
-//! Messages to and from name servers (RFC 1035), as far as sockets of the service send and receive them by UDP or
+//! Messages to and from name servers (RFC 1035), as far as sockets of services send and receive them by UDP or
 //! TCP: a rule may go by the name that an application has resolved. The agent puts together, reads and matches them.
 
 use aya_ebpf::{
@@ -14,6 +14,7 @@ use ssa_common::{
 
 use crate::{
     address::{mapped, read},
+    cgroups,
     ctx::{is_tcp, is_udp},
     maps::{DNS_MESSAGES, DNS_WANTED, count},
 };
@@ -25,7 +26,7 @@ const UDP_HEADER: usize = 8;
 /// Length of the header of IPv6, in bytes.
 const IPV6_HEADER: usize = 40;
 
-/// Reports a packet of a UDP or TCP socket if it is to or from a name server and a rule wants names.
+/// Reports a packet of a UDP or TCP socket of a service if it is to or from a name server and a rule wants names.
 #[inline(always)]
 pub(crate) fn observe(ctx: &SkBuffContext, sk: *mut bpf_sock, egress: bool) {
     if DNS_WANTED.get(0).is_none_or(|wanted| *wanted == 0) {
@@ -66,7 +67,7 @@ fn report(ctx: &SkBuffContext, egress: bool, next: Option<u32>) -> Option<()> {
         (server.ok()?, IPV6_HEADER)
     };
     let port: u16 = (if egress { ctx.load(header + 2) } else { ctx.load(header) }).ok()?;
-    if u16::from_be(port) != DOMAIN {
+    if u16::from_be(port) != DOMAIN || cgroups::of_packet(ctx.skb.skb).service == 0 {
         return None;
     }
     let (length, seq) = if next.is_some() {

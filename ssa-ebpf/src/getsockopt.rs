@@ -14,12 +14,12 @@ use ssa_common::{
 
 use crate::{
     caller::caller,
-    ciphers,
+    cgroups, ciphers,
     ctx::{SOL_SOCKET, Sockopt, is_tcp, phase_of},
     lifecycle::register,
     maps::{CERTIFICATES, CHAINS, CONNECTIONS, CONTEXTS, socket_of},
     option_row::option_row,
-    refusal::{deny, errno},
+    refusal::{ALLOW, deny, errno},
     text::{copy_out, copy_text},
     user_pointer,
 };
@@ -31,6 +31,10 @@ fn ssa_getsockopt(ctx: SockoptContext) -> i32 {
     if opt.level() != IPPROTO_TLS {
         answer_so_protocol(opt);
         return opt.leave();
+    }
+    if socket_of(opt.sk()).is_none() && cgroups::of_caller().service == 0 {
+        // Nobody serves the caller, or another agent does: the kernel's own answer stands, and the length.
+        return ALLOW;
     }
     match get(&ctx, opt) {
         Ok(len) => opt.done_get(len),

@@ -12,7 +12,7 @@ use ssa_common::{
 use crate::{
     atomic::{self, Refs},
     ctx::copy_words,
-    maps::{CONNECTIONS, CONTEXTS, COUNTERS, EVENTS, IDS, LISTENING, USERS, count, uncount_socket},
+    maps::{CONNECTIONS, CONTEXTS, COUNTERS, EVENTS, IDS, LISTENING, USERS, count, forget_socket},
     policy,
     refusal::{AGENT_AWAY, NO_ROOM, Refusal},
 };
@@ -29,10 +29,6 @@ pub(crate) fn register(socket: &mut Socket, caller: Caller) -> Result<(), Refusa
         count(Counter::NoRoom, 1);
         return Err(NO_ROOM);
     };
-    if socket.service == 0 {
-        // It was made while the agent was attaching.
-        return Err(AGENT_AWAY);
-    }
     let policy = policy::of_earlier(&caller).ok_or(AGENT_AWAY)?;
     if !charge_user(caller.uid, policy) {
         count(Counter::NoRoom, 1);
@@ -114,8 +110,8 @@ const fn new_context() -> Context {
 /// Unregisters a TLS socket: clears what there is of it in the maps, and tells the agent. Its own state stays.
 #[inline(always)]
 pub(crate) fn unregister(socket: &Socket) {
-    if socket.accepted == 0 && socket.by_rule == 0 {
-        uncount_socket();
+    if socket.accepted == 0 {
+        forget_socket(socket);
     }
     if socket.id == 0 {
         return;

@@ -1,7 +1,8 @@
-//! The hooks of an attached cgroup, one file per hook, named as the kernel names it.
+//! The hooks, one file per hook, named as the kernel names it. They are attached to the root of the cgroups, and go by
+//! the cgroup of whoever calls.
 //!
-//! Rules for all of them: a socket that is no TLS socket leaves after the first check; a TLS socket
-//! that meets any trouble is refused, never let through.
+//! Rules for all of them: a socket that is none of a service's leaves after the first check; a TLS socket that meets any
+//! trouble is refused, never let through.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -13,6 +14,7 @@ mod alpn;
 mod atomic;
 mod caller;
 mod cgroup_skb;
+mod cgroups;
 mod ciphers;
 mod connect;
 mod ctx;

@@ -3,66 +3,53 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE,
-        bpf_map_type::{BPF_MAP_TYPE_CGROUP_STORAGE, BPF_MAP_TYPE_SK_STORAGE},
-        bpf_sock,
+        BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE, bpf_sock,
     },
     btf_maps::{Array, HashMap, LpmTrie, ProgramArray, Queue, RingBuf, SkStorage},
-    helpers::generated::{bpf_get_local_storage, bpf_sk_storage_delete, bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
+    helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
     macros::btf_map,
 };
 use ssa_common::{
     certificate::{Certificate, Chain, Digest},
+    cgroup::Cgroup,
     cipher::{CIPHERS as CIPHERS_MAX, CipherList, CipherName, CipherSet},
     connection::Connection,
     context::{Blob, BlobKey, Context, KeptPath},
     event::Listening,
     limits::{
-        BLOBS_CAPACITY, CERTIFICATES_CAPACITY, CGROUPS_CAPACITY, DNS_BYTES, EVENTS_BYTES, IDS_CAPACITY, LEGS_CAPACITY,
-        LISTENERS_CAPACITY, OPTION_BYTES, PATHS_CAPACITY, POLICIES_CAPACITY, RULE_ADDRESSES_CAPACITY,
-        RULE_PORTS_CAPACITY, SCRATCH_CAPACITY, SOCKET_CALLS_CAPACITY, SOCKETS_CAPACITY, USERS_CAPACITY,
+        BARRED_CAPACITY, BLOBS_CAPACITY, CERTIFICATES_CAPACITY, CGROUPS_CAPACITY, DNS_BYTES, EVENTS_BYTES,
+        IDS_CAPACITY, LEGS_CAPACITY, LISTENERS_CAPACITY, OPTION_BYTES, PARKED_BYTES, PATHS_CAPACITY, POLICIES_CAPACITY,
+        RULE_ADDRESSES_CAPACITY, RULE_PORTS_CAPACITY, SCRATCH_CAPACITY, SOCKET_CALLS_CAPACITY, SOCKETS_CAPACITY,
+        USERS_CAPACITY,
     },
     policy::{Policy, PolicyKey},
     rule::{Action, AddressKey, Groups, PortKey},
-    socket::{Caller, Service, Socket},
+    socket::{Caller, Socket},
     steer::LegKey,
 };
 
 /// Flag of hash maps whose entries are allocated when they are made.
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
-/// Attached cgroups: cgroup (the kernel's own key) -> id and count of open TLS sockets. One value for all hooks of a
-/// cgroup, which the kernel makes when the first is attached. The id is written by the agent, the count by the hooks;
-/// both sides read. Never full: attaching fails instead.
+/// Decisions on cgroups ([`ssa_common::cgroup`]): inode -> service, rules, flags. Every cgroup of the machine is here as
+/// soon as the agent has seen it, and what counts for others under [`ssa_common::cgroup::UNDECIDED`]. `CGROUPS_CAPACITY`
+/// entries. Written by the agent, each entry in one step; read by all hooks of calls, ingress and sock_ops. Full:
+/// cgroups that are missing stay undecided, and each of their connects waits for the agent.
 #[btf_map]
-pub(crate) static SERVICES: CgroupStorage<Service> = CgroupStorage::new();
+pub(crate) static CGROUPS: HashMap<u64, Cgroup, CGROUPS_CAPACITY, NO_PREALLOC> = HashMap::new();
 
-/// Definition of a map type that aya has none for here: `BPF_MAP_TYPE_CGROUP_STORAGE`, shared by all attach types. The
-/// fields say to the loader what it is like, by their types.
-///
-/// KERNEL: shared from 5.9.
-#[repr(C)]
-pub(crate) struct CgroupStorage<T> {
-    /// Type of the map.
-    r#type: *const [i32; BPF_MAP_TYPE_CGROUP_STORAGE as usize],
-    /// Type of the key.
-    key: *const u64,
-    /// Type of the value.
-    value: *const T,
-    /// Capacity; none, as entries belong to what they are of.
-    max_entries: *const [i32; 0],
-}
+/// Cgroups that agents serve, shared by all agents of this version: inode -> number of the agent
+/// ([`ssa_common::cgroup::owner`]). `CGROUPS_CAPACITY` entries. Written by agents, each its own; read where a cgroup is
+/// undecided: what another agent serves is left alone, also by the guards of one that has ended. Full: an agent's
+/// guards may take up what another one serves, for as long as it is undecided.
+#[btf_map]
+pub(crate) static OWNERS: HashMap<u64, u64, CGROUPS_CAPACITY, NO_PREALLOC> = HashMap::new();
 
-// SAFETY: the pointers are null, and only their types are looked at.
-unsafe impl<T> Sync for CgroupStorage<T> {}
-
-impl<T> CgroupStorage<T> {
-    /// A definition, for a static.
-    const fn new() -> Self {
-        use core::ptr::null;
-        Self { r#type: null(), key: null(), value: null(), max_entries: null() }
-    }
-}
+/// Open TLS sockets of services, by their own options or by a rule: service -> count. `CGROUPS_CAPACITY` entries. Counted by the
+/// hooks; the agent deletes those of zero when there are many. Full: not counted, which only the list of services
+/// shows.
+#[btf_map]
+pub(crate) static SERVICES: HashMap<u64, u64, CGROUPS_CAPACITY, NO_PREALLOC> = HashMap::new();
 
 /// TLS sockets: socket (sk_storage) -> its state. What comes out of a listener begins with a copy of the listener's.
 /// Written and read by the hooks only; the kernel deletes it with the socket. Full (the socket's option memory,
@@ -100,10 +87,38 @@ impl<T> ClonedStorage<T> {
 }
 
 /// Sockets, TLS or not yet, on which `TCP_FASTOPEN_CONNECT` was set: socket (sk_storage) -> 1 if it is on. Written by
-/// `setsockopt`, read by `connect`. Full (`net.core.optmem_max`): the option is not noted, and the kernel's own
-/// handler decides.
+/// `setsockopt`, read by `connect`. Full (`net.core.optmem_max`): the set fails with `ENOBUFS` where rules could be.
 #[btf_map]
 pub(crate) static FAST_OPEN: SkStorage<u32> = SkStorage::new();
+
+/// Sockets that were to become TLS sockets and had no room for their state (`net.core.optmem_max`): address of the
+/// kernel's socket -> 1. They never connect, and nothing reaches them while they listen. `BARRED_CAPACITY` entries.
+/// Written by `setsockopt`, read by `connect`, `bind` and ingress, deleted at `close`. Full: counted, and the socket
+/// stays as it was.
+#[btf_map]
+static BARRED: HashMap<u64, u32, BARRED_CAPACITY, NO_PREALLOC> = HashMap::new();
+
+/// Bars a socket from ever connecting: an application that goes on although its set failed must not speak plaintext.
+#[inline(always)]
+pub(crate) fn bar(sk: *mut bpf_sock) {
+    if BARRED.insert(sk as u64, 1, 0).is_err() {
+        count(Counter::NoRoom, 1);
+    }
+}
+
+/// True if [`bar`] was called for a socket.
+#[inline(always)]
+pub(crate) fn is_barred(sk: *mut bpf_sock) -> bool {
+    BARRED.get_ptr_mut(sk as u64).is_some()
+}
+
+/// Forgets a socket that is closed for the last time. Absent is as good.
+#[inline(always)]
+pub(crate) fn unbar(sk: *mut bpf_sock) {
+    if is_barred(sk) {
+        let _there = BARRED.remove(sk as u64);
+    }
+}
 
 /// Listeners of the agent, from which alone a held socket takes a SYN-ACK: socket (sk_storage) -> 1. Written by the
 /// agent, read by ingress. Full: the agent can't serve the namespace or the listener.
@@ -206,21 +221,14 @@ pub(crate) static USERS: HashMap<u32, u64, USERS_CAPACITY, NO_PREALLOC> = HashMa
 #[btf_map]
 pub(crate) static BIND_CALLERS: SkStorage<Caller> = SkStorage::new();
 
-/// Sets of rules ([`ssa_common::rule`]): inode of a cgroup -> number of its set, 0 for none, and
-/// [`ssa_common::rule::NO_RULES_BELOW`]. Every cgroup of the machine is here as soon as the agent has seen it, if
-/// there are rules at all: then so is inode 0. `CGROUPS_CAPACITY` entries. Written by the agent, read by `bind`,
-/// `connect`, `sendmsg`, ingress and sock_ops. Full: sockets of the cgroups that are missing are refused.
-#[btf_map]
-pub(crate) static CGROUP_RULES: HashMap<u64, u32, CGROUPS_CAPACITY, NO_PREALLOC> = HashMap::new();
-
 /// Networks of sets of rules: set and prefix of an address -> groups, a trie of the longest prefix.
-/// `RULE_ADDRESSES_CAPACITY` entries. Written by the agent, read as [`CGROUP_RULES`]. Full: the agent refuses the
+/// `RULE_ADDRESSES_CAPACITY` entries. Written by the agent, read as [`CGROUPS`]. Full: the agent refuses the
 /// configuration.
 #[btf_map]
 pub(crate) static RULE_ADDRESSES: LpmTrie<AddressKey, Groups, RULE_ADDRESSES_CAPACITY> = LpmTrie::new();
 
 /// Actions of rules: group, traffic and prefix of a port -> [`Action`], a trie of the longest prefix.
-/// `RULE_PORTS_CAPACITY` entries. Written by the agent, read as [`CGROUP_RULES`]. Full: the agent refuses the
+/// `RULE_PORTS_CAPACITY` entries. Written by the agent, read as [`CGROUPS`]. Full: the agent refuses the
 /// configuration.
 #[btf_map]
 pub(crate) static RULE_PORTS: LpmTrie<PortKey, Action, RULE_PORTS_CAPACITY> = LpmTrie::new();
@@ -240,12 +248,6 @@ pub(crate) static DNS_MESSAGES: RingBuf<u64, DNS_BYTES> = RingBuf::new();
 #[btf_map]
 pub(crate) static LISTENING: HashMap<u64, Listening, LISTENERS_CAPACITY, NO_PREALLOC> = HashMap::new();
 
-/// Cgroups with hooks: inode -> 1. `CGROUPS_CAPACITY` entries. Written by the agent before it attaches the hooks,
-/// read by the programs of `socket(2)`. A cgroup that is not there makes no TLS sockets by `socket(2)`. Full: the
-/// agent does not attach.
-#[btf_map]
-pub(crate) static ATTACHED: HashMap<u64, u32, CGROUPS_CAPACITY, NO_PREALLOC> = HashMap::new();
-
 /// Threads that are in a `socket(2)` with `IPPROTO_TLS` ([`crate::sock_create`]): `bpf_get_current_pid_tgid` -> mark.
 /// `SOCKET_CALLS_CAPACITY` entries. Written and deleted by the programs of `socket(2)`; the agent deletes those of
 /// threads that have ended there. Full: counted; the call fails with `EPROTONOSUPPORT`.
@@ -263,6 +265,12 @@ pub(crate) static LEGS: HashMap<LegKey, u64, LEGS_CAPACITY, NO_PREALLOC> = HashM
 /// again when it is sent again. What else is lost is told in the docs of the events.
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<u64, EVENTS_BYTES> = RingBuf::new();
+
+/// SYNs that came to listening TLS sockets before anybody served them ([`ssa_common::event::Parked`]): a ring buffer of
+/// `PARKED_BYTES`. Written by ingress, at most `PARKED_MAX` for a listener; read by the agent. Full: the client sends its
+/// SYN again, after a second.
+#[btf_map]
+pub(crate) static PARKED: RingBuf<u64, PARKED_BYTES> = RingBuf::new();
 
 /// Counters: [`Counter`] -> value, an array. Changed by the hooks by atomic additions only, read by the agent and by
 /// [`crate::lifecycle`].
@@ -315,36 +323,53 @@ pub(crate) fn is_subflow(sk: *mut bpf_sock) -> bool {
     !unsafe { bpf_skc_to_mptcp_sock(sk.cast()) }.is_null()
 }
 
-/// Makes a socket of this hook's cgroup a TLS socket by its own options, and counts it. None if there is no room.
+/// Makes a socket a TLS socket of a service by its own options. None if there is no room.
 #[inline(always)]
-pub(crate) fn make_socket(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
-    let socket = make_uncounted(sk)?;
-    count_socket();
+pub(crate) fn make_socket(sk: *mut bpf_sock, service: u64) -> Option<&'static mut Socket> {
+    let socket = make_socket_by_rule(sk, service)?;
+    by_options(socket);
     Some(socket)
 }
 
-/// Makes a socket of this hook's cgroup a TLS socket by a rule. It is not counted: when the hooks are detached it
-/// becomes a plain one again, as everything does to which the rule applies.
+/// Makes a socket a TLS socket of a service by a rule: what it is goes by the rule, anew at each connect. None if there
+/// is no room.
 #[inline(always)]
-pub(crate) fn make_socket_by_rule(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
-    let socket = make_uncounted(sk)?;
-    socket.by_rule = 1;
-    Some(socket)
-}
-
-/// Makes the state of a TLS socket of this hook's cgroup. None if there is no room.
-#[inline(always)]
-fn make_uncounted(sk: *mut bpf_sock) -> Option<&'static mut Socket> {
+pub(crate) fn make_socket_by_rule(sk: *mut bpf_sock, service: u64) -> Option<&'static mut Socket> {
     let socket: &mut Socket = value_of((&raw const SOCKETS).cast(), sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE))?;
-    socket.service = service().id;
+    socket.by_rule = 1;
+    socket.service = service;
+    count_socket(service);
     Some(socket)
 }
 
-/// Counts a socket that has become a TLS socket by its own options.
+/// Notes that a TLS socket goes by its own options from now on, whatever rules say.
 #[inline(always)]
-pub(crate) fn count_socket() {
+pub(crate) fn by_options(socket: &mut Socket) {
+    socket.by_rule = 0;
     count(Counter::Sockets, 1);
-    crate::atomic::add(&raw mut service().sockets, 1);
+}
+
+/// Notes that a TLS socket by a rule is another service's now: it was passed on, or the agent has decided since.
+#[inline(always)]
+pub(crate) fn move_socket(socket: &mut Socket, service: u64) {
+    if socket.service != service {
+        uncount_socket(socket.service);
+        count_socket(service);
+        socket.service = service;
+    }
+}
+
+/// Counts a TLS socket of a service.
+#[inline(always)]
+fn count_socket(service: u64) {
+    const BPF_NOEXIST: u64 = 1;
+    if SERVICES.get_ptr_mut(service).is_none() {
+        // It may have been made meanwhile.
+        let _there = SERVICES.insert(service, 0, BPF_NOEXIST);
+    }
+    if let Some(open) = SERVICES.get_ptr_mut(service) {
+        crate::atomic::add(open, 1);
+    }
 }
 
 /// Makes a TLS socket a plain one. It was unregistered ([`crate::lifecycle::unregister`]) before, unless it has just
@@ -355,19 +380,22 @@ pub(crate) fn delete_socket(sk: *mut bpf_sock) {
     unsafe { bpf_sk_storage_delete((&raw const SOCKETS).cast_mut().cast(), sk.cast()) };
 }
 
-/// Counts out a TLS socket that [`count_socket`] has counted.
+/// Counts out a TLS socket that is closed for the last time, or a plain one again.
 #[inline(always)]
-pub(crate) fn uncount_socket() {
-    count(Counter::Sockets, -1);
-    crate::atomic::add(&raw mut service().sockets, u64::MAX);
+pub(crate) fn forget_socket(socket: &Socket) {
+    if socket.by_rule == 0 {
+        count(Counter::Sockets, -1);
+    }
+    uncount_socket(socket.service);
 }
 
-/// Value of [`SERVICES`] for the cgroup that this hook is attached to.
 #[inline(always)]
-pub(crate) fn service() -> &'static mut Service {
-    // SAFETY: the kernel has made the value before the hook could run, and it lives as long; the id is read, the
-    // count only changed atomically.
-    unsafe { &mut *bpf_get_local_storage((&raw const SERVICES).cast_mut().cast(), 0).cast::<Service>() }
+fn uncount_socket(service: u64) {
+    let Some(open) = SERVICES.get_ptr_mut(service) else { return };
+    // SAFETY: a live value of the map. Not below zero: the agent may just have forgotten the service.
+    if unsafe { open.read_volatile() } != 0 {
+        crate::atomic::add(open, u64::MAX);
+    }
 }
 
 /// Value of a socket in an sk_storage; made if `flags` say so. aya's own wrapper takes a `SockAddrContext` only; this

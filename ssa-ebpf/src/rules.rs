@@ -1,19 +1,20 @@
 //! The administrator's rules for sockets that set no options of TLS, with the hooks of bind(2) and sendmsg(2).
 
 use aya_ebpf::{
-    EbpfContext as _, bindings::BPF_SK_STORAGE_GET_F_CREATE, btf_maps::lpm_trie::Key,
-    helpers::bpf_get_current_cgroup_id, macros::cgroup_sock_addr, programs::SockAddrContext,
+    EbpfContext as _, bindings::BPF_SK_STORAGE_GET_F_CREATE, btf_maps::lpm_trie::Key, macros::cgroup_sock_addr,
+    programs::SockAddrContext,
 };
 use ssa_common::{
-    rule::{ADDRESS_BITS, Action, AddressKey, NO_RULES_BELOW, PORT_BITS, PortKey, Traffic},
+    rule::{ADDRESS_BITS, Action, AddressKey, PORT_BITS, PortKey, Traffic},
     socket::Endpoint,
 };
 
 use crate::{
     address::bytes,
     caller::caller,
+    cgroups::{self, Decision},
     ctx::{SockAddr, is_tcp, is_udp, words},
-    maps::{BIND_CALLERS, CGROUP_RULES, RULE_ADDRESSES, RULE_PORTS, is_subflow, service, storage},
+    maps::{BIND_CALLERS, RULE_ADDRESSES, RULE_PORTS, is_barred, is_subflow, storage},
     refusal::{ALLOW, deny, errno},
 };
 
@@ -41,13 +42,13 @@ fn ssa_bind6(ctx: SockAddrContext) -> i32 {
     bind(&ctx, SockAddr::new(&ctx).endpoint6())
 }
 
-/// Verdict for a datagram.
+/// Verdict for a datagram, which can't be held: `ENOTCONN` for as long as a rule could deny it.
 #[inline(always)]
 fn datagram(addr: SockAddr, to: Endpoint) -> i32 {
     if !is_udp(addr.sk()) {
         return ALLOW;
     }
-    verdict(of_caller(Traffic::OUT_UDP, &to))
+    verdict(of(&cgroups::of_caller(), Traffic::OUT_UDP, &to))
 }
 
 /// Verdict of a hook for a socket that no TLS socket is made of: `EACCES`, `ENOTCONN`, or the call goes on.
@@ -55,21 +56,28 @@ fn datagram(addr: SockAddr, to: Endpoint) -> i32 {
 pub(crate) fn verdict(action: Action) -> i32 {
     match action {
         Action::DENY => deny(errno::EACCES),
-        Action::UNKNOWN => deny(errno::ENOTCONN),
+        Action::HELD | Action::CLOSED => deny(errno::ENOTCONN),
         _ => ALLOW,
     }
 }
 
-/// Remembers the process that binds, and refuses what could never listen. A listener of a cgroup that is not known
-/// yet may come to be served; until then nothing reaches it.
+/// Remembers the process that binds, and refuses what could never listen. A listener of a cgroup that is undecided may
+/// come to be served; until then nothing reaches it.
 #[inline(always)]
 fn bind(ctx: &SockAddrContext, at: Endpoint) -> i32 {
     let sk = SockAddr::new(ctx).sk();
     // A Multipath TCP socket binds its first subflow.
-    if !is_tcp(sk) || !has_rules() {
+    if !is_tcp(sk) {
         return ALLOW;
     }
-    match of_caller(Traffic::IN_TCP, &at) {
+    if is_barred(sk) {
+        return deny(errno::EPROTO);
+    }
+    let decision = cgroups::of_caller();
+    if decision.rules == 0 {
+        return ALLOW;
+    }
+    match of(&decision, Traffic::IN_TCP, &at) {
         Action::DENY => return deny(errno::EACCES),
         Action::TLS if is_subflow(sk) => return deny(errno::EPROTO),
         _ => {}
@@ -77,39 +85,30 @@ fn bind(ctx: &SockAddrContext, at: Endpoint) -> i32 {
     let Some(binder) = storage(&raw const BIND_CALLERS, sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE)) else {
         return deny(errno::ENOBUFS);
     };
-    *binder = caller(ctx.as_ptr(), service().id);
+    *binder = caller(ctx.as_ptr(), decision.service);
     ALLOW
 }
 
-/// True if there may be rules for the cgroup of the process that calls.
+/// Action of the rules for a cgroup, of a socket that goes `to` an address, or listens there. [`Action::HELD`] if the
+/// cgroup is undecided and a rule could want it.
 #[inline(always)]
-fn has_rules() -> bool {
-    // SAFETY: the helper takes nothing; the value is read within this hook.
-    let set = unsafe { CGROUP_RULES.get(bpf_get_current_cgroup_id()) };
-    match set {
-        Some(set) => *set & !NO_RULES_BELOW != 0,
-        None => is_unknown(),
-    }
-}
-
-/// Action of the rules for the cgroup of the process that calls.
-#[inline(always)]
-pub(crate) fn of_caller(traffic: Traffic, to: &Endpoint) -> Action {
-    // SAFETY: the helper takes nothing.
-    of_cgroup(unsafe { bpf_get_current_cgroup_id() }, traffic, to)
-}
-
-/// Action of the rules for a cgroup, of a socket that goes `to` an address, or listens there.
-#[inline(always)]
-pub(crate) fn of_cgroup(cgroup: u64, traffic: Traffic, to: &Endpoint) -> Action {
-    // SAFETY: the value is read within this hook.
-    let Some(set) = (unsafe { CGROUP_RULES.get(cgroup) }) else {
-        return if is_unknown() { Action::UNKNOWN } else { Action::PLAIN };
-    };
-    let set = *set & !NO_RULES_BELOW;
-    if set == 0 {
+pub(crate) fn of(decision: &Decision, traffic: Traffic, to: &Endpoint) -> Action {
+    if decision.rules == 0 {
         return Action::PLAIN;
     }
+    let action = of_set(decision.rules, traffic, to);
+    if action == Action::PLAIN {
+        return action;
+    }
+    if decision.undecided {
+        return Action::HELD;
+    }
+    if decision.closed && action == Action::TLS { Action::CLOSED } else { action }
+}
+
+/// Action of a set of rules.
+#[inline(always)]
+fn of_set(set: u32, traffic: Traffic, to: &Endpoint) -> Action {
     let addr = if traffic == Traffic::IN_TCP { to.addr } else { destination(to.addr) };
     let address = Key::new(ADDRESS_BITS + 128, AddressKey { set, addr });
     let Some(groups) = RULE_ADDRESSES.get(&address) else { return Action::PLAIN };
@@ -138,14 +137,4 @@ fn destination(addr: [u8; 16]) -> [u8; 16] {
     }
     let v4 = 0xffff_u32.to_be();
     if third == v4 { bytes([0, 0, v4, 0x7f00_0001_u32.to_be()]) } else { addr }
-}
-
-/// True if a cgroup that is in no map may have rules: there are some, and the attached cgroup that it is below does not
-/// say otherwise.
-#[inline(always)]
-fn is_unknown() -> bool {
-    // SAFETY: values are read within this hook.
-    unsafe {
-        CGROUP_RULES.get(0).is_some() && CGROUP_RULES.get(service().id).is_none_or(|set| *set & NO_RULES_BELOW == 0)
-    }
 }

@@ -20,17 +20,16 @@ use crate::{
     alpn,
     atomic::Refs,
     caller::caller,
-    ciphers,
+    cgroups, ciphers,
     ctx::{IPPROTO_TCP, Sockopt, copy_words, is_mptcp, is_tcp, phase_of, tcp_state},
     hostname,
     lifecycle::{register, release_context},
     maps::{
-        BLOBS, CONTEXTS, EVENTS, FAST_OPEN, LIVE_SETSOCKOPT, count, count_socket, make_socket, service, socket_of,
-        storage,
+        BLOBS, CONTEXTS, EVENTS, FAST_OPEN, LIVE_SETSOCKOPT, bar, by_options, count, make_socket, socket_of, storage,
     },
     option_row::option_row,
     peer_options, policy,
-    refusal::{AGENT_AWAY, BAD_VALUE, NO_ROOM, Refusal, WEAKER, deny, errno, refuse},
+    refusal::{AGENT_AWAY, ALLOW, BAD_VALUE, NO_ROOM, Refusal, WEAKER, deny, errno, refuse},
     text,
 };
 
@@ -47,7 +46,7 @@ fn ssa_setsockopt(ctx: SockoptContext) -> i32 {
             unsafe { LIVE_SETSOCKOPT.tail_call(&ctx, 0) };
             refuse(Some(socket), AGENT_AWAY)
         }
-        Err(errno) => deny(errno),
+        Err(verdict) => verdict,
     }
 }
 
@@ -89,46 +88,60 @@ fn other_level(opt: Sockopt) -> i32 {
     {
         return refuse(Some(socket), Refusal::new(errno::EOPNOTSUPP, Reason::FastOpen));
     }
-    if let Some(flag) = storage(&raw const FAST_OPEN, sk, u64::from(aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE)) {
-        *flag = on;
+    match storage(&raw const FAST_OPEN, sk, u64::from(aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE)) {
+        Some(flag) => *flag = on,
+        // A rule could make it a TLS socket.
+        None if on == 1 && cgroups::of_caller().service != 0 => return deny(errno::ENOBUFS),
+        None => {}
     }
     opt.leave()
 }
 
-/// Finds the TLS socket that a set is for; a fresh TCP socket becomes one. Else an errno.
+/// Finds the TLS socket that a set is for; a fresh TCP socket of a service becomes one. Else the verdict of the hook:
+/// the kernel's own answer where nobody serves the caller.
 #[inline(always)]
 fn socket_for_set(opt: Sockopt) -> Result<&'static mut Socket, i32> {
     let sk = opt.sk();
-    if !is_tcp(sk) {
-        if is_mptcp(sk) && tcp_state(sk) == TcpState::CLOSE {
-            bar_from_connecting(sk)?;
-        }
-        return Err(errno::ENOPROTOOPT);
-    }
-    if let Some(socket) = socket_of(sk) {
+    if let Some(socket) = socket_of(sk)
+        && is_tcp(sk)
+    {
         if socket.by_rule != 0 && tcp_state(sk) == TcpState::CLOSE {
-            // From now on it goes by its own options, whatever rules say.
-            socket.by_rule = 0;
-            count_socket();
-        }
-        if socket.service == 0 {
-            socket.service = service().id;
+            by_options(socket);
         }
         return Ok(socket);
     }
-    if tcp_state(sk) != TcpState::CLOSE {
-        return Err(errno::EOPNOTSUPP);
+    let decision = cgroups::of_caller();
+    if decision.service == 0 {
+        // Another agent may serve it: the length stays as it is, too.
+        return Err(ALLOW);
     }
-    make_socket(sk).ok_or(errno::ENOBUFS)
+    if !is_tcp(sk) {
+        if is_mptcp(sk) && tcp_state(sk) == TcpState::CLOSE {
+            // It can't speak TLS, but was asked to: it is kept from ever connecting.
+            make_fresh(sk, decision.service)?;
+        }
+        return Err(deny(errno::ENOPROTOOPT));
+    }
+    if tcp_state(sk) != TcpState::CLOSE {
+        return Err(deny(errno::EOPNOTSUPP));
+    }
+    let socket = make_fresh(sk, decision.service)?;
+    if decision.closed { Err(refuse(Some(socket), AGENT_AWAY)) } else { Ok(socket) }
 }
 
-/// Keeps a socket that can't speak TLS, but was asked to, from ever connecting.
+/// Makes a socket that is not connected a TLS socket, if it is none yet.
+///
+/// `ENOBUFS` if it has no room for the state (`net.core.optmem_max`): then it is barred for good, lest an application that
+/// goes on speak plaintext.
 #[inline(always)]
-fn bar_from_connecting(sk: *mut bpf_sock) -> Result<(), i32> {
-    if socket_of(sk).is_none() {
-        make_socket(sk).ok_or(errno::ENOBUFS)?;
+fn make_fresh(sk: *mut bpf_sock, service: u64) -> Result<&'static mut Socket, i32> {
+    if let Some(socket) = socket_of(sk) {
+        return Ok(socket);
     }
-    Ok(())
+    make_socket(sk, service).ok_or_else(|| {
+        bar(sk);
+        deny(errno::ENOBUFS)
+    })
 }
 
 /// Checks what is the same for all options, and gives the context to change.

@@ -7,7 +7,7 @@
 //! 2. [`ssa_creating`] removes a mark that has been here before: the call that left it has failed, and this is
 //!    another one (one of io_uring's, which don't pass 1);
 //! 3. [`ssa_create`] takes the mark and makes the socket a TLS socket;
-//! 4. [`ssa_created`] refuses a socket whose mark nobody took: it was made in a cgroup that is not attached (any more).
+//! 4. [`ssa_created`] refuses a socket whose mark nobody took: no hook of a cgroup saw it.
 //!
 //! The first, second and fourth are loaded by the agent's own module (`kernel/fmod_ret.rs`). Their sections say
 //! `fentry`, which has the same arguments and is known to aya; its macro would drop what they return.
@@ -16,7 +16,7 @@
 //! no hook sees the end of such a socket: an agent that ends then waits for it, which is the safe side.
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_ancestor_cgroup_id},
+    helpers::bpf_get_current_pid_tgid,
     macros::cgroup_sock,
     programs::{FEntryContext, SockContext},
 };
@@ -25,8 +25,9 @@ use ssa_common::{limits::Counter, uapi::IPPROTO_TLS};
 
 use crate::{
     address::AF_INET,
+    cgroups,
     ctx::{AF_INET6, IPPROTO_TCP, SOCK_STREAM, is_tcp},
-    maps::{ATTACHED, SOCKET_CALLS, count, make_socket},
+    maps::{SOCKET_CALLS, count, make_socket},
     refusal::{ALLOW, deny, errno},
 };
 
@@ -50,7 +51,7 @@ fn ssa_protocol(ctx: *mut c_void) -> i32 {
     let wanted = protocol == IPPROTO_TLS
         && (family == AF_INET || family == AF_INET6)
         && kind & !FLAGS == SOCK_STREAM
-        && attached();
+        && cgroups::of_caller().service != 0;
     if wanted && SOCKET_CALLS.insert(thread, LEFT, 0).is_ok() {
         return IPPROTO_TCP as i32;
     }
@@ -95,7 +96,7 @@ fn ssa_created(ctx: *mut c_void) -> i32 {
     -errno::EPROTONOSUPPORT
 }
 
-/// `socket(2)` in an attached cgroup: takes the thread's mark and makes the socket a TLS socket. `ENOBUFS` if it
+/// `socket(2)` of a service: takes the thread's mark and makes the socket a TLS socket. `ENOBUFS` if it
 /// can't be.
 #[cgroup_sock(sock_create)]
 fn ssa_create(ctx: SockContext) -> i32 {
@@ -108,28 +109,9 @@ fn ssa_create(ctx: SockContext) -> i32 {
     if !is_tcp(sk) {
         return deny(errno::EPROTONOSUPPORT);
     }
-    let Some(socket) = make_socket(sk) else { return deny(errno::ENOBUFS) };
+    let Some(socket) = make_socket(sk, cgroups::of_caller().service) else { return deny(errno::ENOBUFS) };
     socket.by_protocol = 1;
     ALLOW
-}
-
-/// True if this thread's cgroup, or one above it, is attached.
-#[inline(always)]
-fn attached() -> bool {
-    /// Cgroups are seldom nested deeper; what is gets the kernel's own errno.
-    const LEVELS: i32 = 24;
-    for level in 0..LEVELS {
-        // SAFETY: the helper takes any level.
-        let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
-        if cgroup == 0 {
-            return false;
-        }
-        // SAFETY: only the entry's presence matters.
-        if unsafe { ATTACHED.get(cgroup) }.is_some() {
-            return true;
-        }
-    }
-    false
 }
 
 /// Removes the mark of a thread. Absent is as good.

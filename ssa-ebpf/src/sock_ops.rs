@@ -23,6 +23,7 @@ use ssa_common::{
 
 use crate::{
     address::{AF_INET, bytes, mapped, read, read_words},
+    cgroups,
     ctx::copy_words,
     lifecycle::{register, unregister},
     maps::{
@@ -90,18 +91,19 @@ fn on_listen(ctx: &SockOpsContext) {
     report(record);
 }
 
-/// Makes a socket that listens a TLS socket, if a rule says so, or may: its cgroup may be too new to be known. If
+/// Makes a socket that listens a TLS socket, if a rule says so, or may: its cgroup may be undecided. If
 /// there is no room, ingress keeps clients out by the rule alone.
 #[inline(always)]
 fn by_rule(ctx: &SockOpsContext, sk: *mut bpf_sock, at: &Endpoint) -> Option<&'static mut Socket> {
     let binder = storage(&raw const BIND_CALLERS, sk, 0)?;
-    let action = rules::of_cgroup(binder.cgroup, Traffic::IN_TCP, at);
-    if is_subflow(sk) || (action != Action::TLS && action != Action::UNKNOWN) {
+    let decision = cgroups::of_earlier(binder.cgroup);
+    let action = rules::of(&decision, Traffic::IN_TCP, at);
+    if is_subflow(sk) || (action != Action::TLS && action != Action::HELD && action != Action::CLOSED) {
         return None;
     }
     let socket = match socket_of(sk) {
         Some(socket) => socket,
-        None => make_socket_by_rule(sk)?,
+        None => make_socket_by_rule(sk, decision.service)?,
     };
     if socket.id == 0 {
         let mut caller = *binder;

@@ -2,7 +2,11 @@
 
 use aya_ebpf::{macros::cgroup_sock, programs::SockContext};
 
-use crate::{lifecycle::unregister, maps::socket_of, refusal::ALLOW};
+use crate::{
+    lifecycle::unregister,
+    maps::{socket_of, unbar},
+    refusal::ALLOW,
+};
 
 /// Never refuses: the kernel ignores what it returns.
 #[cgroup_sock(sock_release)]
@@ -10,5 +14,6 @@ fn ssa_release(ctx: SockContext) -> i32 {
     if let Some(socket) = socket_of(ctx.sock) {
         unregister(socket);
     }
+    unbar(ctx.sock);
     ALLOW
 }

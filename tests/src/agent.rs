@@ -37,6 +37,17 @@ pub fn executable() -> PathBuf {
 /// Log filter of agents: the hooks' own messages too, but not aya's.
 const LOG: &str = "debug,aya=info,aya_obj=info";
 
+/// Way in which an agent ends in order.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ends {
+    /// `--plaintext`: the guards are taken away, when no TLS socket is open.
+    Plaintext,
+    /// As it does by default: the guards stay if something depends on them.
+    Closed,
+    /// `--leave-guards`: the guards stay.
+    AlwaysClosed,
+}
+
 /// A running agent. Dropping it stops it in order, and removes the cgroup.
 pub struct Agent {
     cgroup: PathBuf,
@@ -48,8 +59,8 @@ pub struct Agent {
     replaced: Vec<Child>,
     log: Arc<Mutex<Vec<String>>>,
     filter: &'static str,
-    /// Starts agents with `--leave-guards`.
-    pub leave_guards: bool,
+    /// How agents that are started from now on end in order.
+    pub ends: Ends,
 }
 
 impl Agent {
@@ -114,7 +125,7 @@ impl Agent {
             replaced: Vec::new(),
             log: Arc::default(),
             filter: LOG,
-            leave_guards: false,
+            ends: Ends::Plaintext,
         };
         agent.configure("");
         agent
@@ -130,7 +141,11 @@ impl Agent {
         assert!(self.child.is_none() && self.successor.is_none(), "the last agent still runs");
         let mut child = command
             .args(["run", "--log", self.filter])
-            .args(self.leave_guards.then_some("--leave-guards"))
+            .args(match self.ends {
+                Ends::Plaintext => Some("--plaintext"),
+                Ends::Closed => None,
+                Ends::AlwaysClosed => Some("--leave-guards"),
+            })
             .arg("--cgroup")
             .arg(&self.cgroup)
             .arg("--config")
@@ -174,12 +189,21 @@ impl Agent {
             .expect("strace is installed")
     }
 
-    /// Programs that the cgroup has attached, as the kernel lists them.
+    /// Programs with this agent's maps that are attached to the root of the cgroups, as the kernel lists them.
     pub fn attached(&self) -> usize {
-        let output = Command::new("bpftool").args(["-j", "cgroup", "show"]).arg(&self.cgroup).output();
-        let list: serde_json::Value =
-            serde_json::from_slice(&output.expect("bpftool is installed").stdout).expect("bpftool speaks JSON");
-        list.as_array().expect("a list of programs").len()
+        let maps = ["SOCKETS", "CGROUPS"].map(|map| {
+            let path = self.pins().join(map);
+            bpftool(&["map", "show", "pinned", path.to_str().expect("it is UTF-8")])["id"].as_u64()
+        });
+        let own = |program: &serde_json::Value| {
+            let used = program["map_ids"].as_array().map(Vec::as_slice).unwrap_or_default();
+            used.iter().any(|map| maps.contains(&map.as_u64()))
+        };
+        let loaded = bpftool(&["prog", "show"]);
+        let own: Vec<&serde_json::Value> = loaded.as_array().expect("a list").iter().filter(|one| own(one)).collect();
+        let root = bpftool(&["cgroup", "show", cgroup_mount().to_str().expect("it is UTF-8")]);
+        let attached = root.as_array().expect("a list").iter();
+        attached.filter(|one| own.iter().any(|program| program["id"] == one["id"])).count()
     }
 
     /// `ssa-agent upgrade`: what it said, if a new agent has taken over; else why not.
@@ -335,7 +359,10 @@ impl Drop for Agent {
                 let _gone = child.wait();
             }
         }
-        let _gone = fs::remove_dir_all(self.pins());
+        let name = self.pins().file_name().and_then(|name| name.to_str()?.split('-').nth(1).map(str::to_owned));
+        let _left = Command::new(executable())
+            .args(["cleanup", "--plaintext", "--name", &name.expect("pins have the agent's name")])
+            .output();
         for _tick in 0..100 {
             if fs::remove_dir(&self.cgroup).is_ok() {
                 break;
@@ -343,6 +370,12 @@ impl Drop for Agent {
             thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// What bpftool says, as JSON.
+fn bpftool(words: &[&str]) -> serde_json::Value {
+    let output = Command::new("bpftool").arg("-j").args(words).output().expect("bpftool is installed");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("bpftool {words:?}: {error}"))
 }
 
 /// The programs of an agent that the guards call for as long as it lives.

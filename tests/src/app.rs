@@ -137,8 +137,15 @@ impl Drop for App {
 /// A command that runs `executable` as an application in the agent's cgroup.
 pub fn command(agent: &Agent, executable: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(agent::executable());
-    command.arg("exec").arg("--cgroup").arg(agent.cgroup()).arg("--").arg(executable);
+    // Whether an agent serves it or not: some tests are about that.
+    command.arg("exec").arg("--plaintext").arg("--cgroup").arg(agent.cgroup()).arg("--").arg(executable);
     command
+}
+
+/// Whether a set was refused as in a cgroup that nobody serves: by the kernel, or by guards of another test's agent that
+/// was killed. Those can't know whose a cgroup is that was made since.
+pub fn is_unserved(said: &Value) -> bool {
+    said == "ENOPROTOOPT" || said == "ENOTCONN"
 }
 
 /// Compiles a C source of `programs/`, and returns its path, which lives as long as `folder`.

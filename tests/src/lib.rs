@@ -11,6 +11,7 @@
 //! - [`server`]: peers, from well-behaved to hostile; [`nginx`] and `s_server` are real ones;
 //! - [`sniffer`]: every packet on an interface;
 //! - [`status`]: who says whether certificates are revoked;
+//! - [`starts`]: services that connect as soon as they have begun;
 //! - [`report`]: the table of errnos.
 
 pub mod agent;
@@ -25,6 +26,7 @@ pub mod pki;
 pub mod report;
 pub mod server;
 pub mod sniffer;
+pub mod starts;
 pub mod status;
 pub mod toxic;
 

@@ -28,6 +28,13 @@ pub fn fault(fault: &str, times: usize, saw: &str, (leaks, wrong): (usize, usize
     writeln!(file, "{row}").expect("there is room");
 }
 
+/// Notes a measurement, for whoever wants to know how long something took: tests assert no times.
+pub fn note(what: &str, came: &str) {
+    let path = path().with_file_name("notes.md");
+    let mut file = OpenOptions::new().create(true).append(true).open(path).expect("the build folder is ours");
+    writeln!(file, "| {what} | {came} |").expect("there is room");
+}
+
 /// The file: rows of case, errno, milliseconds, text.
 pub fn path() -> PathBuf {
     let test = std::env::current_exe().expect("the test has a path");

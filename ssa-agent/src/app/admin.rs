@@ -1,7 +1,7 @@
 //! Commands of an administrator to the running agent.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use ssa_common::limits::Counter;
 use tokio::{net::UnixStream, sync::mpsc};
-use tracing::error;
+use tracing::{error, warn};
 
 use super::upgrade::successor::{self, Successor};
 use crate::{
@@ -55,8 +55,18 @@ impl Handler for Admin {
     async fn handle(&self, command: Command) -> Answer {
         match command {
             Command::Reload => self.reload().await,
-            Command::Attach { cgroup } => done(self.attach(&cgroup).await),
-            Command::Detach { cgroup } => done(self.services.detach_for_good(&cgroup).await),
+            Command::Attach { cgroup } => done(self.attach(cgroup).await),
+            Command::Detach { cgroup, plaintext } => {
+                self.detach(cgroup, plaintext).await.unwrap_or_else(|error| Answer::Error(format!("{error:#}")))
+            }
+            Command::Explain(asked) => {
+                let enforcement = Arc::clone(&self.enforcement);
+                match tokio::task::spawn_blocking(move || enforcement.explain(&asked)).await {
+                    Ok(Ok(explanation)) => Answer::Explanation(Box::new(explanation)),
+                    Ok(Err(error)) => Answer::Error(format!("{error:#}")),
+                    Err(error) => Answer::Error(error.to_string()),
+                }
+            }
             Command::List => Answer::Services(self.services.infos()),
             Command::Uncaptured => {
                 let services = Arc::clone(&self.services);
@@ -77,10 +87,30 @@ impl Handler for Admin {
 }
 
 impl Admin {
-    async fn attach(&self, cgroup: &Path) -> Result<()> {
-        self.services.attach(cgroup).await?;
-        self.enforcement.policies.cgroup_attached();
-        Ok(())
+    async fn attach(&self, cgroup: PathBuf) -> Result<()> {
+        let (services, enforcement) = (Arc::clone(&self.services), Arc::clone(&self.enforcement));
+        let attached = tokio::task::spawn_blocking(move || {
+            services.attach(&cgroup)?;
+            enforcement.rules.refresh()?;
+            enforcement.policies.cgroup_attached();
+            Ok(())
+        });
+        attached.await?
+    }
+
+    /// Detaches a cgroup; one for which a rule makes something TLS is left closed, unless `plaintext` is meant.
+    async fn detach(&self, cgroup: PathBuf, plaintext: bool) -> Result<Answer> {
+        let (services, enforcement) = (Arc::clone(&self.services), Arc::clone(&self.enforcement));
+        let detached = tokio::task::spawn_blocking(move || {
+            let depends = enforcement.rules.depends(&cgroup);
+            services.detach(&cgroup, depends && !plaintext, true)?;
+            enforcement.rules.refresh()?;
+            if depends && plaintext {
+                warn!(cgroup = %cgroup.display(), "what rules made TLS is plaintext from now on, by command");
+            }
+            Ok(if depends && !plaintext { Answer::LeftClosed } else { Answer::Done })
+        });
+        detached.await?
     }
 
     fn status(&self) -> Status {

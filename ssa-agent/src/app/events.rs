@@ -37,8 +37,8 @@ const POLL_NAMESPACES: Duration = Duration::from_secs(1);
 
 /// Way in which an agent's time was over.
 pub(crate) enum End {
-    /// No cgroup is attached any more, or the guards stay attached, closed.
-    Detached,
+    /// It was told to end.
+    Stopped,
     /// Another agent serves in its place.
     HandedOver,
 }
@@ -139,7 +139,7 @@ impl EventLoop {
                 self.reconcile_attempts();
             }
         }
-        Ok(End::Detached)
+        Ok(End::Stopped)
     }
 
     fn handle(&mut self, event: Event) {

@@ -9,7 +9,4 @@ mod tasks;
 pub(crate) mod upgrade;
 mod wiring;
 
-pub(crate) use self::{
-    events::End,
-    run::{RunOptions, run},
-};
+pub(crate) use self::run::{RunOptions, run};

@@ -11,13 +11,16 @@ use crate::{
     enforce::Enforcement,
     policy::{File, Pods},
     services::{Services, pods},
-    sys::{cgroup, cgroup_watch::CgroupWatch},
+    sys::{
+        cgroup,
+        cgroup_watch::{CgroupWatch, Changes},
+    },
     telemetry::Metrics,
 };
 
-/// Period in which all cgroups are looked at: so much later is found what inotify has missed, such as by a queue that
-/// was full.
-const POLL_CGROUPS: Duration = Duration::from_secs(2);
+/// Period in which all cgroups are looked at, for what inotify has missed. Nothing waits for it: a cgroup that connects
+/// is decided on at once.
+const POLL_CGROUPS: Duration = Duration::from_secs(5);
 /// Period in which the files of policies are looked at.
 const POLL_FILES: Duration = Duration::from_secs(2);
 
@@ -48,32 +51,64 @@ impl Reconciler {
     }
 
     async fn watch_cgroups(self: Arc<Self>, stop: CancellationToken) -> Result<()> {
-        let watch = CgroupWatch::new()?;
+        let watch = Arc::new(CgroupWatch::new()?);
         let mount = cgroup::mount()?;
         loop {
-            // Watched first: what is made afterwards is told of, and looked at again.
+            // Watched first: what is made afterwards is told of.
             let found = cgroup::all_below(&mount, |path| watch.add(path));
             let own = Arc::clone(&self);
             tokio::task::spawn_blocking(move || own.reconcile(&found)).await?;
-            tokio::select! {
-                changed = watch.changed() => changed?,
-                () = sleep(POLL_CGROUPS) => {}
-                () = self.pods.changed.notified() => {}
-                () = stop.cancelled() => return Ok(()),
+            let look_again = sleep(POLL_CGROUPS);
+            tokio::pin!(look_again);
+            loop {
+                let changes = tokio::select! {
+                    changes = watch.changed() => changes?,
+                    () = &mut look_again => break,
+                    () = self.pods.changed.notified() => break,
+                    () = stop.cancelled() => return Ok(()),
+                };
+                if changes.missed {
+                    break;
+                }
+                let (own, watch) = (Arc::clone(&self), Arc::clone(&watch));
+                tokio::task::spawn_blocking(move || own.follow(&changes, &watch)).await?;
             }
         }
     }
 
-    /// Gives each cgroup its rules, attaches what is selected, and lets go of what is gone. `found` are all cgroups, by
-    /// inode. Blocks.
-    fn reconcile(&self, found: &[(u64, std::path::PathBuf)]) {
-        // First: what is attached has its rules.
-        self.enforcement.rules.reconcile(found);
-        let reconciled = self.services.reconcile(found, |path| self.enforcement.policies.selects(path));
-        if reconciled.attached {
+    /// Decides on the cgroups that were made, and lets go of those that were removed. Blocks.
+    fn follow(&self, changes: &Changes, watch: &CgroupWatch) {
+        let mut attached = false;
+        for path in &changes.made {
+            // Some may have been made below it before it was watched.
+            for (_id, path) in cgroup::all_below(path, |path| watch.add(path)) {
+                attached |= self.enforcement.rules.made(&path);
+            }
+        }
+        if attached {
             self.enforcement.policies.cgroup_attached();
         }
-        reconciled.gone.iter().for_each(|path| self.metrics.forget(&path.display().to_string()));
+        changes.removed.iter().for_each(|path| self.enforcement.rules.removed(path));
+        if !changes.removed.is_empty() {
+            self.let_go_of_removed();
+        }
+    }
+
+    /// Decides on all cgroups, attaches what is selected, and lets go of what is gone. `found` are all cgroups, by
+    /// inode. Blocks.
+    fn reconcile(&self, found: &[(u64, std::path::PathBuf)]) {
+        let before = self.services.attached().count();
+        self.enforcement.rules.reconcile(found);
+        if self.services.attached().count() != before {
+            self.enforcement.policies.cgroup_attached();
+        }
+        self.let_go_of_removed();
+    }
+
+    fn let_go_of_removed(&self) {
+        for path in self.services.let_go() {
+            self.metrics.forget(&path.display().to_string());
+        }
     }
 
     /// Follows the pods of this node until `stop`, from when a selector asks for pods. An error is logged, and ends it.
@@ -90,21 +125,19 @@ impl Reconciler {
         stop.run_until_cancelled(watched).await;
     }
 
-    /// Detaches pods that nothing selects any more, each as soon as its applications have closed their TLS sockets.
+    /// Detaches pods that nothing selects any more: their TLS sockets are refused from then on.
     fn let_go(&self) {
         for path in self.services.by_selector() {
             let Some(pod) = self.pods.of(&path) else { continue };
-            if self.enforcement.policies.selects(&path) {
+            if self.enforcement.rules.selects(&path) {
                 continue;
             }
             let pod = format!("{}/{}", pod.namespace, pod.name);
             info!(pod, "no [[service]] and no rule selects the pod any more: detaching");
-            let services = Arc::clone(&self.services);
-            tokio::spawn(async move {
-                if let Err(error) = services.detach(&path).await {
-                    warn!(error = format!("{error:#}"), cgroup = %path.display(), "a pod can't be detached");
-                }
-            });
+            let detached = self.services.detach(&path, false, false).and_then(|()| self.enforcement.rules.refresh());
+            if let Err(error) = detached {
+                warn!(error = format!("{error:#}"), cgroup = %path.display(), "a pod can't be detached");
+            }
         }
     }
 

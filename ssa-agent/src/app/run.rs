@@ -1,9 +1,9 @@
 //! Running agent, from its start to its end.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{fs, path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use ssa_common::event::Held;
+use ssa_common::{event::Held, limits::Counter};
 use tokio::{io::unix::AsyncFd, sync::mpsc, task::JoinHandle};
 use tracing::{error, info, warn};
 use zerocopy::FromBytes as _;
@@ -13,11 +13,12 @@ use super::{
     shutdown::end_sockets,
     tasks::ActiveTasks,
     upgrade::{predecessor::Predecessor, protocol::TransferredState},
-    wiring::{Wired, wire},
+    wiring::{SharedHooks, Wired, wire},
 };
 use crate::{
     connection::ConnectionTable,
     drain::{Lifecycle, Phase},
+    enforce::Enforcement,
     inbound::serve as serve_clients,
     kernel::{Events, Hooks, LoadedHooks, SocketMaps},
     policy::Config,
@@ -37,8 +38,12 @@ pub(crate) struct RunOptions {
     pub(crate) bpffs: PathBuf,
     /// Source of the configuration.
     pub(crate) config: Config,
-    /// `--leave-guards`: the guards stay attached at the end, and refuse until the next run.
+    /// Those of the cgroups that were made for this run, to be removed at its end.
+    pub(crate) made: Vec<PathBuf>,
+    /// `--leave-guards`: the guards stay attached at the end, whether something depends on them or not.
     pub(crate) leave_guards: bool,
+    /// `--plaintext`: the guards are detached at the end, although something depends on them.
+    pub(crate) plaintext: bool,
     /// `--take-over`: the agent takes the place of one of the same name, if there is one.
     pub(crate) take_over: bool,
 }
@@ -46,10 +51,11 @@ pub(crate) struct RunOptions {
 /// Most clients that were accepted for a listener and are not looked at yet; one more is reset.
 const CLIENTS_WAITING: usize = 1024;
 
-/// Attaches, serves for as long as `attended` takes, then ends what is open and detaches.
+/// Attaches, serves for as long as `attended` takes, then ends what is open. The guards stay where something depends on
+/// them.
 ///
 /// Errors: of the start, of `attended`, and of serving. Cancellation leaves the guards attached, and closed.
-pub(crate) async fn run(options: RunOptions, attended: impl AsyncFnOnce() -> Result<()>) -> Result<End> {
+pub(crate) async fn run(options: RunOptions, attended: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
     on_behalf::prepare().context("sockets to hand sockets over")?;
     let file = Arc::new(options.config.read()?);
     let mut predecessor = if options.take_over { Predecessor::ask(&options.name).await? } else { None };
@@ -70,20 +76,24 @@ pub(crate) async fn run(options: RunOptions, attended: impl AsyncFnOnce() -> Res
     let (clients, accepted) = mpsc::channel(CLIENTS_WAITING);
     let (candidates, ready) = mpsc::channel(1);
     let wired = wire(&options, &file, (hooks, maps), state, clients, candidates)?;
-    let Wired { lifecycle, services, mut event_loop, background, transfer, held } = wired;
+    let Wired { lifecycle, services, hooks, mut event_loop, background, transfer, held } = wired;
     let (inbound, sockets) = (Arc::clone(&event_loop.inbound), Arc::clone(&event_loop.sockets));
     let ending = Ending {
         lifecycle: Arc::clone(&lifecycle),
         services: Arc::clone(&services),
         sockets: Arc::clone(&sockets),
         table: event_loop.table.clone(),
+        enforcement: Arc::clone(&event_loop.enforcement),
+        hooks: Arc::clone(&hooks),
         leave_guards: options.leave_guards,
+        plaintext: options.plaintext,
+        made: options.made.clone(),
     };
     offer_ids(&sockets)?;
     tokio::spawn(serve_clients(Arc::clone(&inbound), accepted));
     inbound.listen_all();
     let tasks = ActiveTasks::begin(&background).await?;
-    services.open().await?;
+    hooks.lock().await.as_mut().context("the agent ends")?.open()?;
     if let Some(predecessor) = predecessor {
         inbound.settled().await;
         event_loop.predecessor = Some(predecessor.serving().await?);
@@ -97,8 +107,8 @@ pub(crate) async fn run(options: RunOptions, attended: impl AsyncFnOnce() -> Res
         attended = attended() => attended,
         // Without it every connect would wait for nothing: close, and say so.
         served = &mut serving => return match served?? {
-            End::HandedOver => Ok(End::HandedOver),
-            End::Detached => Err(anyhow!("the agent has stopped serving")),
+            End::HandedOver => Ok(()),
+            End::Stopped => Err(anyhow!("the agent has stopped serving")),
         },
     };
     ending.end(serving, service_manager, attended).await
@@ -110,50 +120,62 @@ struct Ending {
     services: Arc<Services>,
     sockets: Arc<SocketMaps>,
     table: ConnectionTable,
+    enforcement: Arc<Enforcement>,
+    hooks: SharedHooks,
     /// `--leave-guards`, as [`RunOptions`] has it.
     leave_guards: bool,
+    /// `--plaintext`, as [`RunOptions`] has it.
+    plaintext: bool,
+    /// Cgroups that were made, as [`RunOptions`] has it.
+    made: Vec<PathBuf>,
 }
 
 impl Ending {
-    /// Refuses connects that are held, resets connections, and detaches; or waits for an end that another agent has
+    /// Refuses connects that are held, resets connections, and detaches if nothing depends on the guards; or waits for an end that another agent has
     /// begun.
     async fn end(
         self,
         serving: JoinHandle<Result<End>>,
         service_manager: JoinHandle<()>,
         attended: Result<()>,
-    ) -> Result<End> {
+    ) -> Result<()> {
         let change = self.lifecycle.change().await;
         if self.lifecycle.phase() == Phase::Finishing {
             drop(change);
             let connections = self.table.count();
             warn!(connections, "another agent serves; finishing connections. A second signal ends them");
-            return serving.await?;
+            return serving.await?.map(|_end| ());
         }
-        let Some(mut hooks) = self.services.take_hooks().await else { bail!("the hooks were taken before") };
+        let Some(mut hooks) = self.hooks.lock().await.take() else { bail!("the hooks were taken before") };
         hooks.close();
         self.lifecycle.stop();
         // So that the service manager hears of it before the process is gone.
         service_manager.await?;
         drop(change);
         serving.await??;
-        let attached = self.services.attached().paths();
-        if self.leave_guards {
-            if attached.is_empty() {
-                hooks.unload()?;
-            } else {
-                info!("the guards stay attached, and refuse every TLS socket until the next run");
-            }
-            return attended.map(|()| End::Detached);
+        self.made.iter().for_each(|path| drop(fs::remove_dir(path)));
+        let services = self.services.infos();
+        let depend = self.enforcement.rules.depend()
+            || self.sockets.counter(Counter::Sockets) != 0
+            || services.iter().any(|service| service.sockets != 0);
+        if !self.plaintext && (depend || (self.leave_guards && !services.is_empty())) {
+            warn!(
+                services = services.len(),
+                "the guards stay attached, and refuse what was TLS until the next run. `ssa-agent cleanup --plaintext` \
+                 takes them away"
+            );
+            return attended;
+        }
+        if depend {
+            warn!(services = services.len(), "what was TLS is plaintext from now on, as --plaintext asks for");
         }
         end_sockets(&self.sockets).await;
         // From here on no plain socket can become a TLS socket; one may have, since they were counted.
-        attached.keys().try_for_each(|id| hooks.detach_options(*id))?;
+        hooks.detach_options()?;
         end_sockets(&self.sockets).await;
-        attached.keys().try_for_each(|id| hooks.detach(*id))?;
         hooks.unload()?;
         info!("detached");
-        attended.map(|()| End::Detached)
+        attended
     }
 }
 

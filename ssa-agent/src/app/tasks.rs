@@ -13,6 +13,8 @@ use super::{admin::Admin, reconcile::Reconciler};
 use crate::{
     control::server::{self, SocketFile},
     drain::Drain,
+    inbound::Inbound,
+    kernel::{ParkedSyns, SocketMaps},
     telemetry::{self, Health, Metrics, Snapshot},
 };
 
@@ -28,6 +30,10 @@ pub(crate) struct Background {
     pub(crate) health: Arc<Health>,
     /// Metrics that the monitor answers with.
     pub(crate) metrics: Arc<Metrics>,
+    /// Maps of the ring buffers.
+    pub(crate) sockets: Arc<SocketMaps>,
+    /// Listeners, to whose clients' first SYNs parked ones belong.
+    pub(crate) inbound: Arc<Inbound>,
     /// Function that reads the values which metrics need of the running agent.
     pub(crate) snapshot: Arc<dyn Fn() -> Snapshot + Send + Sync>,
     /// Phase of the process.
@@ -57,6 +63,7 @@ impl ActiveTasks {
         let stop = with.drain.child_token();
         let mut tasks = JoinSet::new();
         tasks.spawn(reload_at_hangup(Arc::clone(&with.admin), stop.clone()));
+        tasks.spawn(send_parked(ParkedSyns::new(with.sockets.parked()?)?, Arc::clone(&with.inbound), stop.clone()));
         tasks.spawn(Arc::clone(&with.reconciler).follow_cgroups(stop.clone()));
         tasks.spawn(Arc::clone(&with.reconciler).follow_pods(stop.clone()));
         tasks.spawn(Arc::clone(&with.reconciler).follow_files(stop.clone()));
@@ -69,6 +76,12 @@ impl ActiveTasks {
         self.answering.iter().for_each(AbortHandle::abort);
         while self.tasks.join_next().await.is_some() {}
         self.socket.leave();
+    }
+}
+
+/// Takes the SYNs that come to listeners before they are served, until `stop`.
+async fn send_parked(mut syns: ParkedSyns, inbound: Arc<Inbound>, stop: CancellationToken) {
+    while let Some(Ok(())) = stop.run_until_cancelled(syns.batch(|id, time, syn| inbound.parked(id, time, syn))).await {
     }
 }
 

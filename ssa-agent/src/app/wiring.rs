@@ -1,6 +1,6 @@
 //! Wiring: builds the parts of an agent, each with the others that it needs. Nothing else knows all of them.
 
-use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Instant};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use anyhow::Result;
 use ssa_common::limits::Counter;
@@ -21,7 +21,7 @@ use crate::{
     connection::{Answers, ConnectionTable},
     drain::Lifecycle,
     enforce::{Enforcement, LearnedNames, Limits, Policies, Rules},
-    inbound::{AcceptedSockets, Inbound, Listeners},
+    inbound::{AcceptedSockets, Inbound, Listeners, Parking},
     kernel::{AnswerMap, Hooks, Maps, SocketMaps},
     netns::{Client, Namespaces},
     options::Options,
@@ -29,8 +29,12 @@ use crate::{
     policy::{File, Pods},
     revocation::Revocation,
     services::Services,
+    sys::cgroup,
     telemetry::{Health, Metrics, Snapshot},
 };
+
+/// Hooks of the agent; none once they were taken, to be detached or handed over.
+pub(crate) type SharedHooks = Arc<tokio::sync::Mutex<Option<Hooks>>>;
 
 /// Agent that is built and does not serve yet, by what becomes of each part.
 pub(super) struct Wired {
@@ -38,6 +42,8 @@ pub(super) struct Wired {
     pub(super) lifecycle: Arc<Lifecycle>,
     /// Attached cgroups.
     pub(super) services: Arc<Services>,
+    /// Hooks, for the end of the agent or its successor.
+    pub(super) hooks: SharedHooks,
     /// Loop to which events go.
     pub(super) event_loop: EventLoop,
     /// Tasks that run beside the event loop.
@@ -64,16 +70,17 @@ pub(super) fn wire(
     let drain = lifecycle.drain();
     let metrics = Arc::new(Metrics::new()?);
     let pods = Arc::new(Pods::new(state.pods));
-    // Before anything is attached: there is no moment in which a rule does not hold.
-    let rules = Rules::new(rules, Arc::clone(&pods), Arc::clone(file))?;
-    let attached: &[PathBuf] = &options.cgroups;
-    let services = Services::attach_all(hooks, Arc::clone(&sockets), attached, state.detached, drain.clone())?;
-    let services = Arc::new(services);
+    let (agent, bpffs) = (options.name.clone(), options.bpffs.clone());
+    let services = Arc::new(Services::new(agent, bpffs, Arc::clone(&sockets), state.detached, drain.clone()));
+    let rules = Rules::new(rules, Arc::clone(&pods), Arc::clone(&services), Arc::clone(file), &options.cgroups)?;
     let attached = Arc::clone(services.attached());
     let revocation = Revocation::new(file.cache_directory(), Arc::clone(&metrics));
     let application_options = Arc::new(Options::new(option_maps, Arc::clone(&revocation))?);
     application_options.restore(state.texts);
-    let policies = Policies::new(policy, Arc::clone(&attached), Arc::clone(&pods), Arc::clone(file))?;
+    let policies = Policies::new(policy, Arc::clone(&attached), Arc::clone(file))?;
+    // Last: what the hooks find in the maps holds from their first call on.
+    hooks.attach(&cgroup::mount()?)?;
+    let hooks: SharedHooks = Arc::new(tokio::sync::Mutex::new(Some(hooks)));
     let names = LearnedNames::new(names, state.names);
     let limits = Limits::new(&file.machine().limits);
     let enforcement = Arc::new(Enforcement { policies, rules, names, limits });
@@ -102,6 +109,7 @@ pub(super) fn wire(
         drain: drain.clone(),
         maps: listeners,
         listeners: Listeners::default(),
+        parking: Parking::default(),
         accepted: AcceptedSockets::default(),
     });
     let admin = Arc::new(Admin {
@@ -128,11 +136,14 @@ pub(super) fn wire(
         reconciler,
         health: Arc::clone(&health),
         metrics,
+        sockets: Arc::clone(&sockets),
+        inbound: Arc::clone(&inbound),
         snapshot: snapshot(&services, &enforcement, &sockets, &table),
         drain: drain.clone(),
     };
     let transfer = Transfer {
         services: Arc::clone(&services),
+        hooks: Arc::clone(&hooks),
         options: Arc::clone(&application_options),
         enforcement: Arc::clone(&enforcement),
         pods,
@@ -140,7 +151,7 @@ pub(super) fn wire(
     };
     let event_loop = EventLoop {
         attempts: Attempts::new(outbound),
-        inbound,
+        inbound: Arc::clone(&inbound),
         options: application_options,
         enforcement,
         namespaces,
@@ -151,7 +162,7 @@ pub(super) fn wire(
         predecessor: None,
         drain,
     };
-    Ok(Wired { lifecycle, services, event_loop, background, transfer, held: state.held })
+    Ok(Wired { lifecycle, services, hooks, event_loop, background, transfer, held: state.held })
 }
 
 /// Reads what metrics need of the running agent.

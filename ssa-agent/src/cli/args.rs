@@ -50,6 +50,9 @@ impl AgentArgs {
     }
 }
 
+/// Mount point of the bpffs that agents use, if nothing else is said.
+pub(in crate::cli) const BPFFS: &str = "/sys/fs/bpf";
+
 /// Name of the agent that is started without a cgroup.
 pub(in crate::cli) const MACHINE: &str = "machine";
 

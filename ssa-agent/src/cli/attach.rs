@@ -3,6 +3,8 @@
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -20,13 +22,17 @@ use crate::{
 /// Let a running agent serve one more cgroup
 ///
 /// Applications in it, and below it, have TLS sockets from now on; sockets that they have made before do not
-/// (`ssa-agent list --uncaptured`). It stays attached until `ssa-agent detach`, or until the agent ends in order; an
-/// agent of the same name that is started after a crash takes it up again. For services that begin later, name them in
+/// (`ssa-agent list --uncaptured`). It stays attached until `ssa-agent detach`; an agent of the same name that is
+/// started later takes it up again. For services that begin later, name them in
 /// the configuration.
 #[derive(clap::Args)]
 pub(crate) struct AttachArgs {
     #[command(flatten)]
     which: Which,
+    /// Wait until an agent runs and serves it, for 90 s at most; that it is attached already is no error. For the
+    /// `ExecStartPre=+` of a service
+    #[arg(long)]
+    wait: bool,
     #[command(flatten)]
     agent: super::args::AgentArgs,
 }
@@ -72,9 +78,10 @@ impl Which {
 
 /// Let a running agent serve a cgroup no longer
 ///
-/// Its connections are reset. Then this waits until its applications have closed their TLS sockets: one that stays open
-/// must not become a plain socket. A cgroup that the configuration names is not attached again either, until `ssa-agent
-/// attach` or the agent's next start; but one that takes its place is, when the service begins again.
+/// Its connections are reset, and its TLS sockets refused from then on. If rules make traffic of its applications TLS,
+/// it is left closed: they are refused that traffic, until `ssa-agent attach` opens it again or --plaintext lets it
+/// pass as it is. A cgroup that the configuration names is not attached again either, until `ssa-agent attach` or the
+/// agent's next start; but one that takes its place is, when the service begins again.
 #[derive(clap::Args)]
 pub(crate) struct DetachArgs {
     #[command(flatten)]
@@ -82,6 +89,9 @@ pub(crate) struct DetachArgs {
     /// All that are attached, one after the other
     #[arg(long, conflicts_with = "Which")]
     all: bool,
+    /// Let pass as PLAINTEXT what rules made TLS
+    #[arg(long)]
+    plaintext: bool,
     #[command(flatten)]
     agent: super::args::AgentArgs,
 }
@@ -102,7 +112,20 @@ pub(crate) struct ListArgs {
 
 /// Runs `ssa-agent attach`.
 pub(crate) fn attach(args: &AttachArgs) -> Result<ExitCode> {
+    const LIMIT: Duration = Duration::from_secs(90);
+    const PERIOD: Duration = Duration::from_millis(100);
     ensure!(args.which.is_given(), "say which: a cgroup, --unit or --container");
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match attach_now(args) {
+            Ok(()) => return Ok(ExitCode::SUCCESS),
+            Err(_not_yet) if args.wait && Instant::now() < deadline => sleep(PERIOD),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn attach_now(args: &AttachArgs) -> Result<()> {
     let cgroups = match args.which.path() {
         Some(path) => vec![existing(path)?],
         None => {
@@ -111,10 +134,15 @@ pub(crate) fn attach(args: &AttachArgs) -> Result<ExitCode> {
         }
     };
     let name = args.agent.name()?;
-    for cgroup in cgroups {
+    let served: Vec<PathBuf> = if args.wait {
+        listed(&name)?.into_iter().filter(|service| !service.closed).map(|service| service.cgroup).collect()
+    } else {
+        Vec::new()
+    };
+    for cgroup in cgroups.into_iter().filter(|cgroup| !served.iter().any(|path| cgroup.starts_with(path))) {
         ask(&name, Command::Attach { cgroup })?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Runs `ssa-agent detach`.
@@ -128,7 +156,13 @@ pub(crate) fn detach(args: &DetachArgs) -> Result<ExitCode> {
         None => args.which.among(attached()?)?,
     };
     for cgroup in cgroups {
-        ask(&name, Command::Detach { cgroup })?;
+        let command = Command::Detach { cgroup: cgroup.clone(), plaintext: args.plaintext };
+        if matches!(ask(&name, command)?, Answer::LeftClosed) {
+            eprintln!(
+                "{} is left closed: what its rules make TLS is refused; `ssa-agent detach --plaintext` lets it pass",
+                cgroup.display()
+            );
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -147,7 +181,8 @@ pub(crate) fn list(args: &ListArgs) -> Result<ExitCode> {
     println!("{:>8}  CGROUP", "SOCKETS");
     for service in services {
         let removed = if service.removed { " (removed)" } else { "" };
-        println!("{:>8}  {}{removed}", service.sockets, service.cgroup.display());
+        let closed = if service.closed { " (closed)" } else { "" };
+        println!("{:>8}  {}{removed}{closed}", service.sockets, service.cgroup.display());
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,14 +6,15 @@ use anyhow::{Context as _, Result};
 
 use ssa_common::rule::Traffic;
 
-use crate::policy::{Application, Config, File, Mode, Pods, Policy};
+use crate::policy::{Application, Config, File, Pods, Policy};
 
 /// Check a configuration, and print the policy that it makes
 ///
 /// Reads the file and the certificates and keys that it names, and ends with an error that says where something is
-/// wrong. Otherwise prints the policy of the machine with all its defaults, or with --explain that of a running
-/// application and the profiles that it comes from. With --to or --listen it says what becomes of a socket of that
-/// application that sets no options of TLS, and by which rule. Changes nothing.
+/// wrong. Otherwise prints the policy of the machine with all its defaults, or with --explain that which the file makes
+/// for a running application, and the profiles that it comes from. With --to or --listen it says what the file makes of
+/// a socket of that application that sets no options of TLS, and by which rule. It asks no agent: whether one serves the
+/// application, and what is in force for it, is what `ssa-agent explain` says. Changes nothing.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -49,21 +50,7 @@ fn explain(args: &Args, file: &File, application: &Application, profiles: &[usiz
     };
     let rule = &file.rules()[index];
     let name = rule.name.get_ref();
-    match rule.mode() {
-        Mode::Require if kind == Traffic::IN_TCP => println!("# {at}: rule {name}: served as TLS"),
-        Mode::Prefer if kind == Traffic::IN_TCP => {
-            println!("# {at}: rule {name}: served as TLS, or as PLAINTEXT to who speaks none")
-        }
-        Mode::Prefer => {
-            println!("# {at}: rule {name}: TLS to {}, or PLAINTEXT if the peer speaks no TLS", rule.hostname());
-        }
-        Mode::Require if rule.passes_app_tls() => {
-            println!("# {at}: rule {name}: TLS to {}, or the application's own TLS, or no connection", rule.hostname());
-        }
-        Mode::Require => println!("# {at}: rule {name}: TLS to {}, or no connection", rule.hostname()),
-        Mode::Plain => println!("# {at}: rule {name}: left alone"),
-        Mode::Deny => println!("# {at}: rule {name}: refused with EACCES"),
-    }
+    println!("# {at}: rule {name}: {}", rule.outcome(kind));
     rule.mode().is_tls().then(|| file.policy_by_rule(profiles, rule))
 }
 
@@ -96,6 +83,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         if profiles.len() > 1 {
             println!("# (the later, the more specific: its keys win)");
         }
+        println!("# This reads the file only, and asks no agent: `ssa-agent explain {pid}` says what is in force.");
         by_rule = explain(args, &file, &application, &profiles);
     }
     println!();

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use super::{attach, check, doctor, exec, generate, probe, reload, run, status, upgrade};
+use super::{attach, check, cleanup, doctor, exec, explain, generate, probe, reload, run, status, upgrade};
 
 /// Speaks TLS for the applications of a cgroup: they open ordinary sockets, set options at the level
 /// IPPROTO_TLS, and connect.
@@ -20,8 +20,10 @@ enum Command {
     Run(run::Args),
     Exec(exec::Args),
     Check(check::Args),
+    Explain(explain::Args),
     Attach(attach::AttachArgs),
     Detach(attach::DetachArgs),
+    Cleanup(cleanup::Args),
     List(attach::ListArgs),
     Status(status::StatusArgs),
     Connections(status::ConnectionsArgs),
@@ -43,8 +45,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Exec(args) => exec::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Attach(args) => attach::attach(&args),
         Command::Detach(args) => attach::detach(&args),
+        Command::Cleanup(args) => cleanup::run(&args),
         Command::List(args) => attach::list(&args),
         Command::Status(args) => status::status(&args),
         Command::Connections(args) => status::connections(&args),

@@ -3,8 +3,10 @@
 pub(crate) mod args;
 pub(crate) mod attach;
 pub(crate) mod check;
+mod cleanup;
 pub(crate) mod doctor;
 pub(crate) mod exec;
+mod explain;
 pub(crate) mod generate;
 pub(crate) mod logging;
 pub(crate) mod main;

@@ -2,7 +2,6 @@
 
 use std::{
     ffi::OsString,
-    fs,
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{ExitCode, ExitStatus},
@@ -22,16 +21,16 @@ use tracing::warn;
 
 use super::selftest;
 use crate::{
-    app::{self, End, RunOptions},
+    app::{self, RunOptions},
     kernel::release,
     sys::{capabilities, cgroup},
 };
 
 /// Serve a cgroup: its applications' TLS sockets connect through this agent
 ///
-/// Loads and attaches the eBPF programs, and stays up until SIGINT or SIGTERM. Then it resets the open TLS connections,
-/// waits until no TLS socket is left, and detaches. A second signal ends it at once: the guards then stay attached and
-/// refuse every TLS socket, until the next run.
+/// Loads and attaches the eBPF programs, and stays up until SIGINT or SIGTERM. Then it resets the open TLS connections.
+/// If a rule or an open TLS socket depends on the guards, they stay attached, and refuse what was TLS until the next
+/// run; else it detaches them. A second signal ends it at once, and leaves the guards.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// A cgroup, as a path of the file system or below the cgroup2 mount; made if it is not there. May be given several
@@ -39,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH")]
     cgroup: Vec<PathBuf>,
     /// Folder that maps and programs are pinned in; a bpffs is mounted if none is there
-    #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf")]
+    #[arg(long, value_name = "PATH", default_value = super::args::BPFFS)]
     bpffs: PathBuf,
     #[command(flatten)]
     config: super::args::ConfigArgs,
@@ -47,11 +46,14 @@ pub(crate) struct Args {
     /// programs' own messages come as target `ssa_hooks`
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
-    /// At the end, reset the open connections and leave the guards attached: they refuse every TLS socket until the
-    /// next run, which takes up what was attached. Without it the end waits until the applications have closed their
-    /// TLS sockets
-    #[arg(long)]
+    /// At the end, leave the guards attached even if no rule and no open TLS socket depends on them: they refuse every
+    /// TLS socket until the next run, which takes up what was attached
+    #[arg(long, conflicts_with = "plaintext")]
     leave_guards: bool,
+    /// At the end, take the guards away although rules depend on them: what they made TLS is PLAINTEXT from then on.
+    /// The end waits until the applications have closed the TLS sockets that they have asked for
+    #[arg(long)]
+    plaintext: bool,
     /// Take the place of an agent of the same name, if one runs: it finishes its connections and ends, and nobody is
     /// refused meanwhile. `ssa-agent upgrade` starts an agent in this way
     #[arg(long, conflicts_with = "command")]
@@ -87,14 +89,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         cgroups.push(path);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let served = runtime.block_on(serve(&args, cgroups));
+    let served = runtime.block_on(serve(&args, cgroups, made));
     runtime.shutdown_background();
-    let (code, ended) = served?;
-    if matches!(ended, End::Detached) {
-        // Processes that are still in it keep it; they may be in it for as long as they like.
-        made.iter().for_each(|path| drop(fs::remove_dir(path)));
-    }
-    Ok(code)
+    served
 }
 
 /// Checks what the agent needs of the machine: one clear sentence for what the kernel would say in many.
@@ -132,7 +129,7 @@ fn raise_file_limit() {
     }
 }
 
-async fn serve(args: &Args, cgroups: Vec<PathBuf>) -> Result<(ExitCode, End)> {
+async fn serve(args: &Args, cgroups: Vec<PathBuf>, made: Vec<PathBuf>) -> Result<ExitCode> {
     let name =
         cgroups.first().map_or_else(|| Ok(super::args::MACHINE.to_owned()), |path| super::args::agent_name(path))?;
     let config = args.config.config();
@@ -141,17 +138,19 @@ async fn serve(args: &Args, cgroups: Vec<PathBuf>) -> Result<(ExitCode, End)> {
         cgroups: cgroups.clone(),
         bpffs: args.bpffs.clone(),
         config,
+        made,
         leave_guards: args.leave_guards,
+        plaintext: args.plaintext,
         take_over: args.take_over,
     };
     let asked = CancellationToken::new();
     let mut code = ExitCode::SUCCESS;
     let attended = async || attended(args, &cgroups, &asked, &mut code).await;
-    let ended = tokio::select! {
+    tokio::select! {
         done = app::run(options, attended) => done?,
         () = second_signal(&asked) => bail!("ended at once: the guards stay attached and refuse every TLS socket"),
-    };
-    Ok((code, ended))
+    }
+    Ok(code)
 }
 
 /// Does what the command line asks for while the agent serves: proves that it works, runs the command, waits for the
@@ -170,7 +169,7 @@ async fn attended(args: &Args, cgroups: &[PathBuf], asked: &CancellationToken, c
         asked.cancelled().await;
         return Ok(());
     }
-    let mut child = spawn(path, &args.command)?;
+    let mut child = spawn(path, &args.bpffs, &args.command)?;
     let status = tokio::select! {
         status = child.wait() => status?,
         () = asked.cancelled() => end(&mut child).await?,
@@ -187,9 +186,10 @@ fn print_ready(path: &Path) {
 }
 
 /// Starts a command inside the cgroup.
-fn spawn(path: &Path, command: &[OsString]) -> Result<Child> {
+fn spawn(path: &Path, bpffs: &Path, command: &[OsString]) -> Result<Child> {
     Command::new(std::env::current_exe()?)
-        .args(["exec".as_ref(), "--cgroup".as_ref(), path.as_os_str(), "--".as_ref()])
+        .args(["exec".as_ref(), "--bpffs".as_ref(), bpffs.as_os_str()])
+        .args(["--cgroup".as_ref(), path.as_os_str(), "--".as_ref()])
         .args(command)
         .kill_on_drop(true)
         .spawn()

@@ -94,7 +94,9 @@ impl Error {
         use enforce::Error as Enforce;
         match self {
             Self::Dial(error) => error.errno(),
-            Self::Enforce(Enforce::Limit(_) | Enforce::NoRule) => Errno::HostUnreachable,
+            Self::Enforce(
+                Enforce::Denied(_) | Enforce::Limit(_) | Enforce::NoRule | Enforce::NotServed | Enforce::Undecided,
+            ) => Errno::HostUnreachable,
             Self::Enforce(
                 Enforce::ApplicationChanged(_)
                 | Enforce::Invalid(_)
@@ -123,6 +125,9 @@ impl Error {
             Self::Dial(error) => error.reason(),
             Self::Enforce(Enforce::Limit(_)) => "limit",
             Self::Enforce(Enforce::NoRule) => "no_rule",
+            Self::Enforce(Enforce::Denied(_)) => "denied",
+            Self::Enforce(Enforce::NotServed) => "not_served",
+            Self::Enforce(Enforce::Undecided) => "undecided",
             Self::Enforce(Enforce::Invalid(_)) => "tls",
             Self::Enforce(
                 Enforce::ApplicationChanged(_)

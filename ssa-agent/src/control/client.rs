@@ -44,6 +44,8 @@ pub(crate) fn ask(name: &str, command: Command) -> Result<Answer> {
         Answer::Error(error) => bail!("{error}"),
         answer @ (Answer::Reloaded { .. }
         | Answer::Done
+        | Answer::LeftClosed
+        | Answer::Explanation(_)
         | Answer::Services(_)
         | Answer::Connections(_)
         | Answer::Failures(_)

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     connection::{ConnectionInfo, Failure},
+    enforce::{Asked, Explanation},
     services::{ServiceInfo, uncaptured::Uncaptured},
 };
 
@@ -32,11 +33,16 @@ pub(crate) enum Command {
         /// Path of the cgroup in the file system.
         cgroup: PathBuf,
     },
-    /// Reset a cgroup's connections, wait until its applications have closed their TLS sockets, and let it go.
+    /// Reset a cgroup's connections, and let it go. Where a rule makes something TLS it is left closed.
     Detach {
         /// Path of the cgroup in the file system.
         cgroup: PathBuf,
+        /// Whether what rules made TLS is to be plaintext from now on.
+        #[serde(default)]
+        plaintext: bool,
     },
+    /// Explain what becomes of a process's sockets.
+    Explain(Asked),
     /// List the attached cgroups.
     List,
     /// List the TCP sockets of services' applications that can't speak TLS.
@@ -67,6 +73,10 @@ pub(crate) enum Answer {
     },
     /// Done: the cgroup is attached, or is no longer.
     Done,
+    /// The cgroup is detached, and what its rules make TLS is refused.
+    LeftClosed,
+    /// Explanation of what becomes of a process's sockets.
+    Explanation(Box<Explanation>),
     /// Attached cgroups.
     Services(Vec<ServiceInfo>),
     /// TCP sockets that are older than the attachment, or of another cgroup.

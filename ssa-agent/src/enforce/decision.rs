@@ -1,11 +1,18 @@
 //! Decisions of the configuration for one connection.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use ssa_common::{rule::Traffic, socket::Caller};
+use tokio::time::{sleep, timeout};
 
-use super::{error::Error, learned_names::LearnedNames, limits::Limits, policies::Policies, rules::Rules};
+use super::{
+    error::Error,
+    learned_names::LearnedNames,
+    limits::Limits,
+    policies::Policies,
+    rules::{Rules, Ruling, Standing},
+};
 use crate::{
     policy::{Application, Direction, Effective, File, RuleMatch},
     tls::ServerName,
@@ -61,7 +68,39 @@ pub(crate) struct Decision {
     pub(crate) name: Option<ServerName>,
 }
 
+/// Time for which a cgroup may stay undecided: until the API server has told of its pod.
+const UNDECIDED_LIMIT: Duration = Duration::from_secs(10);
+/// Period in which such a cgroup is looked at.
+const UNDECIDED_PERIOD: Duration = Duration::from_millis(20);
+
 impl Enforcement {
+    /// Finds the service of a caller, and decides on its cgroup if nobody has yet: it waits for that, at most 10 s.
+    /// Cancellation loses nothing.
+    pub(crate) async fn settle(self: &Arc<Self>, caller: &Caller) -> Standing {
+        let cgroup = caller.cgroup;
+        let waited = async {
+            loop {
+                let own = Arc::clone(self);
+                let standing = tokio::task::spawn_blocking(move || {
+                    let (standing, attached) = own.rules.settle(cgroup);
+                    if attached {
+                        own.policies.cgroup_attached();
+                    }
+                    standing
+                });
+                let standing = standing.await;
+                match standing {
+                    Ok(Standing::Unknown) | Err(_) => sleep(UNDECIDED_PERIOD).await,
+                    Ok(standing @ (Standing::Served(_) | Standing::Nobody)) => return standing,
+                }
+            }
+        };
+        match self.rules.standing(cgroup) {
+            Some(standing) => standing,
+            None => timeout(UNDECIDED_LIMIT, waited).await.unwrap_or(Standing::Unknown),
+        }
+    }
+
     /// Decides by which rule, under which policy and with whom a connection is made. May read files of the
     /// configuration, and /proc.
     pub(crate) fn decide(&self, question: &Question<'_>) -> (DecisionLabels, Result<Decision, Error>) {
@@ -70,12 +109,20 @@ impl Enforcement {
             Direction::In => Traffic::IN_TCP,
             Direction::Out => Traffic::OUT_TCP,
         };
-        let rule = by_rule.then(|| self.rules.find(caller.cgroup, traffic, at)).flatten();
+        let ruling = by_rule.then(|| self.rules.ruling(caller.cgroup, traffic, at));
+        let rule = match ruling {
+            None => None,
+            Some(Ruling::Tls(found)) => Some(found),
+            Some(Ruling::Plain) => return (DecisionLabels::default(), Err(Error::NoRule)),
+            Some(Ruling::Unknown) => return (DecisionLabels::default(), Err(Error::Undecided)),
+            Some(Ruling::Denied(found)) => {
+                let rule = found.name().to_owned();
+                let labels = DecisionLabels { rule: Some(rule.clone()), ..Default::default() };
+                return (labels, Err(Error::Denied(rule)));
+            }
+        };
         let mut labels =
             DecisionLabels { rule: rule.as_ref().map(|found| found.name().to_owned()), ..Default::default() };
-        if by_rule && rule.is_none() {
-            return (labels, Err(Error::NoRule));
-        }
         let name = match (direction, &rule) {
             (Direction::In, _) => Ok(None),
             (Direction::Out, None) => Ok(Some(question.hostname.to_owned())),

@@ -35,6 +35,17 @@ pub(crate) enum Error {
     /// The rules have changed since the hooks have held the connect.
     #[error("the rule by which this would be TLS is no longer there")]
     NoRule,
+    /// No service has the application: it was detached, or its cgroup is none that is served.
+    #[error("the application's cgroup is served by no agent (any more)")]
+    NotServed,
+    /// A rule denies it.
+    #[error("the rule {0} denies it")]
+    Denied(String),
+    /// The application's cgroup can't be decided on.
+    #[error(
+        "nothing is known of the application's cgroup: it is gone, or of a pod that the API server has not told of"
+    )]
+    Undecided,
     /// A reload came between two looks at the policy.
     #[error("the policy has changed to one that asks for the application's executable; try again")]
     PolicyChanging,

@@ -2,6 +2,7 @@
 
 mod decision;
 mod error;
+mod explain;
 mod learned_names;
 mod limits;
 mod policies;
@@ -10,10 +11,11 @@ mod rules;
 pub(crate) use self::{
     decision::{Decision, DecisionLabels, Enforcement, Question},
     error::Error,
+    explain::{Asked, Explanation},
     learned_names::{Learned, LearnedNames},
     limits::{Limits, Permit},
     policies::Policies,
-    rules::Rules,
+    rules::{Rules, Standing},
 };
 
 #[cfg(any(fuzzing, test))]

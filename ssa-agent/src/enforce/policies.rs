@@ -18,17 +18,16 @@ use tracing::{info, warn};
 use super::error::Error;
 use crate::{
     kernel::{self, PolicyMaps},
-    policy::{Application, Effective, File, LoadError, Pods, Policy, Profile, RuleMatch, loosen, row, stamps},
+    policy::{Application, Effective, File, LoadError, Policy, Profile, RuleMatch, loosen, row, stamps},
     services::Attached,
     sync::lock,
-    sys::{as_caller::executable, cgroup},
+    sys::{as_caller::executable, cgroup, on_behalf},
 };
 
 /// Policies in force, for applications by their cgroup, user and executable.
 pub(crate) struct Policies {
     maps: Arc<PolicyMaps>,
     attached: Arc<Attached>,
-    pods: Arc<Pods>,
     /// Mount point of the cgroup file system.
     mount: PathBuf,
     in_force: Mutex<InForce>,
@@ -56,12 +55,7 @@ struct InForce {
 impl Policies {
     /// Puts a policy in force for the first time. Reads files of the configuration. Errors: no cgroup mount, unusable
     /// files, full maps.
-    pub(crate) fn new(
-        maps: Arc<PolicyMaps>,
-        attached: Arc<Attached>,
-        pods: Arc<Pods>,
-        file: Arc<File>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(maps: Arc<PolicyMaps>, attached: Arc<Attached>, file: Arc<File>) -> Result<Self, Error> {
         let mount = cgroup::mount().map_err(Error::Mount)?;
         let base = Arc::new(Effective::load(file.policy(&[]))?);
         // Classes of an agent before this one mean nothing, and go when those of this one are there.
@@ -83,7 +77,7 @@ impl Policies {
             numbers: HashMap::new(),
         };
         let wants_pods = watch::Sender::new(in_force.file.asks_for_pods());
-        let policies = Self { maps, attached, pods, mount, in_force: Mutex::new(in_force), wants_pods };
+        let policies = Self { maps, attached, mount, in_force: Mutex::new(in_force), wants_pods };
         policies.write_rows(&mut policies.lock())?;
         Ok(policies)
     }
@@ -200,24 +194,19 @@ impl Policies {
         }
     }
 
-    /// Path of a caller's cgroup below the mount; the attached one's, if it is none of those below.
+    /// Path of a caller's cgroup below the mount; that of its service, if it is gone.
     fn cgroup_of(&self, in_force: &mut InForce, caller: &Caller) -> PathBuf {
         let id = caller.cgroup;
         let of_service =
-            || self.attached.paths().get(&caller.service).map_or_else(PathBuf::new, |path| self.below_mount(path));
+            || self.attached.path(caller.service).map_or_else(PathBuf::new, |path| self.below_mount(&path));
         if !in_force.cgroups.contains_key(&id) && !in_force.file.profiles.is_empty() {
             self.refresh(in_force);
-            // A socket may be passed to an application elsewhere: once is enough to look.
-            in_force.cgroups.entry(id).or_insert_with(of_service);
+            // One that belongs to no service, or is not decided on yet: once is enough to look.
+            if let (false, Ok(path)) = (in_force.cgroups.contains_key(&id), on_behalf::cgroup_path(id)) {
+                in_force.cgroups.insert(id, self.below_mount(&path));
+            }
         }
         in_force.cgroups.get(&id).cloned().unwrap_or_else(of_service)
-    }
-
-    /// Whether the agent is to attach a cgroup by itself ([`File::selects`]).
-    pub(crate) fn selects(&self, cgroup: &Path) -> bool {
-        let file = Arc::clone(&self.lock().file);
-        let below = Path::new("/").join(cgroup.strip_prefix(&self.mount).unwrap_or(cgroup));
-        file.selects(&below, &self.pods)
     }
 
     /// Whether pods of Kubernetes are to be looked for, now and after each reload.
@@ -289,6 +278,10 @@ impl Policies {
     /// Finds the attached cgroups and all below them.
     fn find_cgroups(&self, in_force: &mut InForce) {
         in_force.cgroups.clear();
+        if in_force.file.profiles.is_empty() {
+            // All are of one class.
+            return;
+        }
         let mut left: Vec<PathBuf> = self.attached.paths().into_values().collect();
         while let Some(path) = left.pop() {
             let Ok(metadata) = fs::metadata(&path) else { continue };

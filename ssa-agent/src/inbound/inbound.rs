@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{accepted::AcceptedSockets, listeners::Listeners};
+use super::{accepted::AcceptedSockets, listeners::Listeners, parking::Parking};
 use crate::{
     connection::{Answers, ConnectionTable},
     drain::Drain,
@@ -36,6 +36,8 @@ pub(crate) struct Inbound {
     pub(crate) maps: Arc<ListenerMaps>,
     /// Listeners that are served.
     pub(crate) listeners: Listeners,
+    /// SYNs that came to listeners before they were served.
+    pub(crate) parking: Parking,
     /// Sockets that have come out of the listeners.
     pub(crate) accepted: AcceptedSockets,
 }

@@ -45,6 +45,11 @@ impl Listeners {
         self.lock().listeners.remove(&id)
     }
 
+    /// Finds a listener that is served, by its id.
+    pub(super) fn get(&self, id: u64) -> Option<Arc<Listener>> {
+        self.lock().listeners.get(&id).map(Arc::clone)
+    }
+
     /// Whether a listener is served.
     pub(super) fn serves(&self, id: u64) -> bool {
         self.lock().listeners.contains_key(&id)

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     connection::{Attempt, Error},
-    enforce::{self, Question},
+    enforce::{self, Question, Standing},
     netns::Namespace,
     policy::Direction,
     revocation::Origin,
@@ -36,8 +36,6 @@ use crate::{
 const HANDSHAKES_MAX: usize = 1024;
 /// Period in which the files of listeners are looked at.
 const REFRESH: Duration = Duration::from_secs(2);
-/// Period in which a listener of a new cgroup is looked at, until the cgroup has its rules.
-const SOON: Duration = Duration::from_millis(50);
 /// Time for which an accepted socket whose connection was reset may stay unheard of before it counts as gone: the
 /// kernel does not tell of one that nobody has taken from its listener.
 const UNHEARD: Duration = Duration::from_secs(5);
@@ -52,14 +50,8 @@ impl Inbound {
         }
         let (inbound, listening) = (Arc::clone(self), *listening);
         tokio::spawn(async move {
-            match begin(&inbound, &listening).await {
-                Ok(()) => {}
-                Err(error) if listening.status == ListenStatus::BY_RULE => {
-                    keep_trying(&inbound, &listening, error).await;
-                }
-                Err(error) if inbound.maps.listening(listening.id) => fail(&inbound, &listening, &error).await,
-                // It was closed meanwhile, and its settings with it.
-                Err(_moot) => {}
+            if let Err(error) = begin(&inbound, &listening).await {
+                keep_trying(&inbound, listening, error).await;
             }
         });
     }
@@ -147,19 +139,29 @@ impl Inbound {
     }
 }
 
-/// Tries until a listener by rule can be served: an application that knows nothing of TLS is not to lose it. Nothing
-/// reaches it until then.
-async fn keep_trying(inbound: &Arc<Inbound>, listening: &Listening, mut error: Error) {
+/// Ends a listener that can't be served, or tries until it can, if a rule makes it a TLS socket: an application that
+/// knows nothing of TLS is not to lose it. Nothing reaches it until then.
+async fn keep_trying(inbound: &Arc<Inbound>, listening: Listening, mut error: Error) {
     let at = SocketAddr::from(listening.at);
     let mut trouble = LogOnce::default();
     loop {
-        let unknown = !inbound.enforcement.rules.knows(listening.caller.cgroup);
-        if matches!(error, Error::Enforce(enforce::Error::NoRule)) && !unknown {
+        if matches!(error, Error::Enforce(enforce::Error::NoRule)) {
             // The rules say that it is plain: it stays so until they change.
+            if let Ok(namespace) = inbound.namespaces.of(&listening.caller).await {
+                inbound.send_parked(listening.id, &namespace);
+            }
+            return;
+        }
+        let denied = matches!(error, Error::Enforce(enforce::Error::Denied(_)));
+        if denied || listening.status != ListenStatus::BY_RULE {
+            if inbound.maps.listening(listening.id) {
+                fail(inbound, &listening, &error).await;
+            }
+            // Or it was closed meanwhile, and its settings with it.
             return;
         }
         let text = error.text(ERROR_BYTES);
-        if !unknown && trouble.is_new(&text) {
+        if trouble.is_new(&text) {
             warn!(
                 id = listening.id,
                 %at,
@@ -168,13 +170,13 @@ async fn keep_trying(inbound: &Arc<Inbound>, listening: &Listening, mut error: E
             );
         }
         tokio::select! {
-            () = sleep(if unknown { SOON } else { REFRESH }) => {}
+            () = sleep(REFRESH) => {}
             () = inbound.drain.stopped() => return,
         }
         if !inbound.maps.listening(listening.id) {
             return;
         }
-        match begin(inbound, listening).await {
+        match begin(inbound, &listening).await {
             Ok(()) => return,
             Err(again) => error = again,
         }
@@ -186,7 +188,14 @@ async fn begin(inbound: &Arc<Inbound>, listening: &Listening) -> Result<(), Erro
     if inbound.listeners.serves(listening.id) {
         return Ok(());
     }
-    let caller = &listening.caller;
+    let mut caller = listening.caller;
+    match inbound.enforcement.settle(&caller).await {
+        Standing::Served(service) => caller.service = service,
+        Standing::Nobody if listening.status == ListenStatus::BY_RULE => {}
+        Standing::Nobody => return Err(enforce::Error::NotServed.into()),
+        Standing::Unknown => return Err(enforce::Error::Undecided.into()),
+    }
+    let caller = &caller;
     let application = inbound.enforcement.policies.application(caller)?;
     let by_rule = listening.status == ListenStatus::BY_RULE;
     let at = SocketAddr::from(listening.at);
@@ -244,6 +253,7 @@ async fn begin(inbound: &Arc<Inbound>, listening: &Listening) -> Result<(), Erro
         inbound.end(listening.id);
         return Ok(());
     }
+    inbound.send_parked(listening.id, &listener.namespace);
     info!(id = listening.id, %at, "serving a listener");
     tokio::spawn(refresh(Arc::clone(inbound), listener));
     Ok(())

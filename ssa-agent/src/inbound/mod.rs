@@ -10,6 +10,9 @@ mod leg;
 mod listener;
 mod listeners;
 mod listening;
+mod parking;
 mod steering;
 
-pub(crate) use self::{accepted::AcceptedSockets, connection::serve, inbound::Inbound, listeners::Listeners};
+pub(crate) use self::{
+    accepted::AcceptedSockets, connection::serve, inbound::Inbound, listeners::Listeners, parking::Parking,
+};

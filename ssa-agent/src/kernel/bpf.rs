@@ -76,22 +76,6 @@ pub(crate) fn map_get<K: IntoBytes + Immutable, V: FromBytes>(map: BorrowedFd<'_
     Ok(value)
 }
 
-/// Puts a value into a map (`BPF_MAP_UPDATE_ELEM`).
-pub(crate) fn map_insert<K: IntoBytes + Immutable, V: IntoBytes + Immutable>(
-    map: BorrowedFd<'_>,
-    key: &K,
-    value: &V,
-) -> io::Result<()> {
-    let mut attr = element(map, key);
-    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_bytes().as_ptr() as u64;
-    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &attr).map(drop)
-}
-
-/// Removes a map's value (`BPF_MAP_DELETE_ELEM`).
-pub(crate) fn map_remove<K: IntoBytes + Immutable>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
-    bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &element(map, key)).map(drop)
-}
-
 /// The argument that names an element of a map. It points to `key`, which must outlive the call.
 fn element<K: IntoBytes + Immutable>(map: BorrowedFd<'_>, key: &K) -> bpf_attr {
     let mut attr = zeroed();

@@ -24,7 +24,7 @@ pub(crate) enum Error {
         source: io::Error,
     },
     /// Another agent of this name serves.
-    #[error("another agent serves this cgroup (its pins are in {})", path.display())]
+    #[error("another agent of this name runs (its pins are in {})", path.display())]
     Busy {
         /// Folder of the pins.
         path: PathBuf,
@@ -57,11 +57,13 @@ pub(crate) enum Error {
         /// Name of the map or program.
         name: &'static str,
     },
-    /// A cgroup above or below is attached already.
-    #[error("cgroup {}, above or below this one, is attached already; each may be attached once", path.display())]
-    Nested {
-        /// Path of the cgroup that is attached already.
+    /// An agent of this name, of another version, runs, or has left guards on which something depends.
+    #[error("{what} (its pins are in {})", path.display())]
+    OtherVersion {
+        /// Folder of its pins.
         path: PathBuf,
+        /// What is wrong, and what to do.
+        what: &'static str,
     },
     /// A program can't be loaded.
     #[error("loading the eBPF program {name} failed")]

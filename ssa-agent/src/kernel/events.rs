@@ -1,12 +1,14 @@
-//! Events of the hooks: the ring buffer EVENTS as a stream of typed records.
+//! Events of the hooks: the ring buffers EVENTS and PARKED as streams of typed records.
 
 use std::{io, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
-use ssa_common::event::{BlobSet, Changed, Closed, EventKind, Held, HoldEnded, Listening, Opened};
+use ssa_common::event::{BlobSet, Changed, Closed, EventKind, Held, HoldEnded, Listening, Opened, Parked};
 use tokio::{io::unix::AsyncFd, time::timeout};
 use tracing::error;
 use zerocopy::FromBytes as _;
+
+use super::packet::Syn;
 
 /// Event of a TLS socket.
 pub(crate) enum Event {
@@ -55,6 +57,31 @@ impl Events {
                 None => error!(length = record.len(), "the hooks sent an unknown event"),
             }
         }
+        Ok(())
+    }
+}
+
+/// Reader of SYNs that were parked (ring buffer PARKED).
+pub(crate) struct ParkedSyns(AsyncFd<RingBuf<MapData>>);
+
+impl ParkedSyns {
+    /// Makes the reader of a ring buffer. Must be called inside the runtime.
+    pub(crate) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
+        crate::sys::async_fd::async_fd(ring).map(Self)
+    }
+
+    /// Waits for parked SYNs, and hands all that are there to `handle`: the id of the listener, the time at which it
+    /// came in nanoseconds, and the SYN. Cancellation loses nothing.
+    pub(crate) async fn batch(&mut self, mut handle: impl FnMut(u64, u64, Syn)) -> io::Result<()> {
+        let mut ready = self.0.readable_mut().await?;
+        while let Some(record) = ready.get_inner_mut().next() {
+            if let Ok(parked) = Parked::read_from_bytes(&record)
+                && let Some(syn) = parked.syn.get(..parked.syn_len as usize).and_then(Syn::parse)
+            {
+                handle(parked.id, parked.time, syn);
+            }
+        }
+        ready.clear_ready();
         Ok(())
     }
 }

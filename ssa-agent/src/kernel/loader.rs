@@ -1,13 +1,14 @@
-//! Loader of the hooks: loads them, attaches them to cgroups, and pins what must outlive the agent.
+//! Loader of the hooks: loads them, attaches them to the root of the cgroups, and pins what must outlive the agent.
 //!
-//! Pinned under `BPFFS/ssa/v<ABI>-<name of the agent>/`: the maps, and for each cgroup a folder named by its inode with
-//! the links of its guards. A new agent of the same name opens the same maps and puts its programs into the same links,
-//! one by one and each in one step, so that no packet or call ever finds a guard missing.
+//! Pinned under `BPFFS/ssa/v<ABI>-<name of the agent>/`: the maps, and a folder `guards` with the links of the guards. A
+//! new agent of the same name opens the same maps and puts its programs into the same links, one by one and each in one
+//! step, so that no packet or call ever finds a guard missing.
 
 use super::{
     bpf,
     error::Error,
     fmod_ret,
+    leftovers::Pins,
     maps::all::Maps,
     objects::{HOOKS, STEER},
 };
@@ -23,13 +24,13 @@ use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
-use ssa_common::{ABI_VERSION, socket::Service};
+use ssa_common::ABI_VERSION;
 use std::{
     fs::{self, File},
     io,
     os::{
         fd::{AsFd as _, OwnedFd},
-        unix::fs::{DirBuilderExt as _, MetadataExt as _},
+        unix::fs::DirBuilderExt as _,
     },
     path::{Path, PathBuf},
     time::Duration,
@@ -37,14 +38,14 @@ use std::{
 use tracing::{debug, info};
 
 /// Maps that outlive the agent. The arrays of [`GATED_PROGRAMS`] do not: that is how the guards know that it is gone.
-const PINNED_MAPS: [&str; 28] = [
+const PINNED_MAPS: [&str; 29] = [
     "AGENT_LISTENERS",
-    "ATTACHED",
+    "BARRED",
     "BIND_CALLERS",
     "BLOBS",
     "CERTIFICATES",
     "CGROUP_CLASSES",
-    "CGROUP_RULES",
+    "CGROUPS",
     "CHAINS",
     "CIPHERS",
     "CIPHER_NAMES",
@@ -56,6 +57,7 @@ const PINNED_MAPS: [&str; 28] = [
     "IDS",
     "LEGS",
     "LISTENING",
+    "PARKED",
     "PATHS",
     "POLICIES",
     "RULE_ADDRESSES",
@@ -119,16 +121,18 @@ enum Guards {
     Open(Vec<ProgramArray<aya::maps::MapData>>),
 }
 
-/// Hooks: loaded once, attached to any number of cgroups. Dropping them leaves the guards attached, and closed.
+/// Hooks: loaded and attached once. Dropping them leaves the guards attached, and closed.
 pub(crate) struct Hooks {
     guards: Guards,
     /// Object that keeps the programs which the arrays name.
     ebpf: Ebpf,
     /// Whether `socket(2)` can take `IPPROTO_TLS`.
     socket_call: bool,
-    services: OwnedFd,
-    attached: OwnedFd,
+    /// Name of the agent.
+    name: String,
     pins: PathBuf,
+    /// Pins that an agent of this name, of another version, has left.
+    others: Vec<Pins>,
     /// Lock of the agent that serves; none while another one takes over.
     lock: Option<Flock<File>>,
 }
@@ -140,35 +144,36 @@ impl Hooks {
     pub(crate) fn load(name: &str, bpffs: &Path, in_place: bool) -> Result<LoadedHooks, Error> {
         let pins = pin_folder(bpffs, name)?;
         let lock = if in_place { None } else { Some(lock(&pins)?) };
+        let others = other_versions(name, bpffs)?;
         let mut loader = EbpfLoader::new();
         // Nothing is relocated against the kernel's types, whose reading would take a tenth of a second.
         loader.btf(None);
         for name in PINNED_MAPS {
             loader.map_pin_path(name, pins.join(name));
         }
+        loader.map_pin_path(OWNERS, owners_pin(bpffs)?);
         let verbose = tracing::enabled!(target: "ssa_hooks", tracing::Level::DEBUG);
         let level = if verbose { Level::Debug as u8 } else { 0 };
         let registers = u32::from(registers_can_be_read());
         loader.override_global("READ_REGISTERS", &registers, true).override_global(aya_log::LEVEL, &level, true);
-        let mut ebpf = loader.load(&HOOKS.0).map_err(Box::new)?;
+        let mut ebpf = {
+            // Of two agents that start at once, one makes the shared map and the other opens it.
+            let _turn = wait_for_turn(bpffs)?;
+            loader.load(&HOOKS.0).map_err(Box::new)?
+        };
         let logger = if verbose { EbpfLogger::init(&mut ebpf).ok() } else { None };
         let gated = GATED_PROGRAMS.iter().flat_map(|(_array, names)| names.iter().copied());
         for name in GUARDS.map(|(name, _kind)| name).into_iter().chain(gated) {
             load(&mut ebpf, name)?;
         }
-        let socket_call = socket_call(&mut ebpf, &pins);
+        let socket_call = socket_call(&mut ebpf, &pins, bpffs);
         if let Err(error) = &socket_call {
             let error = error as &dyn std::error::Error;
             info!(error, "socket(..., IPPROTO_TLS) can't be had; options make TLS sockets of plain ones, as ever");
         }
-        let maps = Maps::take(&mut ebpf, &pins)?;
-        let pinned = |name: &str| {
-            let path = pins.join(name);
-            bpf::pinned(&path).map_err(|source| Error::Bpffs { path, source })
-        };
-        let (services, attached) = (pinned("SERVICES")?, pinned("ATTACHED")?);
+        let maps = Maps::take(&mut ebpf, &pins, name)?;
         let (guards, socket_call) = (Guards::Closed, socket_call.is_ok());
-        let hooks = Self { guards, ebpf, socket_call, services, attached, pins, lock };
+        let hooks = Self { guards, ebpf, socket_call, name: name.to_owned(), pins, others, lock };
         Ok(LoadedHooks { hooks, maps, logger })
     }
 
@@ -193,60 +198,27 @@ impl Hooks {
         }
     }
 
-    /// Attaches the hooks to a cgroup, or puts the programs into the links that are there. Returns the cgroup's inode,
-    /// and whether nothing was there. Errors: [`Error::Nested`], [`Error::Cgroup`], [`Error::Attach`].
-    pub(crate) fn attach(&mut self, cgroup: &Path) -> Result<(u64, bool), Error> {
-        let broken = |source| Error::Cgroup { path: cgroup.to_owned(), source };
-        let directory = File::open(cgroup).map_err(broken)?;
-        let id = directory.metadata().map_err(broken)?.ino();
-        let pins = self.folder(id);
-        refuse_nested(cgroup, &self.pins)?;
-        let fresh = !pins.exists();
-        let attached = self.attach_guards(id, &directory, &pins);
-        if attached.is_err() && fresh {
-            // Half attached, and no TLS socket can have been made: the hook that makes them comes last.
-            let _as_far_as_it_went = self.forget(id);
-        }
-        attached.map(|()| (id, fresh))
-    }
-
-    fn attach_guards(&self, id: u64, directory: &File, pins: &Path) -> Result<(), Error> {
+    /// Attaches the hooks to the root of the cgroups, or puts the programs into the links that are there. What they find
+    /// in the maps holds from here on. Errors: [`Error::Cgroup`], [`Error::Attach`], [`Error::Bpffs`].
+    pub(crate) fn attach(&self, root: &Path) -> Result<(), Error> {
+        let directory = File::open(root).map_err(|source| Error::Cgroup { path: root.to_owned(), source })?;
+        let guards = self.guards();
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(pins)
-            .map_err(|source| Error::Bpffs { path: pins.to_owned(), source })?;
+            .create(&guards)
+            .map_err(|source| Error::Bpffs { path: guards.clone(), source })?;
         let create = self.socket_call.then_some(CREATE);
         if create.is_none() {
             // Of an agent that could.
-            unpin(pins, CREATE.0)?;
+            unpin(&guards, CREATE.0)?;
         }
         for (name, kind) in GUARDS.into_iter().chain(create) {
-            let failed = |source| Error::Attach { program: name, source };
             let program = program_fd(&self.ebpf, name)?;
-            guard(&pins.join(name), program, directory, kind).map_err(failed)?;
-            if name == "ssa_release" {
-                // The kernel has made the cgroup's value by now, and no TLS socket can be made yet.
-                self.name_service(id).map_err(failed)?;
-            }
+            guard(&guards.join(name), program, &directory, kind)
+                .map_err(|source| Error::Attach { program: name, source })?;
         }
-        if create.is_some() {
-            bpf::map_insert(self.attached.as_fd(), &id, &1_u32)
-                .map_err(|source| Error::Attach { program: CREATE.0, source })?;
-        }
-        Ok(())
-    }
-
-    /// Writes a cgroup's id where the hooks of the cgroup find it. The count of its sockets stays.
-    fn name_service(&self, id: u64) -> io::Result<()> {
-        let service: Service = bpf::map_get(self.services.as_fd(), &id)?;
-        if service.id == id { Ok(()) } else { bpf::map_insert(self.services.as_fd(), &id, &Service { id, ..service }) }
-    }
-
-    /// Inodes of the cgroups that an agent of the same name has left attached.
-    pub(crate) fn left_attached(&self) -> Vec<u64> {
-        let entries = fs::read_dir(&self.pins).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect()
+        self.replace_other_versions()
     }
 
     /// Announces that the agent lives: from here on options can be set and sockets connect.
@@ -279,42 +251,43 @@ impl Hooks {
         }
     }
 
-    /// Detaches the hooks that make TLS sockets in a cgroup.
-    pub(crate) fn detach_options(&self, id: u64) -> Result<(), Error> {
-        // Absent where `socket(2)` knows no TLS.
-        let _absent = bpf::map_remove(self.attached.as_fd(), &id);
-        detach_link(&self.folder(id), "ssa_setsockopt")
+    /// Detaches the hooks that make TLS sockets.
+    pub(crate) fn detach_options(&self) -> Result<(), Error> {
+        fmod_ret::unpin_marker(&self.pins).map_err(|source| Error::Bpffs { path: self.pins.clone(), source })?;
+        detach_link(&self.guards(), "ssa_setsockopt")
     }
 
-    /// Detaches the guards of a cgroup. Only right when no TLS socket of it is left: an open one would turn into a
-    /// plain one.
-    pub(crate) fn detach(&self, id: u64) -> Result<(), Error> {
-        detach_link(&self.folder(id), CREATE.0)?;
-        self.forget(id)
-    }
-
-    /// Removes the pins of a cgroup, and with them its guards.
-    pub(crate) fn forget(&self, id: u64) -> Result<(), Error> {
-        let folder = self.folder(id);
-        for name in GUARDS.iter().rev().map(|(name, _kind)| *name).chain([CREATE.0]) {
-            detach_link(&folder, name)?;
-        }
-        fs::remove_dir(&folder).map_err(|source| Error::Bpffs { path: folder.clone(), source })
-    }
-
-    /// Removes the maps' pins, when no cgroup is attached any more.
+    /// Detaches all guards, and removes the maps' pins. Only right when no TLS socket is left: an open one would turn
+    /// into a plain one.
     pub(crate) fn unload(self) -> Result<(), Error> {
-        let failed = |source| Error::Bpffs { path: self.pins.clone(), source };
-        fmod_ret::unpin_marker(&self.pins).map_err(failed)?;
-        fmod_ret::unpin_others(&self.pins).map_err(failed)?;
-        PINNED_MAPS.into_iter().try_for_each(|name| unpin(&self.pins, name))?;
-        fs::remove_dir(&self.pins).map_err(failed)
+        self.own_pins().remove()
     }
 
-    fn folder(&self, id: u64) -> PathBuf {
-        self.pins.join(id.to_string())
+    /// Pins of this agent.
+    fn own_pins(&self) -> Pins {
+        Pins { name: self.name.clone(), abi: ABI_VERSION, path: self.pins.clone() }
+    }
+
+    /// Takes away what an agent of this name, of another version, has left. Called when the guards of this one are
+    /// attached.
+    fn replace_other_versions(&self) -> Result<(), Error> {
+        for other in &self.others {
+            other.remove()?;
+            info!(version = other.abi, "took the place of what an agent of another version had left");
+        }
+        Ok(())
+    }
+
+    fn guards(&self) -> PathBuf {
+        self.pins.join(GUARDS_FOLDER)
     }
 }
+
+/// Name of the folder of the guards' links, in that of an agent's pins.
+const GUARDS_FOLDER: &str = "guards";
+
+/// Hooks that make TLS sockets: detached before the others.
+pub(super) const MAKERS: [&str; 2] = [CREATE.0, "ssa_setsockopt"];
 
 /// Result of [`trial`].
 pub(crate) struct LoadTrial {
@@ -374,15 +347,17 @@ fn registers_can_be_read() -> bool {
 }
 
 /// Lets `socket(2)` take `IPPROTO_TLS` in cgroups that are attached.
-fn socket_call(ebpf: &mut Ebpf, pins: &Path) -> Result<(), Error> {
-    let programs = fmod_ret::load(|map| bpf::pinned(&pins.join(map)).ok())?;
+fn socket_call(ebpf: &mut Ebpf, pins: &Path, bpffs: &Path) -> Result<(), Error> {
+    let shared = owners_pin(bpffs)?;
+    let pin = |map: &str| if map == OWNERS { shared.clone() } else { pins.join(map) };
+    let programs = fmod_ret::load(|map| bpf::pinned(&pin(map)).ok())?;
     load(ebpf, CREATE.0)?;
     Ok(fmod_ret::attach(&programs, pins)?)
 }
 
 /// Detaches a guard's link and removes its pin. Without its pin alone it would run on for a moment: the kernel frees links from
 /// a work queue (`bpf_link_put` in kernel/bpf/syscall.c, Linux 6.1).
-fn detach_link(pins: &Path, name: &str) -> Result<(), Error> {
+pub(super) fn detach_link(pins: &Path, name: &str) -> Result<(), Error> {
     if let Ok(link) = bpf::pinned(&pins.join(name)) {
         // The cgroup is gone, and its programs with it.
         let _gone = bpf::link_detach(link.as_fd());
@@ -390,7 +365,7 @@ fn detach_link(pins: &Path, name: &str) -> Result<(), Error> {
     unpin(pins, name)
 }
 
-fn unpin(pins: &Path, name: &str) -> Result<(), Error> {
+pub(super) fn unpin(pins: &Path, name: &str) -> Result<(), Error> {
     match fs::remove_file(pins.join(name)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::Bpffs { path: pins.join(name), source: error })
@@ -448,6 +423,25 @@ fn program_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a ProgramFd, E
     program.fd().map_err(|source| Error::Program { name, source: Box::new(source) })
 }
 
+/// Name of the map that all agents of this version share.
+pub(super) const OWNERS: &str = "OWNERS";
+
+/// Path of the pin of [`OWNERS`]; its folder is made, for root only.
+pub(super) fn owners_pin(bpffs: &Path) -> Result<PathBuf, Error> {
+    let folder = bpffs.join("ssa").join(format!("v{ABI_VERSION}"));
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+    made.map_err(|source| Error::Bpffs { path: folder.clone(), source })?;
+    Ok(folder.join(OWNERS))
+}
+
+/// Locks the folder of the shared map; waits for other agents that are about to open it.
+fn wait_for_turn(bpffs: &Path) -> Result<Flock<File>, Error> {
+    let pin = owners_pin(bpffs)?;
+    let failed = |source: io::Error| Error::Bpffs { path: pin.clone(), source };
+    let folder = File::open(pin.parent().expect("it has a folder")).map_err(failed)?;
+    Flock::lock(folder, FlockArg::LockExclusive).map_err(|(_folder, errno)| failed(errno.into()))
+}
+
 /// Makes the folder of an agent's pins, for root only.
 fn pin_folder(bpffs: &Path, name: &str) -> Result<PathBuf, Error> {
     let failed = |source| Error::Bpffs { path: bpffs.to_owned(), source };
@@ -459,40 +453,25 @@ fn pin_folder(bpffs: &Path, name: &str) -> Result<PathBuf, Error> {
     Ok(pins)
 }
 
-/// Refuses a cgroup above or below one that is attached: its hooks run for those below it as well, so that each option
-/// would be set twice, and each connect redirected twice.
-fn refuse_nested(cgroup: &Path, pins: &Path) -> Result<(), Error> {
-    let folder = pins.parent().expect("pins are in a folder of ours");
-    let agents = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let agents: Vec<PathBuf> = agents.collect();
-    let mut others: Vec<PathBuf> = cgroup.ancestors().skip(1).map(Path::to_owned).collect();
-    let mut below = vec![cgroup.to_owned()];
-    while let Some(parent) = below.pop() {
-        let children = fs::read_dir(&parent).into_iter().flatten().flatten();
-        below.extend(children.map(|child| child.path()).filter(|child| child.is_dir()));
-        others.extend(below.iter().cloned());
-        if others.len() > NESTED_MAX {
-            break;
+/// Pins that an agent of this name, of another version, has left. Errors: [`Error::OtherVersion`] if it runs, or if
+/// TLS sockets depend on its guards.
+fn other_versions(name: &str, bpffs: &Path) -> Result<Vec<Pins>, Error> {
+    let others: Vec<Pins> =
+        Pins::all(bpffs).into_iter().filter(|pins| pins.name == name && !pins.is_own_version()).collect();
+    for other in &others {
+        let (path, open) = (other.path.clone(), other.open_sockets());
+        if other.is_in_use() {
+            return Err(Error::OtherVersion { path, what: "an agent of another version serves: end it first" });
+        }
+        if open != 0 {
+            return Err(Error::OtherVersion {
+                path,
+                what: "TLS sockets depend on guards of another version: restart their applications, or open them by \
+                       `ssa-agent cleanup --plaintext`",
+            });
         }
     }
-    for other in others {
-        let attached = other.metadata().is_ok_and(|metadata| {
-            let name = metadata.ino().to_string();
-            agents.iter().any(|agent| agent.join(&name).exists()) && same_device(&metadata, cgroup)
-        });
-        if attached {
-            return Err(Error::Nested { path: other });
-        }
-    }
-    Ok(())
-}
-
-/// Most cgroups that are looked at; beyond, one that is attached may be missed.
-const NESTED_MAX: usize = 10_000;
-
-/// Whether two cgroups are of one file system: inodes are compared, and those of another one mean nothing.
-fn same_device(metadata: &fs::Metadata, cgroup: &Path) -> bool {
-    cgroup.metadata().is_ok_and(|own| own.dev() == metadata.dev())
+    Ok(others)
 }
 
 /// Locks the folder of the pins: two agents of one name would both hold, and both answer.

@@ -6,6 +6,7 @@ mod events;
 #[cfg(test)]
 mod fake;
 mod fmod_ret;
+mod leftovers;
 mod loader;
 mod maps;
 mod objects;
@@ -14,7 +15,8 @@ mod steer;
 
 pub(crate) use self::{
     error::Error,
-    events::{Event, Events},
+    events::{Event, Events, ParkedSyns},
+    leftovers::Pins,
     loader::{Hooks, LoadedHooks, trial},
     maps::{AnswerMap, ListenerMaps, Maps, OptionMaps, PolicyMaps, RuleKey, RuleMaps, SocketMaps},
     objects::release,

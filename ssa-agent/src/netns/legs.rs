@@ -58,7 +58,8 @@ impl Legs {
     pub(super) fn arrived(&self, stream: TcpStream, from: SocketAddr) {
         let Ok(target) = stream.local_addr() else { return };
         let tuple = (from, target);
-        let isn = sockopt::saved_syn(&stream).ok().and_then(|headers| saved_isn(&headers));
+        let saved = sockopt::saved_syn(&stream).ok().and_then(|headers| saved_isn(&headers));
+        let isn = saved.or_else(|| sockopt::received_isn(&stream).ok());
         let expected = {
             let mut expected = lock(&self.expected);
             match expected.get(&tuple) {

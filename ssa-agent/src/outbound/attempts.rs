@@ -83,8 +83,7 @@ impl Attempts {
         let (options, follow_options) = watch::channel(SocketOptions::new(record.peer_options));
         let socket = ConnectingSocket { number: record.attempt, held: Some(record.clone()), progress, options };
         self.sockets.insert(record.id, socket);
-        let (stop, drain) = (outbound.attached.stop(record.caller.service), outbound.drain.clone());
-        let held = HeldSyn::new(record, follow, outbound.answers.clone(), drain, stop);
+        let held = HeldSyn::new(record, follow, outbound.answers.clone(), outbound.drain.clone());
         self.tasks.spawn(connection::run(Arc::clone(outbound), held, follow_options));
     }
 

@@ -1,4 +1,4 @@
-//! Life of one held connect as one function: decide, dial, shake hands, answer, relay.
+//! Life of one held connect as one function: settle whose it is, decide, dial, shake hands, answer, relay.
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
@@ -9,14 +9,14 @@ use tracing::{Instrument as _, Span, debug, field::Empty, info_span, warn};
 use super::{
     hold::{HeldSyn, Outcome},
     outbound::Outbound,
-    secure::{Dialled, PeerLeg, admit_and_secure},
+    secure::{Dialled, PeerLeg, admit_and_pass, admit_and_secure},
     starttls,
     target::{labels, question},
 };
 use crate::{
     connection::{Error, Published},
     dial::{SocketOptions, option_updates},
-    enforce::DecisionLabels,
+    enforce::{self, DecisionLabels, Standing},
     netns::{self, Namespace},
     policy::RuleMatch,
     relay::{self, AppStream, PeerConnection},
@@ -42,13 +42,25 @@ async fn drive(outbound: &Outbound, mut held: HeldSyn, options: watch::Receiver<
     // Until the application has its connection, a successor may begin anew.
     let unresolved = outbound.drain.unresolved();
     let began = Instant::now();
+    let standing = tokio::select! {
+        () = outbound.drain.handing_over() => return held.leave(),
+        () = held.over() => return debug!("given up by the application"),
+        standing = outbound.enforcement.settle(&held.record().caller) => standing,
+    };
+    if let Standing::Served(service) = standing {
+        held.belongs_to(service, outbound.attached.stop(service));
+    }
     let namespace = tokio::select! {
         () = outbound.drain.handing_over() => return held.leave(),
         namespace = enter(outbound, &mut held) => namespace,
     };
     let Some(namespace) = namespace else { return };
     // Not before: a reload that came while the namespace was entered counts.
-    let (decided, decision) = outbound.enforcement.decide(&question(held.record()));
+    let (decided, decision) = match standing {
+        Standing::Nobody if held.record().by_rule == 0 => (DecisionLabels::default(), Err(enforce::Error::NotServed)),
+        Standing::Unknown => (DecisionLabels::default(), Err(enforce::Error::Undecided)),
+        Standing::Nobody | Standing::Served(_) => outbound.enforcement.decide(&question(held.record())),
+    };
     let decided = &decided;
     Span::current().record("server_name", &decided.name).record("rule", &decided.rule);
     let namespace = match namespace {
@@ -57,7 +69,14 @@ async fn drive(outbound: &Outbound, mut held: HeldSyn, options: watch::Receiver<
     };
     held.entered(namespace.end_hold());
     let rule = decision.as_ref().ok().and_then(|decision| decision.rule.clone());
-    let secured = match held.attempt_to(admit_and_secure(outbound, held.record(), decision, &namespace)).await {
+    let secured = held.attempt_to(async {
+        match decision {
+            // It was held because a rule could have wanted it; none does.
+            Err(enforce::Error::NoRule) => admit_and_pass(outbound, held.record(), &namespace).await,
+            decision => admit_and_secure(outbound, held.record(), decision, &namespace).await,
+        }
+    });
+    let secured = match secured.await {
         Outcome::Done(secured) => secured,
         Outcome::GivenUp => return debug!("given up by the application"),
         Outcome::Left => {

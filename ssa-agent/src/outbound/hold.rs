@@ -74,15 +74,9 @@ pub(crate) struct HeldSyn {
 }
 
 impl HeldSyn {
-    /// Makes the obligation for a record of the ring buffer. `progress` follows the attempt's later events; `stop` is
-    /// cancelled when the service is detached.
-    pub(crate) fn new(
-        record: Box<Held>,
-        progress: watch::Receiver<Progress>,
-        answers: Answers,
-        drain: Drain,
-        stop: CancellationToken,
-    ) -> Self {
+    /// Makes the obligation for a record of the ring buffer. `progress` follows the attempt's later events.
+    pub(crate) fn new(record: Box<Held>, progress: watch::Receiver<Progress>, answers: Answers, drain: Drain) -> Self {
+        let stop = drain.child_token();
         Self { record, progress, answers, drain, stop, end: None, owed: true }
     }
 
@@ -99,6 +93,12 @@ impl HeldSyn {
     /// Address that the application connects to.
     pub(crate) fn orig_dst(&self) -> SocketAddr {
         self.record.orig_dst.into()
+    }
+
+    /// Notes the service that it belongs to, and the token that is cancelled when that is detached.
+    pub(crate) fn belongs_to(&mut self, service: u64, stop: CancellationToken) {
+        self.record.caller.service = service;
+        self.stop = stop;
     }
 
     /// Token that is cancelled when the service is detached, and when the agent stops.
@@ -318,7 +318,7 @@ mod tests {
         let mut record = Box::new(Held::new_zeroed());
         (record.id, record.attempt) = (7, 1);
         let answers = Answers::new(map.clone());
-        let mut held = HeldSyn::new(record, follow, answers, lifecycle.drain(), CancellationToken::new());
+        let mut held = HeldSyn::new(record, follow, answers, lifecycle.drain());
         held.entered(end.clone());
         (World { end, map, lifecycle, progress }, held)
     }

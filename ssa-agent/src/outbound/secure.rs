@@ -67,6 +67,34 @@ pub(super) async fn admit_and_secure(
     Ok((leg, permit))
 }
 
+/// Takes a connection's permit, and dials: for a connect that was held before its cgroup was decided on, and that no rule
+/// is for. What the application sends goes on as it is.
+///
+/// Errors: a limit is reached, or of dialling. Cancellation closes the connection.
+pub(super) async fn admit_and_pass(
+    outbound: &Outbound,
+    held: &Held,
+    namespace: &Arc<Namespace>,
+) -> Result<(PeerLeg, Permit), Error> {
+    let permit = outbound.enforcement.limits.connection(&held.caller).map_err(enforce::Error::from)?;
+    let stream = dial::address(namespace, held.orig_dst.into(), setup(held), PASS_LIMIT).await?;
+    let peer = Dialled::Decided(PeerConnection::Plaintext(stream));
+    Ok((PeerLeg { peer, idle: Duration::ZERO, greeting: Vec::new(), check: None }, permit))
+}
+
+/// Time that dialling may take where no policy says so: about that of the kernel.
+const PASS_LIMIT: Duration = Duration::from_secs(120);
+
+/// Setup of the peer leg's socket: on behalf of the application, with the options that it has set.
+fn setup(held: &Held) -> SocketSetup {
+    SocketSetup { owner: owner(held), bound: held.bound, interface: held.interface, options: held.peer_options }
+}
+
+/// Owner of the sockets that are made for the application.
+fn owner(held: &Held) -> SocketOwner {
+    SocketOwner { cgroups: [held.cgroup, held.caller.cgroup], uid: held.caller.uid, gid: held.caller.gid }
+}
+
 /// Dials and shakes hands, as the decision has it, within the policy's limits of time.
 async fn secure(
     outbound: &Outbound,
@@ -80,7 +108,6 @@ async fn secure(
     let time = &effective.policy.time;
     let (connect_limit, handshake_limit) = (time.connect_seconds.get(), time.handshake_seconds.get());
     let idle = Duration::from_secs(time.idle_seconds);
-    let owner = SocketOwner { cgroups: [held.cgroup, held.caller.cgroup], uid: held.caller.uid, gid: held.caller.gid };
     let settings = match timeout(connect_limit, outbound.options.client(held.context, &effective)).await {
         Ok(settings) => settings?,
         Err(_elapsed) => return Err(Error::ReadTimeout { limit: connect_limit }),
@@ -90,9 +117,9 @@ async fn secure(
         // The socket's context is as new as the socket: connections by rule share their sessions by policy.
         tls.sessions = tls.sessions.map(|_own| Arc::clone(&effective.sessions));
     }
-    let origin = || Origin::application(Arc::clone(namespace), held.caller, owner);
+    let origin = || Origin::application(Arc::clone(namespace), held.caller, owner(held));
     let check = checks.map(|checks| outbound.revocation.check(checks, origin()));
-    let setup = SocketSetup { owner, bound: held.bound, interface: held.interface, options: held.peer_options };
+    let setup = setup(held);
     let stream = if orig_dst.ip().is_unspecified() && rule.is_none() {
         dial::name(namespace, held, orig_dst.port(), setup, connect_limit).await?
     } else {

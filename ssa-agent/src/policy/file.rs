@@ -57,6 +57,12 @@ pub(crate) struct File {
     /// Not the defaults, for want of a file.
     #[serde(skip)]
     pub(crate) is_from_file: bool,
+    /// Path that it was read from; empty for the defaults.
+    #[serde(skip)]
+    pub(super) path: PathBuf,
+    /// Lines of its rules, by index.
+    #[serde(skip)]
+    pub(super) rule_lines: Vec<usize>,
 }
 
 /// Where the configuration comes from.
@@ -131,7 +137,7 @@ impl File {
     /// Reads and checks a file.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        let parsed = Self::parse(&text).map(|file| Self { is_from_file: true, ..file });
+        let parsed = Self::parse(&text).map(|file| Self { is_from_file: true, path: path.to_owned(), ..file });
         parsed.map_err(|wrong| Error::Bad {
             path: path.to_owned(),
             place: Place(wrong.at.map(|at| position(&text, at))),
@@ -141,7 +147,7 @@ impl File {
 
     /// Parses and checks the text of a file. No other file is read.
     pub(super) fn parse(text: &str) -> Result<Self, Wrong> {
-        let file: Self = toml::from_str(text).map_err(|error| Wrong {
+        let mut file: Self = toml::from_str(text).map_err(|error| Wrong {
             at: error.span().map(|span| span.start),
             what: renamed(error.message()).unwrap_or_else(|| error.message().replace('\n', ", ")),
         })?;
@@ -166,6 +172,7 @@ impl File {
                 what: format!("profile {}: {what}", profile.name.get_ref()),
             })?;
         }
+        file.rule_lines = file.rules.iter().map(|rule| position(text, rule.name.span().start).0).collect();
         let mut names = HashSet::new();
         for rule in &file.rules {
             let wrong = |what: String| {
@@ -197,6 +204,16 @@ impl File {
     /// Whether pods are to be looked for.
     pub(crate) fn asks_for_pods(&self) -> bool {
         self.all_services().any(Selector::asks_for_pods)
+    }
+
+    /// Whether a cgroup below this one can come to be attached by itself.
+    pub(crate) fn may_select_below(&self, cgroup: &Path) -> bool {
+        self.all_services().any(|service| service.may_select_below(cgroup))
+    }
+
+    /// Whether services are named, which may begin at any time.
+    pub(crate) fn names_services(&self) -> bool {
+        self.all_services().next().is_some()
     }
 
     /// Those of the file, and those that rules are for.

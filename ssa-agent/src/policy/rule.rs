@@ -377,6 +377,23 @@ impl Rule {
         );
     }
 
+    /// What becomes of a socket that it is for, in words.
+    pub(crate) fn outcome(&self, traffic: Traffic) -> String {
+        match self.mode() {
+            Mode::Require if traffic == Traffic::IN_TCP => "served as TLS".to_owned(),
+            Mode::Prefer if traffic == Traffic::IN_TCP => {
+                "served as TLS, or as PLAINTEXT to who speaks none".to_owned()
+            }
+            Mode::Prefer => format!("TLS to {}, or PLAINTEXT if the peer speaks no TLS", self.hostname()),
+            Mode::Require if self.passes_app_tls() => {
+                format!("TLS to {}, or the application's own TLS, or no connection", self.hostname())
+            }
+            Mode::Require => format!("TLS to {}, or no connection", self.hostname()),
+            Mode::Plain => "left alone".to_owned(),
+            Mode::Deny => "refused with EACCES".to_owned(),
+        }
+    }
+
     /// What becomes of the connections that it is for.
     pub(crate) fn mode(&self) -> Mode {
         self.mode

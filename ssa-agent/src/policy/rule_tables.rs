@@ -37,15 +37,24 @@ impl RuleMatch {
     pub(crate) fn name(&self) -> &str {
         self.rule().name.get_ref()
     }
+
+    /// File and line at which it stands.
+    pub(crate) fn place(&self) -> String {
+        let line = self.file.rule_lines.get(self.index).copied().unwrap_or_default();
+        format!("{}:{line}", self.file.path.display())
+    }
+}
+
+/// Whether a cgroup is of a pod that nobody has told of.
+fn unheard(cgroup: &Path, pods: &Pods) -> bool {
+    cgroup.ancestors().any(|path| is_pod(path) && pods.of(path).is_none())
 }
 
 impl File {
     /// The rules for a cgroup, by index; by its path below the mount. None if that can't be known yet: it is of a pod that
     /// nobody has told of.
     pub(crate) fn rules_of(&self, cgroup: &Path, pods: &Pods) -> Option<Vec<usize>> {
-        let asks_for_pods = self.rules.iter().any(|rule| rule.service().is_some_and(Selector::asks_for_pods));
-        let unheard = |path: &&Path| is_pod(path) && pods.of(path).is_none();
-        if asks_for_pods && cgroup.ancestors().any(|path| unheard(&path)) {
+        if self.rules.iter().any(|rule| rule.service().is_some_and(Selector::asks_for_pods)) && unheard(cgroup, pods) {
             return None;
         }
         let takes = |rule: &Rule| {
@@ -59,9 +68,17 @@ impl File {
         self.rules.iter().filter_map(Rule::service).all(Selector::goes_by_path)
     }
 
-    /// Whether a rule that is not for a cgroup can be for one below it.
-    pub(crate) fn may_rule_below(&self, cgroup: &Path) -> bool {
-        self.rules.iter().any(|rule| rule.service().is_none_or(|service| service.may_select_below(cgroup)))
+    /// Whether a rule that is not for a cgroup of a service can be for one below it.
+    pub(crate) fn may_rule_otherwise_below(&self, cgroup: &Path, pods: &Pods) -> bool {
+        self.rules.iter().filter_map(Rule::service).any(|service| {
+            service.may_select_below(cgroup) && !cgroup.ancestors().any(|path| service.selects(path, pods))
+        })
+    }
+
+    /// Whether it can be told if a cgroup is to be attached: false for one of a pod that nobody has told of, where
+    /// selectors ask for pods.
+    pub(crate) fn knows_pod_of(&self, cgroup: &Path, pods: &Pods) -> bool {
+        !self.asks_for_pods() || !unheard(cgroup, pods)
     }
 
     /// The rule of these that decides, as the hooks find it.

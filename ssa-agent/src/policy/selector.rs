@@ -10,8 +10,8 @@ use std::{collections::BTreeSet, path::Path};
 /// Services are cgroups that the agent attaches by itself, when it starts and when they begin. It lets them go when they have
 /// ended. Each is named by one of `unit`, `cgroup`, `container` and `pod`.
 ///
-/// What is below a service is served with it. A slice that is there for good has no moment between the beginning of a service and
-/// its being attached. A service that is no longer named stays attached until `ssa-agent detach`.
+/// What is below a service is served with it. A service is served from its first packet on. One that is no longer named stays
+/// attached until `ssa-agent detach`.
 ///
 /// ```toml
 /// [[service]]

@@ -1,4 +1,4 @@
-//! Attached cgroups: attaches and detaches them, follows pods, finds what can't be served.
+//! Attached cgroups: who is served, which pods there are, what can't be served.
 
 mod attached;
 pub(crate) mod pods;
@@ -6,6 +6,6 @@ mod services;
 pub(crate) mod uncaptured;
 
 pub(crate) use self::{
-    attached::Attached,
+    attached::{Attached, AttachedBy},
     services::{ServiceInfo, Services},
 };

@@ -1,4 +1,7 @@
 //! Attaching and detaching cgroups: applications in them, and below them, have TLS sockets.
+//!
+//! This decides who is served. The hooks learn of it from [`crate::enforce::Rules`], which writes for each cgroup its
+//! service and its rules in one step.
 
 use std::{
     collections::HashSet,
@@ -6,12 +9,12 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
-    time::Duration,
+    time::SystemTime,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-use tokio::time::sleep;
+use ssa_common::cgroup::{CLOSED, Cgroup};
 use tracing::{info, warn};
 
 use super::{
@@ -20,26 +23,26 @@ use super::{
 };
 use crate::{
     drain::Drain,
-    kernel::{Hooks, SocketMaps},
-    policy::is_pod,
+    kernel::{Pins, SocketMaps},
     sync::lock,
     sys::{cgroup, on_behalf},
-    telemetry::LogOnce,
 };
 
-/// Attached cgroups with their hooks, and the names and commands that decide about attaching.
+/// Attached cgroups, and the names and commands that decide about attaching.
 pub(crate) struct Services {
     attached: Arc<Attached>,
     maps: Arc<SocketMaps>,
     drain: Drain,
+    /// Name of the agent, which tells its pins from those of others.
+    agent: String,
+    /// Mount point of the bpffs in which agents have their pins.
+    bpffs: PathBuf,
     /// Paths of cgroups that were attached by name, and not detached.
     names: Mutex<HashSet<PathBuf>>,
     /// Inodes of cgroups that could not be attached, which was logged.
     refused: Mutex<HashSet<u64>>,
     /// Inodes of cgroups that were detached by command: no selector attaches them again.
     detached: Mutex<HashSet<u64>>,
-    /// Hooks, locked while something is attached or detached; none once the agent ends.
-    hooks: tokio::sync::Mutex<Option<Hooks>>,
 }
 
 /// A service as `ssa-agent list` and the control socket show it.
@@ -51,65 +54,58 @@ pub(crate) struct ServiceInfo {
     pub(crate) sockets: u64,
     /// Whether the cgroup is gone; its sockets may live on.
     pub(crate) removed: bool,
+    /// Whether it was detached and left closed.
+    pub(crate) closed: bool,
     /// Way in which it came to be attached.
     pub(crate) by: AttachedBy,
 }
 
-/// Changes that [`Services::reconcile`] has made.
-#[derive(Default)]
-pub(crate) struct Reconciled {
-    /// Whether something was attached.
-    pub(crate) attached: bool,
-    /// Paths of cgroups that are gone with all of their TLS sockets.
-    pub(crate) gone: Vec<PathBuf>,
-}
-
 impl Services {
-    /// Attaches cgroups, and those that an agent of the same name has left attached. `detached`: inodes of those that
-    /// stay detached, by command to an agent before this one.
-    pub(crate) fn attach_all(
-        mut hooks: Hooks,
-        maps: Arc<SocketMaps>,
-        cgroups: &[PathBuf],
-        detached: Vec<u64>,
-        drain: Drain,
-    ) -> Result<Self> {
-        let services = Self {
+    /// Makes the table of an agent, with nothing attached. `detached`: inodes of cgroups that stay detached, by command
+    /// to an agent before this one.
+    pub(crate) fn new(agent: String, bpffs: PathBuf, maps: Arc<SocketMaps>, detached: Vec<u64>, drain: Drain) -> Self {
+        Self {
             attached: Arc::default(),
             maps,
             drain,
-            names: Mutex::new(cgroups.iter().cloned().collect()),
+            agent,
+            bpffs,
+            names: Mutex::default(),
             refused: Mutex::default(),
             detached: Mutex::new(detached.into_iter().collect()),
-            hooks: tokio::sync::Mutex::default(),
-        };
+        }
+    }
+
+    /// Attaches cgroups by name, and those that an agent of the same name has `left` attached, as the hooks have it. A
+    /// service of those that a selector is for is attached by it (`selects`).
+    pub(crate) fn begin(
+        &self,
+        cgroups: &[PathBuf],
+        left: impl Iterator<Item = (u64, Cgroup)>,
+        selects: impl Fn(&Path) -> bool,
+    ) -> Result<()> {
         for path in cgroups {
-            services.add(&mut hooks, path, AttachedBy::Name)?;
+            self.attach(path)?;
         }
-        let wanted = services.attached.paths();
-        for id in hooks.left_attached().into_iter().filter(|id| !wanted.contains_key(id)) {
-            match on_behalf::cgroup_path(id).ok() {
-                Some(path) => {
-                    // A pod that no selector is for any more is let go.
-                    let by = if is_pod(&path) { AttachedBy::Selector } else { AttachedBy::Name };
-                    services.add(&mut hooks, &path, by)?;
-                    info!(cgroup = %path.display(), "serving a cgroup that was left attached");
-                    if by == AttachedBy::Name {
-                        lock(&services.names).insert(path);
-                    }
-                }
-                // The kernel detaches everything with the last socket of a cgroup that is gone.
-                None if services.maps.sockets_of(id) == 0 => hooks.forget(id)?,
-                // Until then its guards stay, and refuse.
-                None => {
-                    let (path, stop) = (PathBuf::from(format!("removed, {id}")), services.drain.child_token());
-                    services
-                        .attached
-                        .insert(id, Service { path, by: AttachedBy::Selector, stop, before: HashSet::new() });
-                }
+        for (id, decision) in left.filter(|(id, decision)| decision.service == *id) {
+            if self.attached.is_open(id) {
+                continue;
             }
+            let (path, by) = match on_behalf::cgroup_path(id) {
+                // What no selector is for any more, such as a pod, is let go.
+                Ok(path) if selects(&path) || lock(&self.detached).contains(&id) => (path, AttachedBy::Selector),
+                Ok(path) if crate::policy::is_pod(&path) => (path, AttachedBy::Selector),
+                Ok(path) => {
+                    lock(&self.names).insert(path.clone());
+                    (path, AttachedBy::Name)
+                }
+                Err(_gone) if self.maps.sockets_of(id) == 0 => continue,
+                Err(_gone) => (PathBuf::from(format!("removed, {id}")), AttachedBy::Selector),
+            };
+            info!(cgroup = %path.display(), "serving a cgroup that was left attached");
+            self.insert(id, &path, by, HashSet::new(), decision.flags & CLOSED != 0);
         }
-        Ok(Self { hooks: Some(hooks).into(), ..services })
+        Ok(())
     }
 
     /// Attached cgroups, for those who only look.
@@ -117,76 +113,85 @@ impl Services {
         &self.attached
     }
 
-    /// Announces that the agent lives: sockets connect from here on. Errors: the agent ends, or a map can't be written.
-    pub(crate) async fn open(&self) -> Result<()> {
-        Ok(self.hooks.lock().await.as_mut().context("the agent ends")?.open()?)
-    }
-
-    /// Attaches a cgroup by name. Errors: it is attached already, is the agent's own, can't be attached, or the agent
-    /// ends.
-    pub(crate) async fn attach(&self, path: &Path) -> Result<()> {
-        let mut hooks = self.hooks.lock().await;
-        let hooks = hooks.as_mut().context("the agent ends")?;
-        let id = fs::metadata(path)?.ino();
-        ensure!(!self.attached.paths().contains_key(&id), "{} is attached already", path.display());
-        self.add(hooks, path, AttachedBy::Name)?;
+    /// Attaches a cgroup by name; one that was left closed is opened. Errors: it is attached already, by this agent or
+    /// another, or is the agent's own.
+    pub(crate) fn attach(&self, path: &Path) -> Result<()> {
+        let id = fs::metadata(path).with_context(|| format!("cgroup {}", path.display()))?.ino();
+        ensure!(!self.attached.is_open(id), "{} is attached already", path.display());
+        self.check(id, path)?;
+        for (below, other) in cgroup::all_below(path, |_path| ()).into_iter().skip(1) {
+            self.check_others(below, &other)?;
+        }
+        // Before it is served: what is made in between is served, too.
+        self.insert(id, path, AttachedBy::Name, uncaptured::inodes(path), false);
         lock(&self.names).insert(path.to_owned());
         lock(&self.detached).remove(&id);
         info!(cgroup = %path.display(), "attached");
         Ok(())
     }
 
-    fn add(&self, hooks: &mut Hooks, path: &Path, by: AttachedBy) -> Result<()> {
-        ensure!(
-            !cgroup::is_own(path)?,
-            "the agent itself is in {}: its own connections would come back to it",
-            path.display()
-        );
-        let (id, fresh) = hooks.attach(path)?;
-        // After it: what was made in between is counted as older, though it is served.
-        let before = if fresh { uncaptured::inodes(path) } else { HashSet::new() };
-        self.attached.insert(id, Service { path: path.to_owned(), by, stop: self.drain.child_token(), before });
-        Ok(())
-    }
-
-    /// Detaches a cgroup by command: no selector attaches this very cgroup again.
-    pub(crate) async fn detach_for_good(&self, path: &Path) -> Result<()> {
-        lock(&self.detached).extend(self.attached.find(path));
-        self.detach(path).await
-    }
-
-    /// Detaches a cgroup: resets its connections, and waits, without a limit, until its applications have closed their
-    /// TLS sockets, lest one become a plain socket.
-    pub(crate) async fn detach(&self, path: &Path) -> Result<()> {
-        let id = self.attached.begin_detach(path)?;
-        lock(&self.names).remove(path);
-        let detached = self.hooks.lock().await.as_mut().context("the agent ends")?.detach_options(id);
-        detached?;
-        let mut trouble = LogOnce::default();
-        loop {
-            let open = self.maps.sockets_of(id);
-            if open == 0 {
-                break;
-            }
-            if trouble.is_new(&open.to_string()) {
-                warn!(
-                    open,
-                    cgroup = %path.display(),
-                    "TLS sockets are still open; waiting for their applications to close them"
-                );
-            }
-            sleep(Duration::from_millis(50)).await;
+    /// Attaches a cgroup that a selector or a name is for, if it is not served with one above it; true if it was
+    /// attached. `began` says that it may have had applications before. A failure is logged, once.
+    pub(crate) fn select(&self, id: u64, path: &Path, began: bool, selects: impl FnOnce() -> bool) -> bool {
+        let named = lock(&self.names).contains(path);
+        if self.attached.find(path) == Some(id)
+            || lock(&self.refused).contains(&id)
+            || (!named && (lock(&self.detached).contains(&id) || self.is_below(path) || !selects()))
+        {
+            return false;
         }
-        self.hooks.lock().await.as_mut().context("the agent ends")?.detach(id)?;
-        self.attached.remove(id);
-        info!(cgroup = %path.display(), "detached");
+        if let Err(error) = self.check(id, path) {
+            warn!(error = format!("{error:#}"), cgroup = %path.display(), "a service can't be attached");
+            lock(&self.refused).insert(id);
+            return false;
+        }
+        let by = if named { AttachedBy::Name } else { AttachedBy::Selector };
+        let before = if began { uncaptured::inodes(path) } else { HashSet::new() };
+        if !before.is_empty() {
+            warn!(cgroup = %path.display(), sockets = before.len(), "{LATE}");
+        }
+        self.insert(id, path, by, before, false);
+        info!(cgroup = %path.display(), "attached");
+        true
+    }
+
+    /// Detaches a cgroup: resets its connections, and refuses its TLS sockets from now on. `leave_closed`: what its
+    /// rules make TLS is refused, too; else it speaks plaintext. By `command`, no selector attaches this very cgroup
+    /// again. Errors: it is not attached.
+    pub(crate) fn detach(&self, path: &Path, leave_closed: bool, command: bool) -> Result<()> {
+        let id = self.attached.detach(path, leave_closed)?;
+        lock(&self.names).remove(path);
+        if command {
+            lock(&self.detached).insert(id);
+        }
+        if leave_closed {
+            warn!(cgroup = %path.display(), "detached, and left closed: what its rules make TLS is refused");
+        } else {
+            info!(cgroup = %path.display(), "detached");
+        }
         Ok(())
     }
 
-    /// Paths of the cgroups that selectors have attached and that are not being detached.
+    /// Whether a cgroup that is not there, or not attached yet, is attached by name, below this one.
+    pub(crate) fn is_named_below(&self, path: &Path) -> bool {
+        lock(&self.names).iter().any(|name| name != path && name.starts_with(path))
+    }
+
+    /// Reason why a cgroup is not attached, where it is one of its own: it was detached, or refused.
+    pub(crate) fn why_not(&self, path: &Path) -> Option<String> {
+        path.ancestors().find_map(|path| {
+            let id = fs::metadata(path).ok()?.ino();
+            if lock(&self.detached).contains(&id) {
+                return Some(format!("{} was detached by command", path.display()));
+            }
+            self.check(id, path).err().map(|error| format!("{error:#}"))
+        })
+    }
+
+    /// Paths of the cgroups that selectors have attached and that are not closed.
     pub(crate) fn by_selector(&self) -> Vec<PathBuf> {
         let all = self.attached.all().into_values();
-        let staying = all.filter(|service| service.by == AttachedBy::Selector && !service.stop.is_cancelled());
+        let staying = all.filter(|service| service.by == AttachedBy::Selector && !service.closed);
         staying.map(|service| service.path).collect()
     }
 
@@ -195,6 +200,7 @@ impl Services {
         let info = |(id, service): (u64, Service)| ServiceInfo {
             sockets: self.maps.sockets_of(id),
             removed: !service.is_there(id),
+            closed: service.closed,
             cgroup: service.path,
             by: service.by,
         };
@@ -207,70 +213,65 @@ impl Services {
         services.flat_map(|service| uncaptured::find(&service.path, &service.before)).collect()
     }
 
-    /// Attaches cgroups that selectors and names want and that are not attached, and lets go of those that are gone
-    /// with all of their TLS sockets. `found`: all cgroups of the machine, by inode; `selects` says whether a selector
-    /// wants one. Failures are logged. Blocks.
-    pub(crate) fn reconcile(&self, found: &[(u64, PathBuf)], selects: impl Fn(&Path) -> bool) -> Reconciled {
-        let mut reconciled = Reconciled::default();
-        let mut hooks = self.hooks.blocking_lock();
-        let Some(hooks) = hooks.as_mut() else { return reconciled };
-        let all = self.attached.all();
-        let gone = all.iter().filter(|(id, service)| !service.is_there(**id) && self.maps.sockets_of(**id) == 0);
-        for (id, _service) in gone {
-            if let Err(error) = hooks.forget(*id) {
-                warn!(error = &error as &dyn std::error::Error, "the pins of a removed cgroup stay");
-            }
-            if let Some(service) = self.attached.remove(*id) {
-                info!(cgroup = %service.path.display(), "an attached cgroup was removed");
-                reconciled.gone.push(service.path);
-            }
-        }
-        let attached = self.attached.paths();
-        let names = lock(&self.names).clone();
-        for (id, path) in found.iter().filter(|(id, _path)| !attached.contains_key(id)) {
-            let by = if names.contains(path) { AttachedBy::Name } else { AttachedBy::Selector };
-            // What is below an attached cgroup is served with it.
-            let below = self.attached.paths().values().any(|other| path.starts_with(other));
-            let selected = || selects(path) && !lock(&self.detached).contains(id);
-            if below || (by == AttachedBy::Selector && !selected()) || lock(&self.refused).contains(id) {
-                continue;
-            }
-            match self.add(hooks, path, by) {
-                Ok(()) => {
-                    reconciled.attached = true;
-                    info!(cgroup = %path.display(), "attached");
-                    let before = cgroup::processes(path);
-                    if !before.is_empty() {
-                        warn!(cgroup = %path.display(), processes = before.len(), "{LATE}");
-                    }
-                }
-                Err(error) => {
-                    warn!(error = format!("{error:#}"), cgroup = %path.display(), "a service can't be attached");
-                    lock(&self.refused).insert(*id);
-                }
-            }
-        }
-        reconciled
-    }
-
-    /// Takes the hooks, for the end of the agent, which detaches all, or hands all over. None if they were taken
-    /// before.
-    pub(crate) async fn take_hooks(&self) -> Option<Hooks> {
-        self.hooks.lock().await.take()
-    }
-
-    /// Puts the hooks back after a hand-over that failed, with this agent's programs in the guards.
-    pub(crate) async fn put_hooks(&self, mut hooks: Hooks) -> Result<()> {
-        for path in self.attached.paths().into_values().filter(|path| path.exists()) {
-            hooks.attach(&path)?;
-        }
-        *self.hooks.lock().await = Some(hooks);
-        Ok(())
+    /// Lets go of attached cgroups that are gone with all of their TLS sockets, and returns their paths.
+    pub(crate) fn let_go(&self) -> Vec<PathBuf> {
+        let all = self.attached.all().into_iter();
+        let gone = all.filter(|(id, service)| !service.is_there(*id) && self.maps.sockets_of(*id) == 0);
+        gone.filter_map(|(id, _service)| {
+            let service = self.attached.remove(id)?;
+            info!(cgroup = %service.path.display(), "an attached cgroup was removed");
+            Some(service.path)
+        })
+        .collect()
     }
 
     /// Inodes of the cgroups that were detached by command.
     pub(crate) fn detached(&self) -> Vec<u64> {
         lock(&self.detached).iter().copied().collect()
+    }
+
+    fn is_below(&self, path: &Path) -> bool {
+        path.parent().is_some_and(|parent| self.attached.service_of(parent).is_some())
+    }
+
+    fn check(&self, id: u64, path: &Path) -> Result<()> {
+        ensure!(
+            !cgroup::is_own(path)?,
+            "the agent itself is in {}: its own connections would come back to it",
+            path.display()
+        );
+        self.check_others(id, path)
+    }
+
+    /// Refuses a cgroup that another agent serves: each would make its sockets its own.
+    fn check_others(&self, id: u64, path: &Path) -> Result<()> {
+        for pins in Pins::all(&self.bpffs) {
+            let serves = || pins.cgroup(id).is_some_and(|decision| decision.service != 0);
+            if pins.name != self.agent && pins.is_own_version() && serves() {
+                bail!(
+                    "{} is served by another agent, {}, or its guards are left there: `ssa-agent cleanup` says more",
+                    path.display(),
+                    pins.name
+                );
+            }
+            if pins.name != self.agent && pins.attached_one_by_one().contains(&id) {
+                bail!(
+                    "an agent of version {} is attached to {}, or has left guards there: `ssa-agent cleanup` says more",
+                    pins.abi,
+                    path.display()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn insert(&self, id: u64, path: &Path, by: AttachedBy, before: HashSet<u32>, closed: bool) {
+        let stop = self.drain.child_token();
+        if closed {
+            stop.cancel();
+        }
+        let since = SystemTime::now();
+        self.attached.insert(id, Service { path: path.to_owned(), by, stop, before, since, closed });
     }
 }
 

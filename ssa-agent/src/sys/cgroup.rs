@@ -3,10 +3,10 @@
 use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 
 /// Mount point of the cgroup2 hierarchy, from /proc/mounts: `/sys/fs/cgroup`, or below it on machines that still have
@@ -25,13 +25,23 @@ pub(crate) fn mount() -> Result<PathBuf> {
 }
 
 /// Path in the file system of a cgroup as given: one that starts below the hierarchy's root, unless it is a path of the
-/// file system already.
+/// file system already. Errors: it names no cgroup, or a folder outside.
 pub(crate) fn resolve(path: &Path) -> Result<PathBuf> {
     let mount = mount()?;
+    let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    ensure!(plain && path.file_name().is_some(), "{path:?} names no cgroup");
     if path.starts_with(&mount) {
         return Ok(path.to_owned());
     }
-    Ok(mount.join(path.strip_prefix("/").unwrap_or(path)))
+    let below = mount.join(path.strip_prefix("/").unwrap_or(path));
+    ensure!(
+        path.is_relative() || below.is_dir() || !path.exists(),
+        "{} is no cgroup: those are below {}. A cgroup of this name is {}",
+        path.display(),
+        mount.display(),
+        below.display()
+    );
+    Ok(below)
 }
 
 /// Makes a cgroup, unless it is there; true if it made it.

@@ -24,6 +24,47 @@ pub(crate) fn saved_syn(socket: &impl AsRawFd) -> io::Result<Vec<u8>> {
     Ok(headers)
 }
 
+/// Sequence number of the SYN that an accepted socket began with, worked out from what it has received since: where the
+/// kernel keeps no SYN, as it answers each with a cookie (`tcp_syncookies = 2`). Nothing may have been read from the
+/// socket. Needs CAP_NET_ADMIN (`TCP_REPAIR`; net/ipv4/tcp.c, v6.12).
+pub(crate) fn received_isn(socket: &impl AsRawFd) -> io::Result<u32> {
+    const TCP_REPAIR: i32 = 19;
+    const TCP_REPAIR_QUEUE: i32 = 20;
+    const TCP_QUEUE_SEQ: i32 = 21;
+    const TCP_RECV_QUEUE: i32 = 1;
+    /// Ends the repair without a probe of the window.
+    const TCP_REPAIR_OFF_NO_WP: i32 = -1;
+    const TCP_CLOSE_WAIT: u8 = 8;
+    set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR, 1)?;
+    let look = || {
+        set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_RECV_QUEUE)?;
+        let next = || {
+            let mut next = [0; 4];
+            read(socket, libc::IPPROTO_TCP, TCP_QUEUE_SEQ, &mut next).map(|_len| u32::from_ne_bytes(next))
+        };
+        loop {
+            let before = next()?;
+            let mut state = [0];
+            read(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut state)?;
+            let mut waiting: libc::c_int = 0;
+            // SAFETY: the kernel writes 4 bytes to `waiting`.
+            let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut waiting) };
+            if result != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // Nothing has come in between. It ends: the receive window fills.
+            if next()? == before {
+                // The SYN counts for one, and so does a FIN.
+                let fin = u32::from(state[0] == TCP_CLOSE_WAIT);
+                return Ok(before.wrapping_sub(waiting.cast_unsigned()).wrapping_sub(1 + fin));
+            }
+        }
+    };
+    let isn = look();
+    set_int(socket, libc::IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)?;
+    isn
+}
+
 /// Number of bytes that were written but not yet acknowledged (`SIOCOUTQ`, tcp(7)).
 pub(crate) fn unacknowledged(socket: &impl AsRawFd) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;

@@ -183,7 +183,7 @@ fn protocol_socket_is_a_tls_socket_from_the_start() {
     let cgroup = agent.cgroup().to_owned();
     agent.stop();
     let mut plain = Command::new(ssa_tests::agent::executable());
-    plain.args(["exec", "--cgroup"]).arg(cgroup).args([
+    plain.args(["exec", "--plaintext", "--cgroup"]).arg(cgroup).args([
         "--",
         "python3",
         "-c",

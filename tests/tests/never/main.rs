@@ -5,6 +5,7 @@ mod calls;
 mod canary;
 mod firewall;
 mod intruders;
+mod life;
 mod neighbours;
 mod others;
 mod plaintext;

@@ -48,7 +48,7 @@ fn second_agent_for_a_cgroup_is_refused() {
         .unwrap();
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("another agent serves this cgroup"), "{said}");
+    assert!(said.contains("another agent of this name runs"), "{said}");
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn nested_cgroup_is_not_attached_twice() {
         .unwrap();
     std::fs::remove_dir(&inner).unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && said.contains("is attached already"), "{said}");
+    assert!(!output.status.success() && said.contains("is served by another agent"), "{said}");
 }
 
 #[test]

@@ -135,7 +135,7 @@ out(said)
 }
 
 #[test]
-fn new_cgroup_is_refused_until_it_is_known() {
+fn new_cgroup_is_held_until_it_is_decided_on() {
     let (pki, server) = echo();
     let mut agent = Agent::start_with(out(server.addr.port(), &pki));
     let cgroup = agent.cgroup().to_string_lossy().into_owned();
@@ -143,7 +143,7 @@ fn new_cgroup_is_refused_until_it_is_known() {
     assert_eq!(app.said(), json!(["canary-in-plain-sight", true]));
     agent.kill();
     app.go();
-    assert_eq!(app.said(), json!(["ENOTCONN", 107]), "nobody is there to know it");
+    assert_eq!(app.said(), json!(["ENOTCONN", 0]), "what no rule could want goes on");
     app.finish();
 }
 

@@ -15,9 +15,12 @@ use std::{
 use serde_json::{Value, json};
 use ssa_tests::{
     agent::{Agent, executable},
-    app::{App, programs},
+    app::{App, is_unserved, programs},
     cgroup::Cgroup,
-    eventually, server,
+    config::Config,
+    eventually, few, server,
+    sniffer::{Sniffer, holds, ports},
+    starts,
 };
 
 const NAME: &str = "peer.ssa.test";
@@ -82,6 +85,19 @@ impl ApiServer {
         self.say(json!(["put", {"name": name, "namespace": "shop", "uid": uid, "labels": labels}]));
     }
 
+    /// Writes the configuration of a client of it, and returns its path.
+    fn kubeconfig(&self, folder: &Path) -> PathBuf {
+        let path = folder.join("config");
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": format!("http://127.0.0.1:{}", self.port)}}],
+            "users": [{"name": "test", "user": {}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        });
+        fs::write(&path, config.to_string()).unwrap();
+        path
+    }
+
     /// Waits for a request of this kind.
     fn was_asked(&self, watch: bool) {
         let wanted = if watch { json!("true") } else { Value::Null };
@@ -122,14 +138,7 @@ fn pods_are_served_by_labels_that_the_api_server_tells() {
         fs::create_dir_all(container).unwrap();
     }
     let folder = tempfile::tempdir().unwrap();
-    let kubeconfig = folder.path().join("config");
-    let config = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "test",
-        "clusters": [{"name": "test", "cluster": {"server": format!("http://127.0.0.1:{}", api.port)}}],
-        "users": [{"name": "test", "user": {}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-    });
-    fs::write(&kubeconfig, config.to_string()).unwrap();
+    let kubeconfig = api.kubeconfig(folder.path());
     let mut agent = Agent::absent();
     agent.configure("[[service]]\npod = { namespace = 'sh*', selector = 'ssa.dev/tls=enabled,app in (web,db)' }");
     let start = |agent: &mut Agent| {
@@ -144,7 +153,7 @@ fn pods_are_served_by_labels_that_the_api_server_tells() {
     };
     let fetch = |container: &Path| {
         let mut command = Command::new(executable());
-        command.arg("exec").arg("--cgroup").arg(container).args(["--", "python3"]);
+        command.arg("exec").arg("--plaintext").arg("--cgroup").arg(container).args(["--", "python3"]);
         let script = "port, name_, ca = args\ntry: out(connect(tls(name_, ca), '127.0.0.1', port)['result'])\n\
                       except OSError as error: out(name(error.errno))";
         App::start_by(command, script, &[&server.port(), NAME, &pki.ca()]).finish()
@@ -153,7 +162,7 @@ fn pods_are_served_by_labels_that_the_api_server_tells() {
     serves(&agent, &first, true);
     assert!(!attached(&agent).contains(&second));
     assert_eq!(fetch(&first_container), "ok");
-    assert_eq!(fetch(&second_container), "ENOPROTOOPT");
+    assert!(is_unserved(&fetch(&second_container)));
 
     // Labels change both ways.
     api.put(SECOND, on());
@@ -161,7 +170,7 @@ fn pods_are_served_by_labels_that_the_api_server_tells() {
     assert_eq!(fetch(&second_container), "ok");
     api.put(FIRST, json!({"ssa.dev/tls": "disabled"}));
     serves(&agent, &first, false);
-    assert_eq!(fetch(&first_container), "ENOPROTOOPT");
+    assert!(is_unserved(&fetch(&first_container)));
     eventually("the log says so", Duration::from_secs(5), || agent.log().contains("no rule selects the pod any more"));
 
     // A pod that is known before its cgroup is made, by the other driver: served before anything runs in it.
@@ -196,6 +205,47 @@ fn pods_are_served_by_labels_that_the_api_server_tells() {
     fs::remove_dir(&third_container).unwrap();
     fs::remove_dir(&third).unwrap();
     serves(&agent, &third, false);
+}
+
+#[test]
+fn container_that_connects_at_once_speaks_tls() {
+    let count = few(30);
+    let (pki, server) = server::echo_peer(NAME);
+    let tree = Tree::new();
+    let mut api = ApiServer::start();
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = Agent::absent();
+    let rule = Config::rule("out").to("127.0.0.1", server.addr.port()).hostname(NAME).trust_only(&pki.ca());
+    agent.configure(rule.set("service.pod.selector", "app=web"));
+    let mut command = Command::new(executable());
+    command.env("KUBECONFIG", api.kubeconfig(folder.path())).env("NODE_NAME", "node-1");
+    agent.restart_by(command);
+    let sniffer = Sniffer::of({
+        let port = server.addr.port();
+        move |packet| ports(packet).is_some_and(|(from, to)| from == port || to == port) && holds(packet, b"canary")
+    });
+    let uid = |driver: u32, number: usize| format!("0d3f1d5a-93a5-4c5e-b0a8-3b1f8d{driver:02x}{number:04x}");
+    // The API server tells of a pod before its container begins, or a moment later.
+    let (first, later): (Vec<usize>, Vec<usize>) = (0..count).partition(|number| number % 2 == 0);
+    for number in first {
+        (0..2).for_each(|driver| api.put(&uid(driver, number), json!({"app": "web"})));
+    }
+    let telling = std::thread::spawn({
+        let later: Vec<String> = later.iter().flat_map(|number| [uid(0, *number), uid(1, *number)]).collect();
+        move || {
+            std::thread::sleep(Duration::from_millis(300));
+            later.iter().for_each(|uid| api.put(uid, json!({"app": "web"})));
+            api
+        }
+    });
+    let by_systemd = (0..count).map(|number| tree.by_systemd("burstable", &uid(0, number)).1);
+    let by_systemd = starts::start(folder.path(), by_systemd, &server, 5);
+    let by_cgroupfs = (0..count).map(|number| tree.by_cgroupfs("besteffort", &uid(1, number)).1);
+    let by_cgroupfs = starts::start(folder.path(), by_cgroupfs, &server, 5);
+    assert_eq!(sniffer.stop().len(), 0, "plaintext of a container that has just begun");
+    starts::assert_all_good(&by_systemd, count);
+    starts::assert_all_good(&by_cgroupfs, count);
+    drop(telling.join().unwrap());
 }
 
 #[test]

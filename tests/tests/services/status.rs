@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 use ssa_tests::{
-    agent::{Agent, executable},
+    agent::{Agent, Ends, executable},
     app::App,
     config::Config,
     eventually,
@@ -237,7 +237,7 @@ fn guards_that_are_left_refuse_until_the_next_run() {
     let (pki, server) = server::echo_peer(NAME);
     let mut agent = Agent::absent();
     let start = |agent: &mut Agent| {
-        agent.leave_guards = true;
+        agent.ends = Ends::AlwaysClosed;
         agent.restart();
     };
     start(&mut agent);
@@ -259,7 +259,7 @@ out([connect(two, "127.0.0.1", port)["result"], connect(tls(name_, ca), "127.0.0
     start(&mut agent);
     app.go();
     assert_eq!(app.said(), json!(["ok", "ok"]));
-    agent.leave_guards = false;
+    agent.ends = Ends::Plaintext;
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn metrics_of_a_service_go_with_it() {
         let attached = || ask(&agent, &["list", "--json"]).contains(path.to_str().unwrap());
         eventually("it is attached", Duration::from_secs(10), attached);
         let mut command = Command::new(executable());
-        command.arg("exec").arg("--cgroup").arg(&path).args(["--", "python3"]);
+        command.arg("exec").arg("--plaintext").arg("--cgroup").arg(&path).args(["--", "python3"]);
         let script = "port, name_, ca = args\nout(connect(tls(name_, ca), '127.0.0.1', port)['result'])";
         let came = App::start_by(command, script, &[&server.port(), NAME, &pki.ca()]).finish();
         assert_eq!(came, "ok");

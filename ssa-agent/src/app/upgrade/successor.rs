@@ -7,7 +7,10 @@ use ssa_common::event::{Changed, EventKind};
 use tokio::{net::UnixStream, sync::mpsc, time::timeout};
 use tracing::warn;
 
-use super::protocol::{JsonLines, Message, TransferredState};
+use super::{
+    super::wiring::SharedHooks,
+    protocol::{JsonLines, Message, TransferredState},
+};
 use crate::{
     connection::Answers,
     control::protocol::Answer,
@@ -17,6 +20,7 @@ use crate::{
     options::Options,
     policy::Pods,
     services::Services,
+    sys::cgroup,
 };
 
 /// Time that the new agent may take to load.
@@ -28,8 +32,10 @@ pub(super) const RELEASE_LIMIT: Duration = Duration::from_secs(20);
 
 /// Parts whose state a successor gets, and to which it is given back if it does not come to it.
 pub(crate) struct Transfer {
-    /// Attached cgroups, and the hooks.
+    /// Attached cgroups.
     pub(crate) services: Arc<Services>,
+    /// Hooks, which are taken for as long as it is not sure who serves.
+    pub(crate) hooks: SharedHooks,
     /// Settings of applications: their PEM texts.
     pub(crate) options: Arc<Options>,
     /// Configuration in force, and names that applications have resolved.
@@ -98,7 +104,7 @@ impl Successor {
         let handover = self.handover.as_ref().context("it was handed over before")?;
         handover.quiesce(RELEASE_LIMIT).await.context("connections that are just made take too long")?;
         transfer.answers.leave_chains(true);
-        let hooks = self.hooks.insert(transfer.services.take_hooks().await.context("the agent ends")?);
+        let hooks = self.hooks.insert(transfer.hooks.lock().await.take().context("the agent ends")?);
         hooks.unlock();
         let state = TransferredState {
             texts: transfer.options.texts().await,
@@ -125,7 +131,8 @@ impl Successor {
             // The other one has ended, or hears by this that it has to.
             drop(lines);
             hooks.lock_again().await?;
-            transfer.services.put_hooks(hooks).await?;
+            hooks.attach(&cgroup::mount()?)?;
+            *transfer.hooks.lock().await = Some(hooks);
         }
         transfer.answers.leave_chains(false);
         let enforcement = Arc::clone(&transfer.enforcement);

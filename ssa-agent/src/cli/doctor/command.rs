@@ -80,7 +80,16 @@ fn trial(args: &Args) -> Result<Vec<Check>> {
     if made.is_ok() {
         let name = crate::cli::args::agent_name(&path)?;
         let (bpffs, cgroups) = (args.bpffs.clone(), vec![path.clone()]);
-        let options = RunOptions { name, cgroups, bpffs, config: Config::None, leave_guards: false, take_over: false };
+        let options = RunOptions {
+            name,
+            cgroups,
+            made: Vec::new(),
+            bpffs,
+            config: Config::None,
+            leave_guards: false,
+            plaintext: true,
+            take_over: false,
+        };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let (mut fetched, mut refused) = (None, None);
         let served = runtime.block_on(app::run(options, async || {

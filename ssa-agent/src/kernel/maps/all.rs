@@ -32,14 +32,14 @@ pub(crate) struct Maps {
 }
 
 impl Maps {
-    /// Takes the maps out of the loaded object, whose maps are pinned in the folder `pins`.
-    pub(in crate::kernel) fn take(ebpf: &mut Ebpf, pins: &Path) -> Result<Self, Error> {
+    /// Takes the maps of the agent of this name out of the loaded object, whose maps are pinned in the folder `pins`.
+    pub(in crate::kernel) fn take(ebpf: &mut Ebpf, pins: &Path, agent: &str) -> Result<Self, Error> {
         Ok(Self {
             answers: Arc::new(AnswerMaps::take(ebpf)?),
             listeners: Arc::new(ListenerMaps::take(ebpf, pins)?),
             options: Arc::new(OptionMaps::take(ebpf)?),
             policy: Arc::new(PolicyMaps::take(ebpf)?),
-            rules: Arc::new(RuleMaps::take(ebpf)?),
+            rules: Arc::new(RuleMaps::take(ebpf, agent)?),
             sockets: Arc::new(SocketMaps::take(ebpf, pins)?),
             names: take(ebpf, "DNS_MESSAGES")?,
         })

@@ -1,4 +1,4 @@
-//! Maps of the administrator's rules as the hooks look them up: CGROUP_RULES, RULE_ADDRESSES, RULE_PORTS, and
+//! Maps of the administrator's rules as the hooks look them up: CGROUPS, OWNERS, RULE_ADDRESSES, RULE_PORTS, and
 //! DNS_WANTED.
 
 use std::{collections, sync::Mutex};
@@ -10,24 +10,32 @@ use aya::{
         lpm_trie::{Key, LpmTrie},
     },
 };
-use ssa_common::rule::{Action, AddressKey, Groups, PortKey};
+use ssa_common::{
+    cgroup::{Cgroup, UNDECIDED, owner},
+    rule::{Action, AddressKey, Groups, PortKey},
+};
 
 use super::table::take;
 use crate::{kernel::error::Error, sync::lock};
 
-/// Maps of sets of rules by cgroup (inode), and of each set's rules, by address and by port.
+/// Maps of decisions on cgroups (by inode), and of each set's rules, by address and by port.
 pub(crate) struct RuleMaps {
-    ruled: Mutex<HashMap<MapData, u64, u32>>,
+    cgroups: Mutex<HashMap<MapData, u64, Cgroup>>,
+    owners: Mutex<HashMap<MapData, u64, u64>>,
+    /// Number of this agent among the owners.
+    owner: u64,
     rule_addresses: Mutex<LpmTrie<MapData, AddressKey, Groups>>,
     rule_ports: Mutex<LpmTrie<MapData, PortKey, Action>>,
     names_wanted: Mutex<Array<MapData, u32>>,
 }
 
 impl RuleMaps {
-    /// Takes the maps out of the loaded object.
-    pub(in crate::kernel) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+    /// Takes the maps of the agent of this name out of the loaded object.
+    pub(in crate::kernel) fn take(ebpf: &mut Ebpf, agent: &str) -> Result<Self, Error> {
         Ok(Self {
-            ruled: Mutex::new(take(ebpf, "CGROUP_RULES")?),
+            cgroups: Mutex::new(take(ebpf, "CGROUPS")?),
+            owners: Mutex::new(take(ebpf, "OWNERS")?),
+            owner: owner(agent),
             rule_addresses: Mutex::new(take(ebpf, "RULE_ADDRESSES")?),
             rule_ports: Mutex::new(take(ebpf, "RULE_PORTS")?),
             names_wanted: Mutex::new(take(ebpf, "DNS_WANTED")?),
@@ -87,24 +95,40 @@ impl RuleMaps {
         addresses.into_iter().map(RuleKey::Address).chain(ports.into_iter().map(RuleKey::Port)).collect()
     }
 
-    /// Numbers of the cgroups' sets of rules, by inode.
-    pub(crate) fn ruled(&self) -> collections::HashMap<u64, u32> {
-        lock(&self.ruled).iter().filter_map(Result::ok).collect()
+    /// Decisions on cgroups as the hooks have them, by inode, and under [`ssa_common::cgroup::UNDECIDED`].
+    pub(crate) fn cgroups(&self) -> collections::HashMap<u64, Cgroup> {
+        lock(&self.cgroups).iter().filter_map(Result::ok).collect()
     }
 
-    /// Gives cgroups their sets of rules; those that had one, and have none now, lose it. `before` is what the map has.
-    /// Errors: the map is full.
-    pub(crate) fn set_ruled(
-        &self,
-        before: &collections::HashMap<u64, u32>,
-        now: &collections::HashMap<u64, u32>,
-    ) -> Result<(), Error> {
-        let mut ruled = lock(&self.ruled);
-        for (id, set) in now.iter().filter(|(id, set)| before.get(id) != Some(set)) {
-            ruled.insert(id, set, 0).map_err(|source| Error::Map { name: "CGROUP_RULES", source })?;
+    /// Tells the hooks by which rules cgroups go that are undecided: those of this set. Errors: the map is full.
+    pub(crate) fn set_undecided(&self, rules: u32) -> Result<(), Error> {
+        let decision = Cgroup { service: self.owner, rules, flags: 0 };
+        lock(&self.cgroups).insert(UNDECIDED, decision, 0).map_err(|source| Error::Map { name: "CGROUPS", source })
+    }
+
+    /// Puts the decision on a cgroup in force, in one step. Errors: the map is full.
+    pub(crate) fn set_cgroup(&self, id: u64, decision: &Cgroup) -> Result<(), Error> {
+        // First, so that others leave it alone.
+        if decision.service == 0 {
+            self.disown(id);
+        } else {
+            let owned = lock(&self.owners).insert(id, self.owner, 0);
+            owned.map_err(|source| Error::Map { name: "OWNERS", source })?;
         }
-        before.keys().filter(|id| !now.contains_key(id)).for_each(|id| drop(ruled.remove(id)));
-        Ok(())
+        lock(&self.cgroups).insert(id, decision, 0).map_err(|source| Error::Map { name: "CGROUPS", source })
+    }
+
+    /// Takes the decision on a cgroup back: it is undecided. Absent is as good.
+    pub(crate) fn remove_cgroup(&self, id: u64) {
+        let _absent = lock(&self.cgroups).remove(&id);
+        self.disown(id);
+    }
+
+    fn disown(&self, id: u64) {
+        let mut owners = lock(&self.owners);
+        if owners.get(&id, 0).is_ok_and(|owner| owner == self.owner) {
+            let _there = owners.remove(&id);
+        }
     }
 
     /// Sets whether hooks note DNS messages of applications (DNS_WANTED).

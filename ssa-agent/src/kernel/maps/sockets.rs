@@ -1,7 +1,8 @@
-//! Maps of counts and ids: IDS, COUNTERS, SERVICES, USERS, SOCKET_CALLS, and the ring buffer EVENTS.
+//! Maps of counts and ids: IDS, COUNTERS, SERVICES, USERS, SOCKET_CALLS, and the ring buffers EVENTS
+//! and PARKED.
 
 use std::{
-    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Mutex,
     time::{Duration, Instant},
@@ -11,20 +12,17 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, Queue, RingBuf},
 };
-use ssa_common::{limits::Counter, socket::Service};
+use ssa_common::limits::Counter;
 
 use super::table::{keys, take};
-use crate::{
-    kernel::{bpf, error::Error},
-    sync::lock,
-};
+use crate::{kernel::error::Error, sync::lock};
 
-/// Maps of the pool of socket ids, counters of the hooks, open sockets by service and user, marks of threads, and the
-/// events.
+/// Maps of the pool of socket ids, counters of the hooks, open sockets by service and user, marks of threads, events,
+/// and parked SYNs.
 pub(crate) struct SocketMaps {
     ids: Mutex<Queue<MapData, u64>>,
     counters: Mutex<Array<MapData, u64>>,
-    services: MapData,
+    services: Mutex<HashMap<MapData, u64, u64>>,
     users: Mutex<HashMap<MapData, u32, u64>>,
     marks: Mutex<HashMap<MapData, u64, u32>>,
     /// Time at which to look at USERS and SOCKET_CALLS next.
@@ -39,10 +37,7 @@ impl SocketMaps {
         Ok(Self {
             ids: Mutex::new(take(ebpf, "IDS")?),
             counters: Mutex::new(take(ebpf, "COUNTERS")?),
-            services: match ebpf.take_map("SERVICES") {
-                Some(Map::CgroupStorage(map)) => map,
-                Some(_) | None => return Err(Error::Missing { name: "SERVICES" }),
-            },
+            services: Mutex::new(take(ebpf, "SERVICES")?),
             users: Mutex::new(take(ebpf, "USERS")?),
             marks: Mutex::new(take(ebpf, "SOCKET_CALLS")?),
             users_at: Mutex::new(Instant::now()),
@@ -60,12 +55,12 @@ impl SocketMaps {
         lock(&self.counters).get(&(counter as u32), 0).unwrap_or(0)
     }
 
-    /// Number of open TLS sockets that were made in an attached cgroup, or below it.
-    pub(crate) fn sockets_of(&self, cgroup: u64) -> u64 {
-        bpf::map_get(self.services.fd().as_fd(), &cgroup).map_or(0, |service: Service| service.sockets)
+    /// Number of open TLS sockets of a service; those that came out of a listener are not counted.
+    pub(crate) fn sockets_of(&self, service: u64) -> u64 {
+        lock(&self.services).get(&service, 0).unwrap_or(0)
     }
 
-    /// Forgets users without TLS sockets, and marks of threads that have ended, if there are many; once a minute,
+    /// Forgets users and services without TLS sockets, and marks of threads that have ended, if there are many; once a minute,
     /// however often it is called.
     pub(crate) fn forget_old(&self) {
         let mut next = lock(&self.users_at);
@@ -78,6 +73,12 @@ impl SocketMaps {
         if all.len() > MANY {
             all.iter().filter(|(_uid, open)| *open == 0).for_each(|(uid, _open)| drop(users.remove(uid)));
         }
+        let mut services = lock(&self.services);
+        let all: Vec<(u64, u64)> = services.iter().filter_map(Result::ok).collect();
+        if all.len() > MANY {
+            all.iter().filter(|(_id, open)| *open == 0).for_each(|(id, _open)| drop(services.remove(id)));
+        }
+        drop(services);
         self.forget_marks();
     }
 
@@ -99,10 +100,19 @@ impl SocketMaps {
         }
     }
 
-    /// Opens the ring buffer, for the one task that reads it: from where it was read last, by whomever.
+    /// Opens the ring buffer EVENTS, for the one task that reads it: from where it was read last, by whomever.
     pub(crate) fn events(&self) -> Result<RingBuf<MapData>, Error> {
-        let failed = |source| Error::Map { name: "EVENTS", source };
-        let map = MapData::from_pin(self.pins.join("EVENTS")).map_err(failed)?;
+        self.ring("EVENTS")
+    }
+
+    /// Opens the ring buffer PARKED, as [`Self::events`].
+    pub(crate) fn parked(&self) -> Result<RingBuf<MapData>, Error> {
+        self.ring("PARKED")
+    }
+
+    fn ring(&self, name: &'static str) -> Result<RingBuf<MapData>, Error> {
+        let failed = |source| Error::Map { name, source };
+        let map = MapData::from_pin(self.pins.join(name)).map_err(failed)?;
         RingBuf::try_from(Map::RingBuf(map)).map_err(failed)
     }
 }
