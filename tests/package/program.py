@@ -1,8 +1,10 @@
-"""A program that knows sockets only: fetches a line over TLS, or listens.
+"""A program that knows sockets only: fetches a line, over TLS by options or as a rule has it, or listens.
 
 fetch HOST PORT NAME CA   prints what came, or the errno and TLS_ERROR
 hold HOST PORT NAME CA    connects, then waits for its end, and prints how that came
 serve PORT CHAIN KEY      serves TLS for ever
+plain HOST PORT           sets no option; prints what came, or the errno
+answer HOST PORT          serves for ever, in plaintext: what comes, backwards
 """
 
 import errno
@@ -47,6 +49,21 @@ def main(what, *args):
         sock.listen()
         while True:
             sock.accept()[0].close()
+    elif what == "plain":
+        try:
+            sock = socket.create_connection((args[0], int(args[1])), timeout=30)
+            sock.sendall(b"abc\n")
+            print("fetched", sock.recv(100).decode().strip(), flush=True)
+        except OSError as error:
+            sys.exit(errno.errorcode.get(error.errno, str(error)))
+    elif what == "answer":
+        listener = socket.create_server((args[0], int(args[1])))
+        while True:
+            try:
+                with listener.accept()[0] as sock:
+                    sock.sendall(sock.recv(1000).strip()[::-1] + b"\n")
+            except OSError as error:
+                print("answer:", error, flush=True)
 
 
 main(*sys.argv[1:])

@@ -40,13 +40,14 @@ pub(crate) fn run() -> Result<()> {
     fs::write(&file, &rendered)?;
     check(validate().arg("--strict").arg(&file))?;
     compare(&tools, &base, &rendered)?;
-    // Every value that adds something.
+    // Every value that adds something; one of them is for an upgrade only.
     let more = r#"{"imagePullSecrets": [{"name": "x"}], "podAnnotations": {"a": "b"}, "podLabels": {"c": "d"},
         "affinity": {"nodeAffinity": {}}, "nodeSelector": {"e": "f"}, "serviceAccount": {"annotations": {"g": "h"}},
-        "extraVolumes": [{"name": "i", "secret": {"secretName": "j"}}], "extraVolumeMounts": [{"name": "i", "mountPath": "/k"}]}"#;
+        "extraVolumes": [{"name": "i", "secret": {"secretName": "j"}}], "extraVolumeMounts": [{"name": "i", "mountPath": "/k"}],
+        "uninstall": {"plaintext": true}}"#;
     let values = target_dir().join("values.json");
     fs::write(&values, more)?;
-    fs::write(&file, output(helm(&["template", "ssa-agent"]).arg("--values").arg(&values))?)?;
+    fs::write(&file, output(helm(&["template", "ssa-agent", "--is-upgrade"]).arg("--values").arg(&values))?)?;
     check(validate().arg("--strict").arg(&file))?;
     dashboard(&root().join("deploy/grafana/ssa-agent.json"))?;
     unit(&root().join("deploy/systemd/ssa-agent.service"))
