@@ -13,6 +13,9 @@ pub(crate) struct Args {
     /// Write the tables to docs/bench.md as well
     #[arg(long)]
     write: bool,
+    /// Measure only what the guards cost applications that use no TLS socket
+    #[arg(long, conflicts_with = "write")]
+    neighbours: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -22,6 +25,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut bench = as_root(target_dir().join("release/ssa-bench"));
     if args.write {
         bench.arg("--write");
+    }
+    if args.neighbours {
+        bench.arg("--neighbours");
     }
     check(&mut bench)
 }

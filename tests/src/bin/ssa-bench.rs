@@ -5,6 +5,7 @@
 //! own (`worker`), inside the agent's cgroup or outside.
 
 use std::{
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     fmt::Write as _,
     fs,
@@ -46,6 +47,12 @@ fn main() {
     if arguments.get(1).is_some_and(|word| word == "serve") {
         return serve_tls(&arguments[2..]);
     }
+    if arguments.get(1).is_some_and(|word| word == "--neighbours") {
+        let mut text = header();
+        let server = Server::tcp("127.0.0.1", serve);
+        neighbours(&mut text, &Pki::new(), server.addr);
+        return println!("{text}");
+    }
     let table = bench();
     println!("{table}");
     if arguments.get(1).is_some_and(|word| word == "--write") {
@@ -63,6 +70,8 @@ struct Way<'a> {
     resumed: SocketAddr,
     /// The agent in whose cgroup the client is.
     inside: Option<&'a Agent>,
+    /// Guards that come and go between measurements, and the client's place beside them; then `inside` does not count.
+    beside: Option<(&'a Guards, Place)>,
 }
 
 fn bench() -> String {
@@ -79,11 +88,11 @@ fn bench() -> String {
             .into_iter()
             .map(|(name, kind)| (name, Proxy::start(kind, "", &pki, server.addr)))
             .collect();
-    let direct = |name, mode, inside| Way { name, mode, full: server.addr, resumed: server.addr, inside };
+    let direct = |name, mode, inside| Way { name, mode, full: server.addr, resumed: server.addr, inside, beside: None };
     let mut ways =
         vec![direct("OpenSSL in the application", "openssl", None), direct("ssa-agent", "ssa", Some(&agent))];
     for (name, proxy) in &proxies {
-        ways.push(Way { name, mode: "plain", full: proxy.full, resumed: proxy.resumed, inside: None });
+        ways.push(Way { name, mode: "plain", full: proxy.full, resumed: proxy.resumed, inside: None, beside: None });
     }
     let mut text = header();
     section(
@@ -104,24 +113,70 @@ fn bench() -> String {
     section(&mut text, "Download, one stream", "MB/s", &ways, &pki, false, &["bulk", "1"], 0);
     section(&mut text, "Download, eight streams", "MB/s", &ways, &pki, false, &["bulk", "8"], 0);
     fronts(&mut text, &agent, &pki, &identity, server.addr, plain_server.addr);
-    let plain = |name, inside| Way { name, mode: "plain", full: plain_server.addr, resumed: plain_server.addr, inside };
-    let others = [plain("cgroup without the agent", None), plain("attached cgroup", Some(&agent))];
-    text.push_str("\n## What the attached programs cost an application that uses no TLS socket\n");
-    section(
-        &mut text,
-        "Plain TCP: connect and get one byte back",
-        "ms, p50",
-        &others,
-        &pki,
-        false,
-        &["latency", "2000"],
-        0,
-    );
-    section(&mut text, "Plain TCP: connections per second, 8 threads", "1/s", &others, &pki, false, &["rate", "8"], 0);
-    section(&mut text, "Plain TCP: download, one stream", "MB/s", &others, &pki, false, &["bulk", "1"], 0);
     rules(&mut text, &agent, &pki);
     revocation(&mut text, &pki);
+    // Guards are at the root of the cgroups: nobody is without them while an agent runs.
+    drop(agent);
+    neighbours(&mut text, &pki, plain_server.addr);
     text
+}
+
+/// Measures what the guards cost applications that use no TLS socket: those of other cgroups, and those of a service.
+fn neighbours(text: &mut String, pki: &Pki, server: SocketAddr) {
+    let guards = Guards { agent: RefCell::new(Agent::start_quiet()), attached: Cell::new(true) };
+    let way = |name, place| Way {
+        name,
+        mode: "plain",
+        full: server,
+        resumed: server,
+        inside: None,
+        beside: Some((&guards, place)),
+    };
+    let ways = [
+        way("no agent", Place::Unguarded),
+        way("another cgroup than the service's", Place::Beside),
+        way("the service's cgroup", Place::Service),
+    ];
+    text.push_str("\n## What the attached programs cost an application that uses no TLS socket\n");
+    for (title, unit, work) in [
+        ("Plain TCP: connect and get one byte back", "ms, p50", ["latency", "2000"]),
+        ("Plain TCP: connections per second, 8 threads", "1/s", ["rate", "8"]),
+        ("Plain TCP: download, one stream", "MB/s", ["bulk", "1"]),
+    ] {
+        section(text, title, unit, &ways, pki, false, &work, 0);
+    }
+}
+
+/// An agent that is started and ended between measurements.
+struct Guards {
+    agent: RefCell<Agent>,
+    attached: Cell<bool>,
+}
+
+/// Place of an application that uses no TLS socket.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Place {
+    /// On a machine without guards.
+    Unguarded,
+    /// In a cgroup that is no service's.
+    Beside,
+    /// In a service's cgroup.
+    Service,
+}
+
+impl Guards {
+    /// Begins the command of an application in this place, with the guards attached or not as it wants them.
+    fn command(&self, place: Place, executable: &Path) -> Command {
+        let attached = place != Place::Unguarded;
+        if self.attached.replace(attached) != attached {
+            if attached {
+                self.agent.borrow_mut().restart_quiet();
+            } else {
+                self.agent.borrow_mut().stop();
+            }
+        }
+        if place == Place::Service { app::command(&self.agent.borrow(), executable) } else { Command::new(executable) }
+    }
 }
 
 /// Measures what it costs to know that the server's certificate is not revoked.
@@ -143,7 +198,8 @@ fn revocation(text: &mut String, pki: &Pki) {
     let revocation = Config::section("revocation").set("fetch_local", true);
     let revocation = revocation.and(Config::section("cache").set("directory", ""));
     let agent = Agent::start_with(revocation);
-    let way = |name, mode| Way { name, mode, full: server.addr, resumed: server.addr, inside: Some(&agent) };
+    let way =
+        |name, mode| Way { name, mode, full: server.addr, resumed: server.addr, inside: Some(&agent), beside: None };
     let ways = [
         way("not checked", "ssa"),
         way("answered by the cache", "ssa-cached"),
@@ -175,7 +231,7 @@ fn rules(text: &mut String, agent: &Agent, pki: &Pki) {
         (0..10_000).map(|one| rule(one, &format!("10.{}.{}.{}", one >> 8, one & 255, one & 7), 443)).collect();
     let ports: Config = (0..10_000).map(|one| rule(one, "127.0.0.0/8", free(10_000 + one))).collect();
     let (many_hosts, many_ports) = (Agent::start_with(hosts), Agent::start_with(ports));
-    let way = |name, inside| Way { name, mode: "plain", full: closed, resumed: closed, inside };
+    let way = |name, inside| Way { name, mode: "plain", full: closed, resumed: closed, inside, beside: None };
     let ways = [
         way("no rules", Some(agent)),
         way("10,000 rules for other hosts", Some(&many_hosts)),
@@ -202,7 +258,7 @@ fn fronts(text: &mut String, agent: &Agent, pki: &Pki, identity: &Identity, serv
             .into_iter()
             .map(|(name, kind)| (name, Proxy::start(kind, "front-", pki, plain)))
             .collect();
-    let way = |name, full, resumed| Way { name, mode: "openssl", full, resumed, inside: None };
+    let way = |name, full, resumed| Way { name, mode: "openssl", full, resumed, inside: None, beside: None };
     let mut ways = vec![way("OpenSSL in the application", server, server), way("ssa-agent", own_addr, own_addr)];
     ways.extend(proxies.iter().map(|(name, proxy)| way(*name, proxy.full, proxy.resumed)));
     text.push_str("\n## As a server: what ends TLS before it\n");
@@ -263,8 +319,11 @@ fn section(
         for way in ways {
             let target = if resume { way.resumed } else { way.full };
             let executable = std::env::current_exe().expect("it has a path");
-            let mut command =
-                way.inside.map_or_else(|| Command::new(&executable), |agent| app::command(agent, &executable));
+            let mut command = match (way.beside, way.inside) {
+                (Some((guards, place)), _) => guards.command(place, &executable),
+                (None, Some(agent)) => app::command(agent, &executable),
+                (None, None) => Command::new(&executable),
+            };
             command.args(["worker", way.mode, &target.to_string(), &pki.ca(), if resume { "resume" } else { "full" }]);
             let output = command.args(work).stderr(Stdio::inherit()).output().expect("it runs");
             assert!(output.status.success(), "{}: {title} failed", way.name);
