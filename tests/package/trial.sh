@@ -75,6 +75,9 @@ has "$(run --unit=app3 $ruled)" "fetched cba"
 has "$(run --unit=app4 $plain)" "EPROTO"
 has "$(run --unit=other $plain)" "fetched cba"
 
+say "a unit that begins again and again, and connects at once"
+for turn in $(seq 30); do has "$(run --unit=app16 $ruled)" "fetched cba"; done
+
 say "what systemd forbids a service, it can't do through the agent"
 only="-p IPAddressDeny=any -p IPAddressAllow=127.0.0.2 -p IPAddressAllow=127.204.0.0/15"
 has "$(run --unit=app5 $only $fetch)" "fetched cba"

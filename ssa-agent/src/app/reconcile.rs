@@ -54,10 +54,12 @@ impl Reconciler {
         let watch = Arc::new(CgroupWatch::new()?);
         let mount = cgroup::mount()?;
         loop {
-            // Watched first: what is made afterwards is told of.
-            let found = cgroup::all_below(&mount, |path| watch.add(path));
-            let own = Arc::clone(&self);
-            tokio::task::spawn_blocking(move || own.reconcile(&found)).await?;
+            let (own, watching, mount) = (Arc::clone(&self), Arc::clone(&watch), mount.clone());
+            let looked = tokio::task::spawn_blocking(move || {
+                // Watched first: what is made afterwards is told of.
+                own.reconcile(&cgroup::all_below(&mount, |path| watching.add(path)));
+            });
+            looked.await?;
             let look_again = sleep(POLL_CGROUPS);
             tokio::pin!(look_again);
             loop {
@@ -134,10 +136,13 @@ impl Reconciler {
             }
             let pod = format!("{}/{}", pod.namespace, pod.name);
             info!(pod, "no [[service]] and no rule selects the pod any more: detaching");
-            let detached = self.services.detach(&path, false, false).and_then(|()| self.enforcement.rules.refresh());
-            if let Err(error) = detached {
-                warn!(error = format!("{error:#}"), cgroup = %path.display(), "a pod can't be detached");
-            }
+            let (services, enforcement) = (Arc::clone(&self.services), Arc::clone(&self.enforcement));
+            tokio::task::spawn_blocking(move || {
+                let detached = services.detach(&path, false, false).and_then(|()| enforcement.rules.refresh());
+                if let Err(error) = detached {
+                    warn!(error = format!("{error:#}"), cgroup = %path.display(), "a pod can't be detached");
+                }
+            });
         }
     }
 

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     connection::{Answers, ConnectionTable},
     drain::Lifecycle,
-    enforce::{Enforcement, LearnedNames, Limits, Policies, Rules},
+    enforce::{Enforcement, LearnedNames, Limits, Policies, Rules, Settling},
     inbound::{AcceptedSockets, Inbound, Listeners, Parking},
     kernel::{AnswerMap, Hooks, Maps, SocketMaps},
     netns::{Client, Namespaces},
@@ -59,7 +59,7 @@ pub(super) struct Wired {
 pub(super) fn wire(
     options: &RunOptions,
     file: &Arc<File>,
-    (hooks, maps): (Hooks, Maps),
+    (mut hooks, maps): (Hooks, Maps),
     state: TransferredState,
     clients: mpsc::Sender<Client>,
     candidates: mpsc::Sender<Successor>,
@@ -71,7 +71,7 @@ pub(super) fn wire(
     let metrics = Arc::new(Metrics::new()?);
     let pods = Arc::new(Pods::new(state.pods));
     let (agent, bpffs) = (options.name.clone(), options.bpffs.clone());
-    let services = Arc::new(Services::new(agent, bpffs, Arc::clone(&sockets), state.detached, drain.clone()));
+    let services = Arc::new(Services::new(agent, bpffs, Arc::clone(&sockets), state.commands, drain.clone()));
     let rules = Rules::new(rules, Arc::clone(&pods), Arc::clone(&services), Arc::clone(file), &options.cgroups)?;
     let attached = Arc::clone(services.attached());
     let revocation = Revocation::new(file.cache_directory(), Arc::clone(&metrics));
@@ -83,7 +83,7 @@ pub(super) fn wire(
     let hooks: SharedHooks = Arc::new(tokio::sync::Mutex::new(Some(hooks)));
     let names = LearnedNames::new(names, state.names);
     let limits = Limits::new(&file.machine().limits);
-    let enforcement = Arc::new(Enforcement { policies, rules, names, limits });
+    let enforcement = Arc::new(Enforcement { policies, rules, names, limits, settling: Settling::default() });
     let namespaces = Arc::new(Namespaces::new(Arc::clone(&listeners), clients));
     let answers = Answers::new(answers as Arc<dyn AnswerMap>);
     let table = ConnectionTable::new(Arc::clone(&metrics));

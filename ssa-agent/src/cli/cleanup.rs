@@ -43,7 +43,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let mut stay = false;
     for pins in wanted {
-        let left = Left::of(&pins);
+        // No agent begins in between.
+        let locked = pins.lock();
+        let left = Left::of(&pins, locked.is_none());
         print!("{}", left.describe(&pins));
         if !args.take_away && !args.plaintext {
             continue;
@@ -92,7 +94,7 @@ struct Left {
 }
 
 impl Left {
-    fn of(pins: &Pins) -> Self {
+    fn of(pins: &Pins, in_use: bool) -> Self {
         let cgroups = pins.cgroups();
         let own = cgroups.iter().filter(|(id, decision)| decision.service == *id).map(|(id, _decision)| *id);
         let ids = own.chain(pins.attached_one_by_one());
@@ -106,7 +108,7 @@ impl Left {
         } else {
             pins.guards() != 0
         };
-        Self { in_use: pins.is_in_use(), open: pins.open_sockets(), services, ruled }
+        Self { in_use, open: pins.open_sockets(), services, ruled }
     }
 
     fn depends(&self) -> bool {

@@ -1,8 +1,17 @@
 //! Decisions of the configuration for one connection.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use anyhow::Result;
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
 use ssa_common::{rule::Traffic, socket::Caller};
 use tokio::time::{sleep, timeout};
 
@@ -15,6 +24,7 @@ use super::{
 };
 use crate::{
     policy::{Application, Direction, Effective, File, RuleMatch},
+    sync::lock,
     tls::ServerName,
 };
 
@@ -28,7 +38,12 @@ pub(crate) struct Enforcement {
     pub(crate) names: LearnedNames,
     /// Counts of connections and handshakes, and their limits.
     pub(crate) limits: Limits,
+    /// Cgroups that are being decided on: all who wait for one wait for the same work.
+    pub(crate) settling: Settling,
 }
+
+/// Work of deciding on cgroups, by inode.
+pub(crate) type Settling = Mutex<HashMap<u64, Shared<BoxFuture<'static, Standing>>>>;
 
 /// A connection, or a listener, that is to be decided on.
 pub(crate) struct Question<'a> {
@@ -68,6 +83,27 @@ pub(crate) struct Decision {
     pub(crate) name: Option<ServerName>,
 }
 
+/// Decides on a cgroup as soon as that can be, within [`UNDECIDED_LIMIT`].
+async fn decide_in_time(enforcement: Arc<Enforcement>, cgroup: u64) -> Standing {
+    let decided = async {
+        loop {
+            let own = Arc::clone(&enforcement);
+            let standing = tokio::task::spawn_blocking(move || {
+                let (standing, attached) = own.rules.settle(cgroup);
+                if attached {
+                    own.policies.cgroup_attached();
+                }
+                standing
+            });
+            match standing.await {
+                Ok(Standing::Unknown) | Err(_) => sleep(UNDECIDED_PERIOD).await,
+                Ok(standing @ (Standing::Served(_) | Standing::Nobody)) => return standing,
+            }
+        }
+    };
+    timeout(UNDECIDED_LIMIT, decided).await.unwrap_or(Standing::Unknown)
+}
+
 /// Time for which a cgroup may stay undecided: until the API server has told of its pod.
 const UNDECIDED_LIMIT: Duration = Duration::from_secs(10);
 /// Period in which such a cgroup is looked at.
@@ -78,27 +114,17 @@ impl Enforcement {
     /// Cancellation loses nothing.
     pub(crate) async fn settle(self: &Arc<Self>, caller: &Caller) -> Standing {
         let cgroup = caller.cgroup;
-        let waited = async {
-            loop {
-                let own = Arc::clone(self);
-                let standing = tokio::task::spawn_blocking(move || {
-                    let (standing, attached) = own.rules.settle(cgroup);
-                    if attached {
-                        own.policies.cgroup_attached();
-                    }
-                    standing
-                });
-                let standing = standing.await;
-                match standing {
-                    Ok(Standing::Unknown) | Err(_) => sleep(UNDECIDED_PERIOD).await,
-                    Ok(standing @ (Standing::Served(_) | Standing::Nobody)) => return standing,
-                }
-            }
-        };
-        match self.rules.standing(cgroup) {
-            Some(standing) => standing,
-            None => timeout(UNDECIDED_LIMIT, waited).await.unwrap_or(Standing::Unknown),
+        if let Some(standing) = self.rules.standing(cgroup) {
+            return standing;
         }
+        let work = {
+            let mut settling = lock(&self.settling);
+            // Those that are done, or that nobody waits for any more, are begun anew.
+            settling.retain(|_cgroup, work| work.strong_count().is_some_and(|waiting| waiting > 1));
+            let begin = || decide_in_time(Arc::clone(self), cgroup).boxed().shared();
+            settling.entry(cgroup).or_insert_with(begin).clone()
+        };
+        work.await
     }
 
     /// Decides by which rule, under which policy and with whom a connection is made. May read files of the
@@ -150,9 +176,8 @@ impl Enforcement {
 
     /// Writes the configuration in force to the hooks again, after another agent has written its own. Blocks.
     pub(crate) fn put_in_force_again(&self) -> Result<()> {
-        let file = self.rules.file();
-        self.rules.replace(Arc::clone(&file))?;
-        self.policies.replace(file)?;
+        self.rules.put_in_force_again()?;
+        self.policies.replace(self.rules.file())?;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ mod policies;
 mod rules;
 
 pub(crate) use self::{
-    decision::{Decision, DecisionLabels, Enforcement, Question},
+    decision::{Decision, DecisionLabels, Enforcement, Question, Settling},
     error::Error,
     explain::{Asked, Explanation},
     learned_names::{Learned, LearnedNames},

@@ -33,20 +33,22 @@ pub(crate) struct Rules {
     services: Arc<Services>,
     /// Mount point of the cgroup file system.
     mount: PathBuf,
-    /// Path of the agent's own cgroup: the sockets of peer legs are a service's, but the agent's calls on them are its
-    /// own.
-    own: Option<PathBuf>,
     in_force: Mutex<InForce>,
 }
 
 struct InForce {
     file: Arc<File>,
+    /// Path of the agent's own cgroup: the sockets of peer legs are a service's, but the agent's calls on them are its
+    /// own.
+    own: Option<PathBuf>,
     /// Decisions on the cgroups of the machine, and on those that are gone, by inode.
     cgroups: HashMap<u64, Known>,
     /// Inodes of cgroups that are there, by path.
     by_path: HashMap<PathBuf, u64>,
-    /// Inodes of cgroups that are gone, the oldest first: their sockets may live on.
+    /// Inodes of services' cgroups that are gone, the oldest first: their sockets may live on.
     gone: VecDeque<u64>,
+    /// As `gone`, of cgroups that were nobody's.
+    gone_strangers: VecDeque<u64>,
     /// Sets of rules that the hooks have, by the indices of their rules.
     sets: HashMap<Arc<[usize]>, Set>,
     /// Set of rules that the hooks have for cgroups that are undecided; none if they were not told yet.
@@ -60,6 +62,16 @@ struct Known {
     /// Path in the file system; none if it was gone before this agent began.
     path: Option<PathBuf>,
     /// Indices of the rules that are for it; none if they can't be known, as it is gone.
+    rules: Option<Arc<[usize]>>,
+    decision: Cgroup,
+    /// Whether it was noted that it is gone.
+    gone: bool,
+}
+
+/// Decision that is to be put in force.
+struct Planned {
+    id: u64,
+    path: Option<PathBuf>,
     rules: Option<Arc<[usize]>>,
     decision: Cgroup,
 }
@@ -93,9 +105,10 @@ pub(crate) enum Ruling {
     Unknown,
 }
 
-/// Most cgroups that are gone and still decided on. Those beyond are undecided again, and refused where a rule could
-/// want what their sockets do.
+/// Most cgroups of services that are gone and still decided on, and most of strangers. Those beyond are undecided
+/// again, and refused where a rule could want what their sockets do.
 const GONE_MAX: usize = 16_384;
+const GONE_STRANGERS_MAX: usize = 4096;
 
 impl Rules {
     /// Attaches the `cgroups` that are named, those that an agent before this one has left, and those that the
@@ -115,25 +128,26 @@ impl Rules {
         decided.remove(&UNDECIDED);
         let in_force = InForce {
             file: Arc::clone(&file),
+            own: None,
             cgroups: HashMap::new(),
             by_path: HashMap::new(),
             gone: VecDeque::new(),
+            gone_strangers: VecDeque::new(),
             sets: HashMap::new(),
             undecided: None,
             last_set,
             last_group,
         };
-        let (mount, own) = (cgroup::mount()?, cgroup::own().ok());
-        let rules = Self { maps, pods, services, mount, own, in_force: Mutex::new(in_force) };
+        let rules = Self { maps, pods, services, mount: cgroup::mount()?, in_force: Mutex::new(in_force) };
         let selects = |path: &Path| file.selects(&rules.below(path), &rules.pods);
         rules.services.begin(cgroups, decided.iter().map(|(id, decision)| (*id, *decision)), selects)?;
         {
             let mut in_force = rules.lock();
             for (id, decision) in decided {
-                in_force.cgroups.insert(id, Known { path: None, rules: None, decision });
+                in_force.cgroups.insert(id, Known { path: None, rules: None, decision, gone: false });
             }
         }
-        rules.refresh_from(&cgroup::all_below(&rules.mount, |_path| ()), true)?;
+        rules.refresh_from(&cgroup::all_below(&rules.mount, |_path| ()), Some(file))?;
         rules.maps.remove_rules(&left);
         rules.warn();
         Ok(rules)
@@ -150,30 +164,32 @@ impl Rules {
         file.selects(&self.below(cgroup), &self.pods)
     }
 
-    /// Puts other rules in force. On an error the last ones stay. Blocks: looks at every cgroup of the machine.
+    /// Puts other rules in force. On an error the last ones stay, and nothing has changed. Blocks: looks at every cgroup
+    /// of the machine.
     pub(crate) fn replace(&self, file: Arc<File>) -> Result<()> {
-        let found = cgroup::all_below(&self.mount, |_path| ());
-        let (before, sets) = {
+        self.refresh_from(&cgroup::all_below(&self.mount, |_path| ()), Some(file))?;
+        self.warn();
+        Ok(())
+    }
+
+    /// Writes all decisions again, in the place of those that another agent has written meanwhile. Blocks.
+    pub(crate) fn put_in_force_again(&self) -> Result<()> {
+        let left = self.maps.rule_keys();
+        let last = |of: fn(&RuleKey) -> u32| left.iter().map(of).max().unwrap_or(0);
+        let file = {
             let mut in_force = self.lock();
-            (std::mem::replace(&mut in_force.file, file), std::mem::take(&mut in_force.sets))
+            in_force.last_set = in_force.last_set.max(last(RuleKey::set));
+            in_force.last_group = in_force.last_group.max(last(RuleKey::group));
+            in_force.undecided = None;
+            for known in in_force.cgroups.values_mut() {
+                // As if the hooks had none.
+                known.decision.flags |= NOT_TOLD;
+            }
+            Arc::clone(&in_force.file)
         };
-        let done = self.refresh_from(&found, true);
-        let mut in_force = self.lock();
-        let gone = if done.is_ok() {
-            sets
-        } else {
-            in_force.file = before;
-            std::mem::replace(&mut in_force.sets, sets)
-        };
-        drop(in_force);
-        gone.into_values().for_each(|set| self.maps.remove_rules(&set.keys));
-        if done.is_err() {
-            self.refresh_from(&found, true)?;
-        }
-        if done.is_ok() {
-            self.warn();
-        }
-        done
+        self.replace(file)?;
+        self.maps.remove_rules(&left);
+        Ok(())
     }
 
     /// Logs the rules that let plaintext pass.
@@ -190,73 +206,136 @@ impl Rules {
     /// Decides on every cgroup of the machine; `found` is all of them. Services that selectors are for are attached. An
     /// error is logged: cgroups that are missing in the hooks' map are undecided.
     pub(crate) fn reconcile(&self, found: &[(u64, PathBuf)]) {
-        if let Err(error) = self.refresh_from(found, false) {
+        if let Err(error) = self.refresh_from(found, None) {
             warn!(error = format!("{error:#}"), "the hooks can't be told of all cgroups");
         }
     }
 
     /// Decides anew on every cgroup, as services have come or gone. Blocks: looks at every cgroup of the machine.
     pub(crate) fn refresh(&self) -> Result<()> {
-        self.refresh_from(&cgroup::all_below(&self.mount, |_path| ()), false)
+        self.refresh_from(&cgroup::all_below(&self.mount, |_path| ()), None)
     }
 
-    /// As [`Self::reconcile`]; `anew` if the rules are others.
-    fn refresh_from(&self, found: &[(u64, PathBuf)], anew: bool) -> Result<()> {
-        let mut in_force = self.lock();
-        let file = Arc::clone(&in_force.file);
-        // Before the rules: a name may be resolved as soon as they hold.
-        self.maps.want_names(file.rules().iter().any(Rule::wants_names))?;
-        self.set_undecided(&mut in_force, &file)?;
-        let there: HashSet<u64> = found.iter().map(|(id, _path)| *id).collect();
-        let mut done = Ok(());
+    /// As [`Self::reconcile`], by another configuration if one is given. All sets of rules are made before anything is
+    /// switched to them, and removed after; on an error nothing has changed.
+    fn refresh_from(&self, found: &[(u64, PathBuf)], file: Option<Arc<File>>) -> Result<()> {
+        let mut guard = self.lock();
+        let in_force = &mut *guard;
+        // It may have been moved.
+        if let Ok(own) = cgroup::own() {
+            in_force.own = Some(own);
+        }
+        let anew = file.is_some();
+        let file = file.unwrap_or_else(|| Arc::clone(&in_force.file));
         for (id, path) in found {
             self.services.select(*id, path, true, || file.selects(&self.below(path), &self.pods));
-            if let Err(error) = self.decide(&mut in_force, &file, *id, path, anew) {
+        }
+        let before = if anew { std::mem::take(&mut in_force.sets) } else { HashMap::new() };
+        let planned = self.plan(in_force, &file, found, anew);
+        let (undecided, planned) = match planned {
+            Ok(planned) => planned,
+            Err(error) if anew => {
+                let made = std::mem::replace(&mut in_force.sets, before);
+                made.into_values().for_each(|set| self.maps.remove_rules(&set.keys));
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
+        // Before the rules: a name may be resolved as soon as they hold.
+        self.maps.want_names(file.rules().iter().any(Rule::wants_names))?;
+        in_force.file = file;
+        let mut done = Ok(());
+        if in_force.undecided != Some(undecided) {
+            self.maps.set_undecided(undecided)?;
+            in_force.undecided = Some(undecided);
+        }
+        for one in planned {
+            // Only one that has no entry yet finds no room: it stays undecided.
+            if let Err(error) = self.put(in_force, one) {
                 done = Err(error);
             }
         }
+        let there: HashSet<u64> = found.iter().map(|(id, _path)| *id).collect();
         let gone: Vec<u64> = in_force.cgroups.keys().filter(|id| !there.contains(id)).copied().collect();
-        for id in gone {
-            self.note_gone(&mut in_force, id);
-            if anew {
-                self.decide_gone(&mut in_force, &file, id)?;
-            }
-        }
+        gone.into_iter().for_each(|id| self.note_gone(in_force, id));
         let mut used: HashSet<Arc<[usize]>> =
             in_force.cgroups.values().filter_map(|known| known.rules.clone()).collect();
-        used.insert(undecided_rules(&file));
+        used.insert(undecided_rules(&in_force.file));
         let unused: Vec<_> = in_force.sets.extract_if(|rules, _set| !used.contains(rules)).collect();
-        drop(in_force);
+        drop(guard);
         unused.into_iter().for_each(|(_rules, set)| self.maps.remove_rules(&set.keys));
+        before.into_values().for_each(|set| self.maps.remove_rules(&set.keys));
         done
     }
 
-    /// Tells the hooks what a rule could want of a cgroup that is undecided.
-    fn set_undecided(&self, in_force: &mut InForce, file: &File) -> Result<()> {
-        let rules = self.set(in_force, file, &undecided_rules(file))?;
-        if in_force.undecided != Some(rules) {
-            self.maps.set_undecided(rules)?;
-            in_force.undecided = Some(rules);
+    /// Makes the sets of rules that all cgroups are to have: the number of that for undecided ones, and the decisions.
+    fn plan(
+        &self,
+        in_force: &mut InForce,
+        file: &File,
+        found: &[(u64, PathBuf)],
+        anew: bool,
+    ) -> Result<(u32, Vec<Planned>)> {
+        let undecided = self.set(in_force, file, &undecided_rules(file))?;
+        let mut planned = Vec::new();
+        for (id, path) in found {
+            planned.extend(self.decide(in_force, file, *id, path, anew)?);
         }
-        Ok(())
+        if anew {
+            let there: HashSet<u64> = found.iter().map(|(id, _path)| *id).collect();
+            let gone: Vec<u64> = in_force.cgroups.keys().filter(|id| !there.contains(id)).copied().collect();
+            for id in gone {
+                planned.extend(self.decide_gone(in_force, file, id, undecided)?);
+            }
+        }
+        Ok((undecided, planned))
     }
 
-    /// Decides on a cgroup that is there, and tells the hooks, if anything is new. One of a pod that nobody has told of
-    /// stays undecided.
-    fn decide(&self, in_force: &mut InForce, file: &File, id: u64, path: &Path, anew: bool) -> Result<()> {
+    /// Puts a decision in force, if the hooks do not have it. An error is that there is no room for one more.
+    fn put(&self, in_force: &mut InForce, planned: Planned) -> Result<()> {
+        let Planned { id, path, rules, decision } = planned;
+        let told = known_decision(in_force, id) == Some(decision);
+        let gone = in_force.cgroups.get(&id).is_some_and(|known| known.gone);
+        let written = if told { Ok(()) } else { self.maps.set_cgroup(id, &decision) };
+        if let Some(path) = path.clone().filter(|_| !gone)
+            && let Some(other) = in_force.by_path.insert(path, id)
+            && other != id
+        {
+            // It was removed, and another one made in its place.
+            self.note_gone(in_force, other);
+        }
+        // Known here, whatever the map has room for.
+        let flags = decision.flags | if written.is_err() { NOT_TOLD } else { 0 };
+        in_force.cgroups.insert(id, Known { path, rules, decision: Cgroup { flags, ..decision }, gone });
+        Ok(written?)
+    }
+
+    /// Takes back the decision on a cgroup: it is undecided. What it belongs to is still not another agent's.
+    fn forget(&self, in_force: &mut InForce, id: u64) {
+        if in_force.cgroups.remove(&id).is_some() {
+            self.maps.forget_cgroup(id);
+        }
+    }
+
+    /// Decides on a cgroup that is there. None if that can't be told, as it is of a pod that nobody has told of: it is
+    /// undecided, unless it was decided on before by the same configuration.
+    fn decide(&self, in_force: &mut InForce, file: &File, id: u64, path: &Path, anew: bool) -> Result<Option<Planned>> {
         let below = self.below(path);
-        let service = self.services.attached().service_of(path).filter(|_| self.own.as_deref() != Some(path));
+        let service = self.services.attached().service_of(path).filter(|_| in_force.own.as_deref() != Some(path));
         let (service, closed) = service.unwrap_or_default();
         let known = in_force.cgroups.get(&id);
         let same = known.filter(|known| !anew && known.decision.service == service && file.rules_go_by_path());
-        let rules: Arc<[usize]> = match same.and_then(|known| known.rules.clone()) {
-            Some(rules) => rules,
-            None if service == 0 && !file.knows_pod_of(&below, &self.pods) => return Ok(()),
-            None if service == 0 => Arc::default(),
-            None => match file.rules_of(&below, &self.pods) {
-                Some(rules) => rules.into(),
-                None => return Ok(()),
-            },
+        let rules: Option<Arc<[usize]>> = match same.and_then(|known| known.rules.clone()) {
+            Some(rules) => Some(rules),
+            None if service == 0 && !file.knows_pod_of(&below, &self.pods) => None,
+            None if service == 0 => Some(Arc::default()),
+            None => file.rules_of(&below, &self.pods).map(Into::into),
+        };
+        let Some(rules) = rules else {
+            if anew || known.is_none_or(|known| known.path.is_none()) {
+                self.forget(in_force, id);
+            }
+            return Ok(None);
         };
         let number = self.set(in_force, file, &rules)?;
         let alike = if self.services.is_named_below(path) {
@@ -268,21 +347,15 @@ impl Rules {
         };
         let flags = if alike { BELOW_ALIKE } else { 0 } | if closed { CLOSED } else { 0 };
         let decision = Cgroup { service, rules: number, flags };
-        let told = known_decision(in_force, id) == Some(decision);
-        // First, so that it is known here, whatever the map has room for.
-        in_force.by_path.insert(path.to_owned(), id);
-        in_force.cgroups.insert(id, Known { path: Some(path.to_owned()), rules: Some(rules), decision });
-        if !told {
-            self.maps.set_cgroup(id, &decision)?;
-        }
-        Ok(())
+        Ok(Some(Planned { id, path: Some(path.to_owned()), rules: Some(rules), decision }))
     }
 
     /// Decides anew on a cgroup that is gone, whose sockets may live on: by its path. If that is not known, it goes by
-    /// the rules of all, and is refused what they make TLS.
-    fn decide_gone(&self, in_force: &mut InForce, file: &File, id: u64) -> Result<()> {
-        let Some(known) = in_force.cgroups.get(&id) else { return Ok(()) };
+    /// the rules of all (the set `undecided`), and is refused what they make TLS.
+    fn decide_gone(&self, in_force: &mut InForce, file: &File, id: u64, undecided: u32) -> Result<Option<Planned>> {
+        let Some(known) = in_force.cgroups.get(&id) else { return Ok(None) };
         let (path, mut decision) = (known.path.clone(), known.decision);
+        decision.flags &= !NOT_TOLD;
         let rules: Option<Arc<[usize]>> = match path.as_deref() {
             _ if decision.service == 0 => Some(Arc::default()),
             Some(path) => file.rules_of(&self.below(path), &self.pods).map(Into::into),
@@ -290,32 +363,30 @@ impl Rules {
         };
         decision.rules = match &rules {
             Some(rules) => self.set(in_force, file, rules)?,
-            None => self.set(in_force, file, &undecided_rules(file))?,
+            None => undecided,
         };
-        let told = known_decision(in_force, id) == Some(decision);
-        in_force.cgroups.insert(id, Known { path, rules, decision });
-        if !told {
-            self.maps.set_cgroup(id, &decision)?;
-        }
-        Ok(())
+        Ok(Some(Planned { id, path, rules, decision }))
     }
 
     /// Notes that a cgroup is gone. It stays decided, for its sockets, until many others are gone.
     fn note_gone(&self, in_force: &mut InForce, id: u64) {
-        let Some(known) = in_force.cgroups.get(&id) else { return };
-        let path = known.path.clone();
-        match path {
-            Some(path) if in_force.by_path.get(&path) == Some(&id) => drop(in_force.by_path.remove(&path)),
-            // Noted before.
-            Some(_) => return,
-            None if in_force.gone.contains(&id) => return,
-            None => {}
-        }
-        in_force.gone.push_back(id);
-        if in_force.gone.len() > GONE_MAX
-            && let Some(oldest) = in_force.gone.pop_front()
+        let InForce { cgroups, by_path, gone, gone_strangers, .. } = in_force;
+        let Some(known) = cgroups.get_mut(&id).filter(|known| !known.gone) else { return };
+        known.gone = true;
+        if let Some(path) = &known.path
+            && by_path.get(path) == Some(&id)
         {
-            in_force.cgroups.remove(&oldest);
+            by_path.remove(path);
+        }
+        let (queue, most) = match known.decision.service {
+            0 => (gone_strangers, GONE_STRANGERS_MAX),
+            _ => (gone, GONE_MAX),
+        };
+        queue.push_back(id);
+        if queue.len() > most
+            && let Some(oldest) = queue.pop_front()
+        {
+            cgroups.remove(&oldest);
             self.maps.remove_cgroup(oldest);
         }
     }
@@ -349,7 +420,9 @@ impl Rules {
                 continue;
             }
             attached |= self.services.select(id, path, false, || file.selects(&self.below(path), &self.pods));
-            if let Err(error) = self.decide(&mut in_force, &file, id, path, false) {
+            let decided = self.decide(&mut in_force, &file, id, path, false);
+            let put = decided.and_then(|planned| planned.map_or(Ok(()), |one| self.put(&mut in_force, one)));
+            if let Err(error) = put {
                 warn!(error = format!("{error:#}"), cgroup = %path.display(), "the hooks can't be told of a cgroup");
             }
         }
@@ -415,7 +488,7 @@ impl Rules {
 
     /// Reason why nobody serves a cgroup.
     pub(super) fn why_nobody(&self, path: &Path) -> String {
-        if self.own.as_deref() == Some(path) {
+        if self.lock().own.as_deref() == Some(path) {
             return "the agent itself is in this cgroup".to_owned();
         }
         match self.services.why_not(path) {
@@ -428,29 +501,19 @@ impl Rules {
         }
     }
 
-    /// Whether a rule makes something TLS for a service, or a cgroup below it.
+    /// Whether a rule makes something TLS, or denies it, for a service or a cgroup below it.
     pub(crate) fn depends(&self, service: &Path) -> bool {
         let in_force = self.lock();
-        let tls = |index: &usize| in_force.file.rules()[*index].mode().is_tls();
-        let known =
-            in_force.cgroups.values().filter(|known| known.path.as_ref().is_some_and(|p| p.starts_with(service)));
-        known.filter_map(|known| known.rules.as_ref()).any(|rules| rules.iter().any(tls))
+        let mut known = in_force.cgroups.values();
+        known.any(|known| known.path.as_ref().is_some_and(|path| path.starts_with(service)) && in_force.guards(known))
     }
 
-    /// Whether a rule makes something TLS for a service that there is, or that may begin.
+    /// Whether a rule makes something TLS, or denies it, for a service that there is, or that may begin.
     pub(crate) fn depend(&self) -> bool {
         let in_force = self.lock();
-        let tls = |index: &usize| in_force.file.rules()[*index].mode().is_tls();
         let there = |known: &&Known| known.path.as_ref().is_some_and(|path| path.exists());
-        let now = || {
-            in_force
-                .cgroups
-                .values()
-                .filter(there)
-                .filter_map(|known| known.rules.as_ref())
-                .any(|rules| rules.iter().any(tls))
-        };
-        (0..in_force.file.rules().len()).any(|index| tls(&index)) && (in_force.file.names_services() || now())
+        let may_begin = in_force.file.names_services() && !undecided_rules(&in_force.file).is_empty();
+        may_begin || in_force.cgroups.values().filter(there).any(|known| in_force.guards(known))
     }
 
     fn below(&self, path: &Path) -> PathBuf {
@@ -461,6 +524,17 @@ impl Rules {
         lock(&self.in_force)
     }
 }
+
+impl InForce {
+    /// Whether a rule for a cgroup does more than leave traffic alone.
+    fn guards(&self, known: &Known) -> bool {
+        let rules = known.rules.iter().flat_map(|rules| rules.iter());
+        rules.map(|index| self.file.rules()[*index].mode()).any(|mode| mode != Mode::Plain)
+    }
+}
+
+/// Bit of [`Cgroup::flags`] that is kept here only: the hooks have another decision, or none.
+const NOT_TOLD: u32 = 1 << 31;
 
 /// Rules that could want something of a cgroup that is undecided: all but those that leave traffic alone.
 fn undecided_rules(file: &File) -> Arc<[usize]> {

@@ -20,6 +20,7 @@ use ssa_common::{
 use super::{
     bpf,
     error::Error,
+    fmod_ret,
     loader::{MAKERS, OWNERS, detach_link, unpin},
 };
 
@@ -55,8 +56,13 @@ impl Pins {
 
     /// Whether an agent has them in use.
     pub(crate) fn is_in_use(&self) -> bool {
-        let Ok(folder) = fs::File::open(&self.path) else { return false };
-        Flock::lock(folder, FlockArg::LockExclusiveNonblock).is_err()
+        self.path.exists() && self.lock().is_none()
+    }
+
+    /// Keeps agents from using them, for as long as what is returned is there; none if one does already.
+    pub(crate) fn lock(&self) -> Option<Flock<fs::File>> {
+        let folder = fs::File::open(&self.path).ok()?;
+        Flock::lock(folder, FlockArg::LockExclusiveNonblock).ok()
     }
 
     /// Number of guards, of all folders.
@@ -107,6 +113,8 @@ impl Pins {
             fs::remove_dir(&folder).map_err(failed(&folder))?;
         }
         self.disown();
+        // First the one that leaves marks, which the others take.
+        fmod_ret::unpin_marker(&self.path).map_err(failed(&self.path))?;
         for file in fs::read_dir(&self.path).map_err(failed(&self.path))?.flatten() {
             unpin(&self.path, &file.file_name().to_string_lossy())?;
         }

@@ -200,7 +200,7 @@ impl Hooks {
 
     /// Attaches the hooks to the root of the cgroups, or puts the programs into the links that are there. What they find
     /// in the maps holds from here on. Errors: [`Error::Cgroup`], [`Error::Attach`], [`Error::Bpffs`].
-    pub(crate) fn attach(&self, root: &Path) -> Result<(), Error> {
+    pub(crate) fn attach(&mut self, root: &Path) -> Result<(), Error> {
         let directory = File::open(root).map_err(|source| Error::Cgroup { path: root.to_owned(), source })?;
         let guards = self.guards();
         fs::DirBuilder::new()
@@ -270,8 +270,8 @@ impl Hooks {
 
     /// Takes away what an agent of this name, of another version, has left. Called when the guards of this one are
     /// attached.
-    fn replace_other_versions(&self) -> Result<(), Error> {
-        for other in &self.others {
+    fn replace_other_versions(&mut self) -> Result<(), Error> {
+        for other in std::mem::take(&mut self.others) {
             other.remove()?;
             info!(version = other.abi, "took the place of what an agent of another version had left");
         }

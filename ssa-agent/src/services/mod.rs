@@ -7,5 +7,5 @@ pub(crate) mod uncaptured;
 
 pub(crate) use self::{
     attached::{Attached, AttachedBy},
-    services::{ServiceInfo, Services},
+    services::{Commands, ServiceInfo, Services},
 };

@@ -39,6 +39,8 @@ pub(crate) struct Services {
     bpffs: PathBuf,
     /// Paths of cgroups that were attached by name, and not detached.
     names: Mutex<HashSet<PathBuf>>,
+    /// Paths of cgroups that were left closed: one that is made again is closed, too.
+    closed: Mutex<HashSet<PathBuf>>,
     /// Inodes of cgroups that could not be attached, which was logged.
     refused: Mutex<HashSet<u64>>,
     /// Inodes of cgroups that were detached by command: no selector attaches them again.
@@ -60,19 +62,30 @@ pub(crate) struct ServiceInfo {
     pub(crate) by: AttachedBy,
 }
 
+/// What was said by command about cgroups, some of which may not be there.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Commands {
+    /// Paths of those that were attached by name.
+    pub(crate) names: Vec<PathBuf>,
+    /// Paths of those that were left closed.
+    pub(crate) closed: Vec<PathBuf>,
+    /// Inodes of those that were detached, and that no selector attaches again.
+    pub(crate) detached: Vec<u64>,
+}
+
 impl Services {
-    /// Makes the table of an agent, with nothing attached. `detached`: inodes of cgroups that stay detached, by command
-    /// to an agent before this one.
-    pub(crate) fn new(agent: String, bpffs: PathBuf, maps: Arc<SocketMaps>, detached: Vec<u64>, drain: Drain) -> Self {
+    /// Makes the table of an agent, with nothing attached. `kept`: what was said by command to an agent before this one.
+    pub(crate) fn new(agent: String, bpffs: PathBuf, maps: Arc<SocketMaps>, kept: Commands, drain: Drain) -> Self {
         Self {
             attached: Arc::default(),
             maps,
             drain,
             agent,
             bpffs,
-            names: Mutex::default(),
+            names: Mutex::new(kept.names.into_iter().collect()),
+            closed: Mutex::new(kept.closed.into_iter().collect()),
             refused: Mutex::default(),
-            detached: Mutex::new(detached.into_iter().collect()),
+            detached: Mutex::new(kept.detached.into_iter().collect()),
         }
     }
 
@@ -91,19 +104,21 @@ impl Services {
             if self.attached.is_open(id) {
                 continue;
             }
+            let is_closed = decision.flags & CLOSED != 0;
             let (path, by) = match on_behalf::cgroup_path(id) {
                 // What no selector is for any more, such as a pod, is let go.
                 Ok(path) if selects(&path) || lock(&self.detached).contains(&id) => (path, AttachedBy::Selector),
                 Ok(path) if crate::policy::is_pod(&path) => (path, AttachedBy::Selector),
                 Ok(path) => {
-                    lock(&self.names).insert(path.clone());
+                    let paths = if is_closed { &self.closed } else { &self.names };
+                    lock(paths).insert(path.clone());
                     (path, AttachedBy::Name)
                 }
                 Err(_gone) if self.maps.sockets_of(id) == 0 => continue,
                 Err(_gone) => (PathBuf::from(format!("removed, {id}")), AttachedBy::Selector),
             };
             info!(cgroup = %path.display(), "serving a cgroup that was left attached");
-            self.insert(id, &path, by, HashSet::new(), decision.flags & CLOSED != 0);
+            self.insert(id, &path, by, HashSet::new(), is_closed);
         }
         Ok(())
     }
@@ -125,6 +140,7 @@ impl Services {
         // Before it is served: what is made in between is served, too.
         self.insert(id, path, AttachedBy::Name, uncaptured::inodes(path), false);
         lock(&self.names).insert(path.to_owned());
+        lock(&self.closed).remove(path);
         lock(&self.detached).remove(&id);
         info!(cgroup = %path.display(), "attached");
         Ok(())
@@ -133,16 +149,18 @@ impl Services {
     /// Attaches a cgroup that a selector or a name is for, if it is not served with one above it; true if it was
     /// attached. `began` says that it may have had applications before. A failure is logged, once.
     pub(crate) fn select(&self, id: u64, path: &Path, began: bool, selects: impl FnOnce() -> bool) -> bool {
-        let named = lock(&self.names).contains(path);
+        let closed = lock(&self.closed).contains(path);
+        let named = closed || lock(&self.names).contains(path);
         if self.attached.find(path) == Some(id)
-            || lock(&self.refused).contains(&id)
             || (!named && (lock(&self.detached).contains(&id) || self.is_below(path) || !selects()))
         {
             return false;
         }
+        // Tried again each time: what is in the way may go.
         if let Err(error) = self.check(id, path) {
-            warn!(error = format!("{error:#}"), cgroup = %path.display(), "a service can't be attached");
-            lock(&self.refused).insert(id);
+            if lock(&self.refused).insert(id) {
+                warn!(error = format!("{error:#}"), cgroup = %path.display(), "a service can't be attached");
+            }
             return false;
         }
         let by = if named { AttachedBy::Name } else { AttachedBy::Selector };
@@ -150,8 +168,8 @@ impl Services {
         if !before.is_empty() {
             warn!(cgroup = %path.display(), sockets = before.len(), "{LATE}");
         }
-        self.insert(id, path, by, before, false);
-        info!(cgroup = %path.display(), "attached");
+        self.insert(id, path, by, before, closed);
+        info!(cgroup = %path.display(), closed, "attached");
         true
     }
 
@@ -161,6 +179,11 @@ impl Services {
     pub(crate) fn detach(&self, path: &Path, leave_closed: bool, command: bool) -> Result<()> {
         let id = self.attached.detach(path, leave_closed)?;
         lock(&self.names).remove(path);
+        if leave_closed {
+            lock(&self.closed).insert(path.to_owned());
+        } else {
+            lock(&self.closed).remove(path);
+        }
         if command {
             lock(&self.detached).insert(id);
         }
@@ -172,9 +195,11 @@ impl Services {
         Ok(())
     }
 
-    /// Whether a cgroup that is not there, or not attached yet, is attached by name, below this one.
+    /// Whether a cgroup below this one, which may not be there, is attached by name or closed.
     pub(crate) fn is_named_below(&self, path: &Path) -> bool {
-        lock(&self.names).iter().any(|name| name != path && name.starts_with(path))
+        let below =
+            |names: &Mutex<HashSet<PathBuf>>| lock(names).iter().any(|name| name != path && name.starts_with(path));
+        below(&self.names) || below(&self.closed)
     }
 
     /// Reason why a cgroup is not attached, where it is one of its own: it was detached, or refused.
@@ -225,9 +250,13 @@ impl Services {
         .collect()
     }
 
-    /// Inodes of the cgroups that were detached by command.
-    pub(crate) fn detached(&self) -> Vec<u64> {
-        lock(&self.detached).iter().copied().collect()
+    /// What was said by command, for a successor.
+    pub(crate) fn commands(&self) -> Commands {
+        Commands {
+            names: lock(&self.names).iter().cloned().collect(),
+            closed: lock(&self.closed).iter().cloned().collect(),
+            detached: lock(&self.detached).iter().copied().collect(),
+        }
     }
 
     fn is_below(&self, path: &Path) -> bool {
@@ -236,7 +265,8 @@ impl Services {
 
     fn check(&self, id: u64, path: &Path) -> Result<()> {
         ensure!(
-            !cgroup::is_own(path)?,
+            // Without descriptors it can't be told; Rules leaves the agent's own cgroup alone in any case.
+            !cgroup::is_own(path).unwrap_or(false),
             "the agent itself is in {}: its own connections would come back to it",
             path.display()
         );
@@ -247,7 +277,7 @@ impl Services {
     fn check_others(&self, id: u64, path: &Path) -> Result<()> {
         for pins in Pins::all(&self.bpffs) {
             let serves = || pins.cgroup(id).is_some_and(|decision| decision.service != 0);
-            if pins.name != self.agent && pins.is_own_version() && serves() {
+            if pins.name != self.agent && pins.is_own_version() && pins.guards() != 0 && serves() {
                 bail!(
                     "{} is served by another agent, {}, or its guards are left there: `ssa-agent cleanup` says more",
                     path.display(),

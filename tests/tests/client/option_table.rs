@@ -60,17 +60,22 @@ fn expected_get(number: i32, when: When, phase: &str) -> &'static str {
 fn state_follows_the_socket() {
     let (agent, pki, server) = echo();
     let script = r#"
-port, host, ca = args
+port, host, ca, chain, key = args
 came = []
 sock = tls(host, ca); came.append(state(sock))
 sock.setblocking(False); attempt(sock.connect, ("127.0.0.1", int(port))); came.append(state(sock))
 poller = select.poll(); poller.register(sock, select.POLLOUT); poller.poll(5000); came.append(state(sock))
 sock.setblocking(True); sock.shutdown(socket.SHUT_WR); came.append(state(sock) in (2, 5))
 sock.recv(10); came.append(state(sock))
-listener = tls(host); listener.bind(("127.0.0.1", 0)); listener.listen(); came.append(state(listener))
+# One that can't serve would be ended.
+listener = socket.socket()
+listener.setsockopt(IPPROTO_TLS, TLS_CERTIFICATE_CHAIN, text(chain))
+listener.setsockopt(IPPROTO_TLS, TLS_PRIVATE_KEY, text(key))
+listener.bind(("127.0.0.1", 0)); listener.listen(); came.append(state(listener))
 out(came)
 "#;
-    let came = raw(&agent, script, &[&server.port(), NAME, &pki.ca()]);
+    let (chain, key) = pki.write("listener", &pki.leaf(Leaf::of(&[NAME])));
+    let came = raw(&agent, script, &[&server.port(), NAME, &pki.ca(), &chain, &key]);
     assert_eq!(came, json!([0, 1, 2, true, 5, 3]));
 }
 

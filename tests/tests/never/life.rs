@@ -216,6 +216,14 @@ fn detached_service_stays_closed_unless_it_is_opened() {
     app.go();
     assert_eq!(app.said(), "ENOTCONN");
     assert!(ask(&["list"]).contains("(closed)"));
+    // As it stays if the service begins again, in another cgroup.
+    app.kill();
+    fs::remove_dir(service.path()).unwrap();
+    fs::create_dir(service.path()).unwrap();
+    let mut python = Command::new(executable());
+    python.args(["exec", "--cgroup", service.text(), "--", "python3"]);
+    let mut app = App::start_by(python, TALK, &[&server.port()]);
+    assert_eq!(app.said(), "ENOTCONN");
     ask(&["attach", service.text()]);
     app.go();
     assert_eq!(app.said()[0], "canary-in-plain-sight");

@@ -7,7 +7,7 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc,
+    sync::{Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::Duration,
 };
@@ -29,25 +29,32 @@ const SECOND: &str = "0d3f1d5a-93a5-4c5e-b0a8-3b1f8d1c6a02";
 const THIRD: &str = "0d3f1d5a-93a5-4c5e-b0a8-3b1f8d1c6a03";
 const CONTAINER: &str = "5f1c0e7d8a9b4c3d2e1f0a9b8c7d6e5f4a3b2c1d0e9f8a7b6c5d4e3f2a1b0c9d";
 
-/// A tree of cgroups, which goes with the test.
-struct Tree(Cgroup);
+/// A tree of cgroups, which goes with the test. Only one test has one at a time: for an agent whose API server knows
+/// nothing of another's pods, those stay undecided.
+struct Tree {
+    cgroup: Cgroup,
+    _turn: MutexGuard<'static, ()>,
+}
 
 impl Tree {
-    fn new() -> Self {
-        Self(Cgroup::absent("node"))
+    fn new(name: &str) -> Self {
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Self { cgroup: Cgroup::absent(name), _turn: turn }
     }
 
     /// Pod and container as the kubelet lays them out with the cgroup driver `systemd`, and containerd below it.
     fn by_systemd(&self, class: &str, uid: &str) -> (PathBuf, PathBuf) {
         let uid = uid.replace('-', "_");
-        let pod = self.0.path().join(format!("kubepods.slice/kubepods-{class}.slice/kubepods-{class}-pod{uid}.slice"));
+        let pod =
+            self.cgroup.path().join(format!("kubepods.slice/kubepods-{class}.slice/kubepods-{class}-pod{uid}.slice"));
         let container = pod.join(format!("cri-containerd-{CONTAINER}.scope"));
         (pod, container)
     }
 
     /// Pod and container as with the cgroup driver `cgroupfs`.
     fn by_cgroupfs(&self, class: &str, uid: &str) -> (PathBuf, PathBuf) {
-        let pod = self.0.path().join(format!("kubepods/{class}/pod{uid}"));
+        let pod = self.cgroup.path().join(format!("kubepods/{class}/pod{uid}"));
         let container = pod.join(CONTAINER);
         (pod, container)
     }
@@ -127,7 +134,7 @@ fn attached(agent: &Agent) -> Vec<PathBuf> {
 #[test]
 fn pods_are_served_by_labels_that_the_api_server_tells() {
     let (pki, server) = server::echo_peer(NAME);
-    let tree = Tree::new();
+    let tree = Tree::new("labels");
     let mut api = ApiServer::start();
     let on = || json!({"ssa.dev/tls": "enabled", "app": "web"});
     api.put(FIRST, on());
@@ -211,7 +218,7 @@ fn pods_are_served_by_labels_that_the_api_server_tells() {
 fn container_that_connects_at_once_speaks_tls() {
     let count = few(30);
     let (pki, server) = server::echo_peer(NAME);
-    let tree = Tree::new();
+    let tree = Tree::new("at-once");
     let mut api = ApiServer::start();
     let folder = tempfile::tempdir().unwrap();
     let mut agent = Agent::absent();
@@ -246,6 +253,43 @@ fn container_that_connects_at_once_speaks_tls() {
     starts::assert_all_good(&by_systemd, count);
     starts::assert_all_good(&by_cgroupfs, count);
     drop(telling.join().unwrap());
+}
+
+#[test]
+fn pod_by_a_rule_is_held_by_an_agent_that_knows_no_pods_yet() {
+    let (pki, server) = server::echo_peer(NAME);
+    let tree = Tree::new("no-api");
+    let mut api = ApiServer::start();
+    api.put(FIRST, json!({"app": "web"}));
+    let (_pod, container) = tree.by_systemd("burstable", FIRST);
+    fs::create_dir_all(&container).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = api.kubeconfig(folder.path());
+    let mut agent = Agent::absent();
+    let rule = Config::rule("out").to("127.0.0.1", server.addr.port()).hostname(NAME).trust_only(&pki.ca());
+    agent.configure(rule.set("service.pod.selector", "app=web"));
+    let start = |agent: &mut Agent| {
+        let mut command = Command::new(executable());
+        command.env("KUBECONFIG", &kubeconfig).env("NODE_NAME", "node-1");
+        agent.restart_by(command);
+    };
+    start(&mut agent);
+    let mut python = Command::new(executable());
+    python.args(["exec", "--cgroup", container.to_str().unwrap(), "--", "python3"]);
+    let script = "from talk import *\nwhile True:\n    out(talk())\n    wait()";
+    let mut app = App::start_by(python, script, &[&server.port()]);
+    assert_eq!(app.said()[0], "canary-in-plain-sight");
+    let sniffer = Sniffer::of({
+        let port = server.addr.port();
+        move |packet| ports(packet).is_some_and(|(from, to)| from == port || to == port) && holds(packet, b"canary")
+    });
+    // The next agent has no API server to ask.
+    agent.kill();
+    drop(api);
+    start(&mut agent);
+    app.go();
+    assert_eq!(app.said(), "EHOSTUNREACH");
+    assert_eq!(sniffer.stop().len(), 0, "plaintext of a pod that the agent knows nothing of");
 }
 
 #[test]

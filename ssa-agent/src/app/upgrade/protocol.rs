@@ -24,7 +24,7 @@ use tokio::{
     },
 };
 
-use crate::{enforce::Learned, options::TransferredText, policy::Pod};
+use crate::{enforce::Learned, options::TransferredText, policy::Pod, services::Commands};
 
 /// State that the kernel does not keep. The texts may be private keys: the socket is root's, or the agent's own user's.
 #[derive(Default, Deserialize, Serialize)]
@@ -33,8 +33,8 @@ pub(crate) struct TransferredState {
     pub(crate) texts: Vec<TransferredText>,
     /// Names that applications have resolved.
     pub(crate) names: Vec<Learned>,
-    /// Inodes of cgroups that were detached by command.
-    pub(crate) detached: Vec<u64>,
+    /// Cgroups that were attached, closed and detached by command.
+    pub(crate) commands: Commands,
     /// Pods of this node, each with its uid.
     pub(crate) pods: Vec<(String, Pod)>,
     /// Connects that are on their way: bytes of [`ssa_common::event::Held`], in host byte order.

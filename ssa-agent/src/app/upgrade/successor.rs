@@ -109,7 +109,7 @@ impl Successor {
         let state = TransferredState {
             texts: transfer.options.texts().await,
             names: transfer.enforcement.names.learned(),
-            detached: transfer.services.detached(),
+            commands: transfer.services.commands(),
             pods: transfer.pods.all(),
             held: held(),
         };

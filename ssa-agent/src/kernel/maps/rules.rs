@@ -118,9 +118,14 @@ impl RuleMaps {
         lock(&self.cgroups).insert(id, decision, 0).map_err(|source| Error::Map { name: "CGROUPS", source })
     }
 
-    /// Takes the decision on a cgroup back: it is undecided. Absent is as good.
-    pub(crate) fn remove_cgroup(&self, id: u64) {
+    /// Takes the decision on a cgroup back, though it is still this agent's: it is undecided. Absent is as good.
+    pub(crate) fn forget_cgroup(&self, id: u64) {
         let _absent = lock(&self.cgroups).remove(&id);
+    }
+
+    /// Takes the decision on a cgroup back, and leaves it to others. Absent is as good.
+    pub(crate) fn remove_cgroup(&self, id: u64) {
+        self.forget_cgroup(id);
         self.disown(id);
     }
 
