@@ -603,11 +603,11 @@ is an error with line and column, and the agent does not start.
 Applications can only ask for more than the file demands, by the options of `ssa-tls`(7). What is weaker fails with \
 `EPROTO`: at the option, or at `connect`(2) where only then it is known.
 `ssa-agent check` says what is wrong with a file and with the certificates and keys that it names, or prints the \
-policy that it comes to. `ssa-agent check --explain PID` prints that of a running application, and the profiles that it \
-comes from.";
+policy that it comes to. `ssa-agent check --explain PID` prints that which the file makes for a running application, and \
+the profiles that it comes from. `ssa-agent explain PID` asks the running agent what is in force.";
 
 const AFTER_RULES: &str = "\
-`ssa-agent check --explain PID --to ADDRESS:PORT` says what \
+`ssa-agent explain PID --to ADDRESS:PORT` says what \
 becomes of a connection, and by which rule; `--listen ADDRESS:PORT` says it of a listener.
 A listener that began before there was a rule for it is closed to clients until it is begun again. One whose certificate \
 can't be used stays closed, and is tried again every two seconds. Connections by one rule share cached sessions.

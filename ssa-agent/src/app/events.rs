@@ -37,7 +37,7 @@ const POLL_NAMESPACES: Duration = Duration::from_secs(1);
 
 /// Way in which an agent's time was over.
 pub(crate) enum End {
-    /// It was told to end.
+    /// End by a signal or command: no attempt is left.
     Stopped,
     /// Another agent serves in its place.
     HandedOver,

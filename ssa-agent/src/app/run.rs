@@ -38,7 +38,7 @@ pub(crate) struct RunOptions {
     pub(crate) bpffs: PathBuf,
     /// Source of the configuration.
     pub(crate) config: Config,
-    /// Those of the cgroups that were made for this run, to be removed at its end.
+    /// Paths of the cgroups that were made for this run: they are removed at its end, if nobody is in them.
     pub(crate) made: Vec<PathBuf>,
     /// `--leave-guards`: the guards stay attached at the end, whether something depends on them or not.
     pub(crate) leave_guards: bool,

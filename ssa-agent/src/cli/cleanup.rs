@@ -78,7 +78,7 @@ pub(super) fn readable(bpffs: &Path) -> Result<()> {
     }
 }
 
-/// Whether there is a cgroup of this inode, as far as can be known.
+/// Presence of a cgroup, by its inode; true if the kernel does not say (open_by_handle_at(2), `ESTALE` for one that is gone).
 fn is_there(id: u64) -> bool {
     !on_behalf::cgroup_path(id).is_err_and(|error| error.raw_os_error() == Some(libc::ESTALE))
 }
@@ -89,7 +89,7 @@ struct Left {
     open: u64,
     /// Paths of the served cgroups; those that are gone are left out.
     services: Vec<PathBuf>,
-    /// Whether a rule is for any of them, or may be for one that begins; true if that can't be known.
+    /// Mark of pins with a rule for one of the services, or for one that may begin; true if that can't be known.
     ruled: bool,
 }
 

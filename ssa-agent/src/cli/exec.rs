@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Err(error).with_context(|| format!("running {}", executable.display()))
 }
 
-/// Whether the guards of an agent hold for a cgroup. Waits for a moment where a running agent has not decided yet.
+/// Looks for guards of an agent that hold for a cgroup; waits, at most 2 s, for a running agent that has not decided yet.
 fn is_served(bpffs: &Path, cgroup: &Path) -> Result<bool> {
     const LIMIT: Duration = Duration::from_secs(2);
     let id = fs::metadata(cgroup)?.ino();

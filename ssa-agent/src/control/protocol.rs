@@ -37,7 +37,7 @@ pub(crate) enum Command {
     Detach {
         /// Path of the cgroup in the file system.
         cgroup: PathBuf,
-        /// Whether what rules made TLS is to be plaintext from now on.
+        /// Word that opens: what rules made TLS is plaintext from now on.
         #[serde(default)]
         plaintext: bool,
     },

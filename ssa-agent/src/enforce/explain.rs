@@ -26,7 +26,7 @@ pub(crate) struct Asked {
     pub(crate) pid: u32,
     /// Direction: out for connections to the addresses, in for listeners at them.
     pub(crate) direction: Direction,
-    /// Whether UDP is meant.
+    /// Transport protocol of connections: UDP if true, else TCP.
     pub(crate) udp: bool,
     /// Addresses and ports.
     pub(crate) at: Vec<SocketAddr>,
@@ -45,7 +45,7 @@ pub(crate) struct Explanation {
     pub(crate) service: Option<ExplainedService>,
     /// Reason why nobody serves it; empty if it is served.
     pub(crate) not_served: String,
-    /// What becomes of each address that was asked about.
+    /// Outcomes of the addresses that were asked about, in their order.
     pub(crate) sockets: Vec<ExplainedSocket>,
     /// Policy of connections by its own options, or by the rule of the only address, as TOML.
     pub(crate) policy: String,
@@ -60,11 +60,11 @@ pub(crate) struct ExplainedService {
     pub(crate) by: AttachedBy,
     /// Time at which this agent has attached it, in seconds since 1970.
     pub(crate) since: u64,
-    /// Whether it was detached and left closed.
+    /// Mark of a service that was detached and left closed.
     pub(crate) closed: bool,
 }
 
-/// What becomes of a socket that sets no options of TLS.
+/// Outcome of a socket that sets no options of TLS, at one address.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct ExplainedSocket {
     /// Address and port.
@@ -73,7 +73,7 @@ pub(crate) struct ExplainedSocket {
     pub(crate) rule: Option<String>,
     /// File and line of the rule.
     pub(crate) place: Option<String>,
-    /// What becomes of it, in words.
+    /// Outcome in words.
     pub(crate) outcome: String,
     /// Names that applications of its cgroup have resolved to the address.
     pub(crate) resolved: Vec<String>,

@@ -64,8 +64,15 @@ struct Known {
     /// Indices of the rules that are for it; none if they can't be known, as it is gone.
     rules: Option<Arc<[usize]>>,
     decision: Cgroup,
-    /// Whether it was noted that it is gone.
+    /// Mark of a cgroup that is gone: it waits in `gone` or `gone_strangers`.
     gone: bool,
+}
+
+impl Known {
+    /// Whether its path is still this very cgroup's.
+    fn is_there(&self, id: u64) -> bool {
+        self.path.as_ref().is_some_and(|path| fs::metadata(path).is_ok_and(|metadata| metadata.ino() == id))
+    }
 }
 
 /// Decision that is to be put in force.
@@ -256,7 +263,9 @@ impl Rules {
             }
         }
         let there: HashSet<u64> = found.iter().map(|(id, _path)| *id).collect();
-        let gone: Vec<u64> = in_force.cgroups.keys().filter(|id| !there.contains(id)).copied().collect();
+        // One that is not on the list may have been made since.
+        let is_gone = |(id, known): &(&u64, &Known)| !there.contains(id) && !known.gone && !known.is_there(**id);
+        let gone: Vec<u64> = in_force.cgroups.iter().filter(is_gone).map(|(id, _known)| *id).collect();
         gone.into_iter().for_each(|id| self.note_gone(in_force, id));
         let mut used: HashSet<Arc<[usize]>> =
             in_force.cgroups.values().filter_map(|known| known.rules.clone()).collect();

@@ -39,7 +39,7 @@ pub(super) struct Service {
     pub(super) before: HashSet<u32>,
     /// Time at which it was attached, by this agent.
     pub(super) since: SystemTime,
-    /// Whether it was detached and left closed: what its rules make TLS is refused.
+    /// Mark of a service that was detached and left closed: what its rules make TLS is refused.
     pub(super) closed: bool,
 }
 

@@ -56,7 +56,7 @@ pub(crate) struct ServiceInfo {
     pub(crate) sockets: u64,
     /// Whether the cgroup is gone; its sockets may live on.
     pub(crate) removed: bool,
-    /// Whether it was detached and left closed.
+    /// Mark of a service that was detached and left closed.
     pub(crate) closed: bool,
     /// Way in which it came to be attached.
     pub(crate) by: AttachedBy,
