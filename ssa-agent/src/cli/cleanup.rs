@@ -78,7 +78,8 @@ pub(super) fn readable(bpffs: &Path) -> Result<()> {
     }
 }
 
-/// Presence of a cgroup, by its inode; true if the kernel does not say (open_by_handle_at(2), `ESTALE` for one that is gone).
+/// Presence of a cgroup, by its inode; true if the kernel does not say (open_by_handle_at(2): `ESTALE` for one that is
+/// gone).
 fn is_there(id: u64) -> bool {
     !on_behalf::cgroup_path(id).is_err_and(|error| error.raw_os_error() == Some(libc::ESTALE))
 }
